@@ -1,0 +1,41 @@
+# One command a question. Each installs what is missing first; a second run takes seconds where nothing changed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check bench package install fmt lint clean
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: PostgreSQL 15 and its headers, libclang, cargo-pgrx
+	@scripts/setup.sh
+
+demo: setup ## the whole flow on a simulated shop, or on a real log: make demo LOG=path
+	@LOG='$(LOG)' scripts/demo.sh
+
+test: setup ## everything that must hold: format, lints, crate, SQL, isolation, real servers
+	@scripts/test.sh
+
+check: setup ## some of the SQL tests again: make check ONLY='regress isolation server/once'
+	@scripts/install.sh
+	@scripts/cluster.sh run test -- tests/run.sh $(ONLY)
+
+bench: setup ## how fast, as ratios measured side by side
+	@bench/run.sh
+
+package: setup ## a tar file to unpack over a machine that runs PostgreSQL 15
+	@scripts/package.sh
+
+install: setup ## build the extension and install it into this machine's PostgreSQL 15
+	@scripts/install.sh
+
+fmt: ## format the Rust sources
+	@cargo fmt --all
+
+lint: setup ## formatting and clippy, warnings are errors
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+clean: ## stop the throw-away clusters and remove target/
+	@scripts/cluster.sh clean
+	@rm -rf target

@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# How fast, as ratios: what is compared runs in turns on the same server, medians over the rounds.
+#
+#   ROUNDS (5), SECONDS_A_ROUND (5)   how long to look
+#   PEERS_PYTHON                      a Python with the peers' requirements, to train the same data in PyTorch beside us
+#   DATA, PEERS                       folders of clickstream.csv.gz and churn.py (../shared/data, ../shared/peers)
+. "$(dirname "$0")/../scripts/common.sh"
+use_postgres
+
+rounds=${ROUNDS:-5}
+seconds=${SECONDS_A_ROUND:-5}
+data=${DATA:-$ROOT/../shared/data}
+peers=${PEERS:-$ROOT/../shared/peers}
+
+if [ "${1:-}" != inside ]; then
+    scripts/install.sh
+    say "building the crate's own measurements"
+    [ ! -f crates/coupon_model/examples/bench_step.rs ] || cargo build --quiet --release -p coupon_model --example bench_step
+    # A server as a shop would run it, but without waiting for the disk at each commit.
+    export CLUSTER_CONF=$'fsync = on\nfull_page_writes = on\nsynchronous_commit = off\nmax_wal_size = 4GB\nshared_buffers = 512MB'
+    exec scripts/cluster.sh run bench -- bench/run.sh inside
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+table=$work/table
+row() { printf '%s|%s|%s|%s|%s\n' "$@" >>"$table"; }
+median() { sort -g | awk '{v[NR] = $1} END {if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+calc() { awk "BEGIN {printf \"%.${2:-2}f\", $1}"; }
+q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
+
+say "a shop with a trained, live model"
+createdb bench
+export PGDATABASE=bench PGOPTIONS='-c client_min_messages=warning'
+q "CREATE EXTENSION coupon_ext"
+q "SELECT coupon.simulate()" >/dev/null
+q "SELECT coupon.train()" >/dev/null
+q "SELECT coupon.go_live('default')" >/dev/null
+for name in click plain; do
+    q "CREATE TABLE $name (session text, at timestamptz, kind text, page text, category text, price numeric)"
+done
+q "SELECT coupon.watch('click', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"category\": \"category\", \"price\": \"price\"}')" >/dev/null
+
+# --- INSERT of one click ---------------------------------------------------------------------------------------------
+# Microseconds a statement, as its client sees it.
+insert() { # table, clients
+    sed "s/:table/$1/" "$ROOT/bench/click.sql" >"$work/click.sql"
+    pgbench -n -M prepared -c "$2" -j "$(($2 < 2 ? $2 : 2))" -T "$seconds" -f "$work/click.sql" 2>"$work/err" \
+        | awk -v clients="$2" '/^tps = / {print 1e6 * clients / $3; n = 1} END {exit !n}' || { cat "$work/err" >&2; return 1; }
+}
+for clients in 1 8; do
+    say "INSERT of one click, $clients clients"
+    for table_name in plain click; do seconds=1 insert "$table_name" "$clients" >/dev/null; done
+    for ((round = 1; round <= rounds; round++)); do
+        for table_name in plain click; do insert "$table_name" "$clients" >>"$work/insert.$table_name.$clients"; done
+    done
+    without=$(median <"$work/insert.plain.$clients")
+    with=$(median <"$work/insert.click.$clients")
+    row "INSERT of one click, $clients client(s)" "$(calc "$without" 0) µs" "$(calc "$with" 0) µs" "$(calc "$with / $without") ×" "≤ 2.5, aim 2"
+done
+
+# --- COPY ------------------------------------------------------------------------------------------------------------
+copy() { # table, file: milliseconds
+    psql -XAt -v ON_ERROR_STOP=1 -c '\timing on' -c "\\copy $1 FROM '$2'" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p'
+}
+load() { # clicks, sessions, target
+    say "COPY of $1 clicks of $2 sessions"
+    for ((round = 1; round <= rounds; round++)); do
+        # Sessions are new in each round; clicks are of the last four minutes, so that decisions are made.
+        q "COPY (SELECT 'load$1-$2-$round-' || i % $2, now() - interval '4 minutes' + i * interval '3 minutes' / $1, 'view',
+                 'p' || i % 50, 'c' || i % 5, 19.90 FROM generate_series(1, $1) i) TO STDOUT" >"$work/load"
+        for table_name in plain click; do copy "$table_name" "$work/load" >>"$work/copy.$table_name.$1.$2"; done
+    done
+    without=$(median <"$work/copy.plain.$1.$2")
+    with=$(median <"$work/copy.click.$1.$2")
+    row "COPY of $1 clicks of $2 sessions" "$(calc "$without" 0) ms" "$(calc "$with" 0) ms" "$(calc "$with / $without") ×" "$3"
+}
+load 100000 10000 "≤ 4"
+per_click=$(calc "1000 * $with / 100000")
+load 400000 40000 "linear"
+row "  time a click, 100,000 and 400,000 clicks" "$per_click µs" "$(calc "1000 * $with / 400000") µs" "$(calc "$with / 400000 / ($per_click / 1000)") ×" "1 = linear"
+load 100000 100000 "reported"
+
+q "SELECT pg_stat_force_next_flush()" >/dev/null
+row "HOT share of updates of coupon.session" "" "$(q "SELECT round(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 2) FROM pg_stat_user_tables WHERE relid = 'coupon.session'::regclass") %" "" "> 99 %"
+row "faults while measuring" "" "$(q "SELECT coalesce(sum(repeated), 0) FROM coupon.fault")" "" "0"
+
+# --- training beside PyTorch -----------------------------------------------------------------------------------------
+epochs() {
+    local file=$data/clickstream.csv.gz ours sessions theirs n
+    [ -f "$file" ] || { say "no $file (DATA names its folder): no training measured"; return; }
+    say "training on clickstream"
+    q "CREATE TABLE raw (session_id int, split text, seconds float8, page int, s1 text, s2 text, s3 text, s4 text, purchase int)"
+    CLICKSTREAM=$file psql -Xq -v ON_ERROR_STOP=1 -c "\\copy raw FROM PROGRAM 'zcat \"\$CLICKSTREAM\"' WITH (FORMAT csv, HEADER)"
+    # The file has no calendar: a fixed day, a minute a session; who buys, buys after the last view. Only its train part is loaded,
+    # and the simulated shop's clicks are out of the way.
+    q "SELECT coupon.unwatch('click'), coupon.unwatch('coupon.click')" >/dev/null
+    q "CREATE TABLE visit AS SELECT session_id::text AS session, timestamptz '2020-01-01 00:00Z' + session_id * interval '1 minute' + seconds * interval '1 second' AS at,
+           'view' AS kind, page::text AS page, ARRAY[s1, s2, s3, s4] AS facts FROM raw WHERE split = 'train'
+       UNION ALL SELECT session, max(at) + interval '1 second', 'purchase', NULL, NULL FROM (
+           SELECT session_id::text AS session, timestamptz '2020-01-01 00:00Z' + session_id * interval '1 minute' + seconds * interval '1 second' AS at
+           FROM raw WHERE split = 'train' AND purchase = 1) b GROUP BY session"
+    q "SELECT coupon.watch('visit', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"attributes\": \"facts\"}', live => false)" >/dev/null
+    ours=$(q "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)
+              FROM coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"loss\": \"last\", \"epochs\": 5}}')
+              WHERE stage = 'churn' AND segment = 0 AND step > 0")
+    # Ours learns from the first 80 % of these, the peer from 90 %.
+    sessions=$(q "SELECT round(0.8 * count(*)) FROM (SELECT FROM raw WHERE split = 'train' GROUP BY session_id HAVING count(*) > 3) s")
+    if [ -z "${PEERS_PYTHON:-}" ] || [ ! -f "$peers/churn.py" ]; then
+        say "PEERS_PYTHON or $peers/churn.py is missing: PyTorch not measured"
+        row "one training epoch, a session" "" "$(calc "1e6 * $ours / $sessions" 0) µs" "" "≤ 0.2 of PyTorch"
+        return
+    fi
+    read -r n theirs < <("$PEERS_PYTHON" "$peers/churn.py" --threads "$(nproc)" --epochs 3 --data "$file" \
+        | sed -n 's/^torch train: sessions \([0-9]*\) median_epoch_seconds \([0-9.]*\).*/\1 \2/p') || true
+    [ -n "${theirs:-}" ] || { say "churn.py gave no figure"; return; }
+    row "one training epoch, a session: PyTorch, ours" "$(calc "1e6 * $theirs / $n" 0) µs" "$(calc "1e6 * $ours / $sessions" 0) µs" \
+        "$(calc "($ours / $sessions) / ($theirs / $n)") ×" "≤ 0.2"
+}
+# What is written above stands, whatever happens to this one.
+(epochs) || say "training on clickstream failed; the other figures stand"
+
+# --- the crate alone -------------------------------------------------------------------------------------------------
+step=$TARGET/release/examples/bench_step
+echo
+if [ -f crates/coupon_model/examples/bench_step.rs ] && [ -x "$step" ]; then
+    "$step"
+else
+    say "crates/coupon_model/examples/bench_step.rs is missing: no figures of the crate alone"
+fi
+
+echo
+echo "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores, PostgreSQL 15, medians of $rounds rounds"
+# printf pads by bytes, the lengths of the shell count characters.
+printf 'work|without|with|ratio|target\n' | cat - "$table" | LC_ALL=C.UTF-8 bash -c '
+    while IFS="|" read -r work without with ratio target; do
+        i=0
+        for cell in "$work" "$without" "$with" "$ratio" "$target"; do
+            widths=(52 12 12 9 14); pad=$((widths[i] - ${#cell})); i=$((i + 1))
+            printf "%s%*s" "$cell" $((pad > 1 ? pad : 1)) ""
+        done
+        echo
+    done'

@@ -1,0 +1,169 @@
+//! A trained churn model and the state of a live session.
+
+use std::collections::BTreeMap;
+
+use super::inputs::{Layout, Tracker};
+use super::net::{Net, Scratch};
+use super::{Platt, Spec, View, Vocabulary};
+use crate::{Error, Result};
+
+/// What a segment has of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Segment {
+    /// `None`: the pooled network serves this segment too.
+    pub net: Option<Net>,
+    pub platt: Platt,
+}
+
+/// Vocabulary, networks and calibrators of one version. Segment 0 is the pooled model, and serves every segment that
+/// has nothing of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    spec: Spec,
+    vocabulary: Vocabulary,
+    layout: Layout,
+    pooled: (Net, Platt),
+    segments: BTreeMap<u32, Segment>,
+}
+
+/// A live session between two views.
+#[derive(Debug, Clone)]
+pub struct State {
+    tracker: Tracker,
+    memory: Vec<f32>,
+    /// Buffers of the step; not part of what is saved.
+    scratch: Scratch,
+}
+
+impl State {
+    /// How many views the session has had.
+    pub fn views(&self) -> u32 {
+        self.tracker.views()
+    }
+
+    /// What is stored between two clicks: little-endian, a fixed length for one model, read back by [`Model::resume`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(4096);
+        self.tracker.write(&mut out);
+        out.extend(self.memory.iter().flat_map(|x| x.to_le_bytes()));
+        out
+    }
+}
+
+impl Model {
+    pub(super) fn new(
+        spec: Spec,
+        vocabulary: Vocabulary,
+        pooled: (Net, Platt),
+        segments: BTreeMap<u32, Segment>,
+    ) -> Model {
+        let layout = layout(&spec, &vocabulary);
+        Model { spec, vocabulary, layout, pooled, segments }
+    }
+
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The segments that have a network (`true`) or only a calibrator (`false`) of their own, in order.
+    pub fn segments(&self) -> impl Iterator<Item = (u32, bool)> {
+        self.segments.iter().map(|(&segment, s)| (segment, s.net.is_some()))
+    }
+
+    pub(super) fn pooled(&self) -> &(Net, Platt) {
+        &self.pooled
+    }
+
+    pub(super) fn own(&self, segment: u32) -> Option<&Segment> {
+        self.segments.get(&segment)
+    }
+
+    fn of(&self, segment: u32) -> (&Net, &Platt) {
+        let (net, platt) = &self.pooled;
+        match self.segments.get(&segment) {
+            Some(own) => (own.net.as_ref().unwrap_or(net), &own.platt),
+            None => (net, platt),
+        }
+    }
+
+    /// What turns a segment's logits into probabilities.
+    pub fn calibrator(&self, segment: u32) -> Platt {
+        *self.of(segment).1
+    }
+
+    /// A session before its first view.
+    pub fn begin(&self) -> State {
+        State {
+            tracker: Tracker::new(&self.layout),
+            memory: vec![0.0; self.spec.recurrent()],
+            scratch: Scratch::new(&self.spec, self.layout.entries()),
+        }
+    }
+
+    /// Counts a view in and returns P(churn), strictly between 0 and 1. A session keeps the segment it began with.
+    /// O(1) in the number of views; allocates nothing.
+    pub fn step(&self, segment: u32, state: &mut State, view: &View) -> f64 {
+        let (net, platt) = self.of(segment);
+        let logit = advance(&self.layout, net, state, view);
+        platt.probability(logit, state.views())
+    }
+
+    /// P(churn) after each view of a session, from its start: [`Model::step`] over all views.
+    pub fn score(&self, segment: u32, views: &[View]) -> Vec<f64> {
+        let mut state = self.begin();
+        views.iter().map(|view| self.step(segment, &mut state, view)).collect()
+    }
+
+    /// Bytes of every saved state of this model.
+    pub fn state_bytes(&self) -> usize {
+        self.spec.state_bytes(&self.layout)
+    }
+
+    /// A session as [`State::to_bytes`] stored it, to the bit.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a length that is not this model's, or a number that no session reaches.
+    pub fn resume(&self, bytes: &[u8]) -> Result<State> {
+        let expected = self.state_bytes();
+        if bytes.len() != expected {
+            return Err(Error::Corrupt(format!("a state of {} bytes, the model's have {expected}", bytes.len())));
+        }
+        let corrupt = || Error::Corrupt("a state that no session can be in".into());
+        let (header, floats) = bytes.split_first_chunk::<{ Tracker::HEADER }>().ok_or_else(corrupt)?;
+        let mut counters: Vec<f32> =
+            floats.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect();
+        let memory = counters.split_off(self.layout.counters());
+        // Counters only rise from zero, and a cell moves by at most one a view.
+        let sane = counters.iter().all(|x| x.is_finite() && *x >= 0.0) && memory.iter().all(|x| x.abs() < 1e10);
+        if !sane {
+            return Err(corrupt());
+        }
+        let tracker = Tracker::read(header, counters).ok_or_else(corrupt)?;
+        Ok(State { tracker, memory, scratch: Scratch::new(&self.spec, self.layout.entries()) })
+    }
+}
+
+/// The raw logit of churn after one more view: what training evaluates, and what serves.
+pub(super) fn advance(layout: &Layout, net: &Net, state: &mut State, view: &View) -> f32 {
+    let before = state.tracker.views();
+    state.tracker.advance(layout, view, &mut state.scratch.entries);
+    net.step(&mut state.memory, before, &mut state.scratch)
+}
+
+/// A state outside a model, while its networks are being trained.
+pub(super) fn blank(spec: &Spec, layout: &Layout) -> State {
+    State {
+        tracker: Tracker::new(layout),
+        memory: vec![0.0; spec.recurrent()],
+        scratch: Scratch::new(spec, layout.entries()),
+    }
+}
+
+pub(super) fn layout(spec: &Spec, vocabulary: &Vocabulary) -> Layout {
+    let attributes: Vec<_> = vocabulary.attributes.iter().map(Vec::len).collect();
+    Layout::new(spec.inputs, vocabulary.pages.len(), vocabulary.categories.len(), &attributes)
+}

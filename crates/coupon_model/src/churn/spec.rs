@@ -1,0 +1,169 @@
+//! What a churn model is made of; the defaults are `models/churn.json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::inputs::Layout;
+use crate::events::MAX_ATTRIBUTES;
+use crate::{Error, Result};
+
+/// The defaults, in one place.
+const DEFAULTS: &str = include_str!("../../../../models/churn.json");
+
+/// What a live session's state may take: more would move its row out of line (TOAST) at every click.
+const MAX_STATE: usize = 4096;
+
+/// Which views the loss counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Every view of the complete session, each with the session's weight: right live.
+    EveryView,
+    /// The last view of the cut (last three dropped): the papers' table.
+    Last,
+}
+
+/// How much a view tells the network about the views before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Inputs {
+    /// What the view itself says, and its time.
+    Plain,
+    /// Also running counts, recency and dwell a page, the previous page, the gap in buckets.
+    Rich,
+}
+
+/// Layers, inputs and training of a churn model. Unknown keys are refused by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Stacked LSTM layers, 1..=4.
+    pub layers: usize,
+    /// Units a layer, 1..=256.
+    pub hidden: usize,
+    /// Share of the last layer's outputs zeroed while training, 0..=0.9.
+    pub dropout: f32,
+    /// Steps the max pooling looks over, 1..=8.
+    pub kernel: usize,
+    /// Units of the feed-forward layer, 1..=256.
+    pub feed_forward: usize,
+    pub inputs: Inputs,
+    /// Most frequent pages with an input of their own, 0..=256.
+    pub pages: usize,
+    /// Most frequent categories with an input of their own, 0..=1024.
+    pub categories: usize,
+    /// Most frequent values of one attribute column, 0..=256.
+    pub attributes: usize,
+    /// Views of a session that training looks at, 1..=500; live scoring goes on.
+    pub max_length: usize,
+    pub loss: Loss,
+    /// Passes over the fit window at most, 1..=10000.
+    pub epochs: usize,
+    /// Sessions a gradient step, 1..=4096.
+    pub batch: usize,
+    /// Adam's; the peak where there is a cycle. Above 0, at most 1.
+    pub learning_rate: f64,
+    /// Epochs of the one-cycle schedule (rise, then cosine fall); 0 keeps the rate constant.
+    pub cycle: usize,
+    /// Epochs without a better log loss on tune before training stops, counted from the cycle's end, 1..=1000.
+    pub patience: usize,
+    /// Sessions of the fit window a segment needs for a model of its own.
+    pub min_sessions: usize,
+    /// Buying sessions of the fit window a segment needs for a model of its own.
+    pub min_buyers: usize,
+    /// Closed sessions the log needs for any model.
+    pub min_log_sessions: usize,
+    /// Buying sessions the log needs for any model.
+    pub min_log_buyers: usize,
+}
+
+impl Default for Spec {
+    fn default() -> Spec {
+        Spec::parse("{}").expect("a test holds models/churn.json complete and valid")
+    }
+}
+
+impl Spec {
+    /// Reads overrides of the defaults, for example `{"hidden": 32}`.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] for text that does not parse, an unknown key (named), or a value out of range.
+    pub fn parse(overrides: &str) -> Result<Spec> {
+        let object = |json: &str| -> Result<Map<String, Value>> {
+            serde_json::from_str(json).map_err(|e| Error::Spec(format!("a JSON object is needed: {e}")))
+        };
+        let mut merged = object(DEFAULTS)?;
+        merged.extend(object(overrides)?);
+        let spec: Spec = serde_json::from_value(merged.into()).map_err(|e| Error::Spec(e.to_string()))?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// Refuses what cannot be trained or would not be live.
+    ///
+    /// # Errors
+    /// [`Error::Spec`], naming the field, its value and its range.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value, low, high) in [
+            ("layers", self.layers, 1, 4),
+            ("hidden", self.hidden, 1, 256),
+            ("kernel", self.kernel, 1, 8),
+            ("feed_forward", self.feed_forward, 1, 256),
+            ("pages", self.pages, 0, 256),
+            ("categories", self.categories, 0, 1024),
+            ("attributes", self.attributes, 0, 256),
+            ("max_length", self.max_length, 1, 500),
+            ("epochs", self.epochs, 1, 10_000),
+            ("batch", self.batch, 1, 4096),
+            ("cycle", self.cycle, 0, 10_000),
+            ("patience", self.patience, 1, 1000),
+        ] {
+            if value < low || value > high {
+                return Err(Error::Spec(format!("{name} is {value}, it must be between {low} and {high}")));
+            }
+        }
+        if !(0.0..=0.9).contains(&self.dropout) {
+            return Err(Error::Spec(format!("dropout is {}, it must be between 0 and 0.9", self.dropout)));
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return Err(Error::Spec(format!(
+                "learning_rate is {}, it must be above 0 and at most 1",
+                self.learning_rate
+            )));
+        }
+        let largest = Layout::new(self.inputs, self.pages, self.categories, &[self.attributes; MAX_ATTRIBUTES]);
+        let bytes = self.state_bytes(&largest);
+        if bytes > MAX_STATE {
+            return Err(Error::Spec(format!(
+                "the state of a live session would take {bytes} bytes, at most {MAX_STATE} are allowed: \
+                 lower hidden, layers, kernel, pages or categories"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a log of this many closed sessions and buying ones carries a model at all.
+    ///
+    /// # Errors
+    /// [`Error::TooLittle`] says which number is too small.
+    pub fn enough(&self, sessions: usize, buyers: usize) -> Result<()> {
+        for (what, have, need) in
+            [("closed sessions", sessions, self.min_log_sessions), ("buying sessions", buyers, self.min_log_buyers)]
+        {
+            if have < need {
+                return Err(Error::TooLittle(format!("{have} {what}, a churn model needs {need}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the recurrent state: h and c a layer, and the outputs that the pooling still looks at.
+    pub(super) fn recurrent(&self) -> usize {
+        self.hidden * (2 * self.layers + self.kernel - 1)
+    }
+
+    /// Bytes of a saved state.
+    pub(super) fn state_bytes(&self, layout: &Layout) -> usize {
+        super::inputs::Tracker::HEADER + 4 * (layout.counters() + self.recurrent())
+    }
+}

@@ -1,0 +1,27 @@
+//! One variant a rule. The glue maps each to its SQLSTATE, DETAIL and HINT.
+
+/// What the numerics refuse, and why.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// A specification that does not parse, names an unknown key, or holds a value out of its range.
+    #[error("invalid specification: {0}")]
+    Spec(String),
+    /// Saved weights that cannot be what training saved: wrong shape, missing tensor, not finite.
+    #[error("corrupt model: {0}")]
+    Corrupt(String),
+    /// Too little data for what was asked.
+    #[error("not enough data: {0}")]
+    TooLittle(String),
+    /// The work would need more memory than its budget.
+    #[error("needs {needed} bytes of memory, the budget is {budget}")]
+    Memory { needed: usize, budget: usize },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A tensor library's own error; never the user's fault.
+    #[error("numerics: {0}")]
+    Numerics(String),
+}
+
+/// The result of everything that can be refused.
+pub type Result<T> = std::result::Result<T, Error>;

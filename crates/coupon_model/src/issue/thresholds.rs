@@ -1,0 +1,229 @@
+//! Policies, their thresholds, and the one rule that says whether a session is eligible at a view.
+
+use super::Spec;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Which sessions get the coupons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Was interested (P(purchase) once reached η) and is leaving (P(churn) now ≥ τ).
+    AtRisk,
+    /// P(churn) now ≥ τ: the papers' literal words.
+    Risk,
+    /// A coin, at a view number drawn from those at which `at_risk` issues.
+    Random,
+}
+
+impl Policy {
+    pub const ALL: [Policy; 3] = [Policy::AtRisk, Policy::Risk, Policy::Random];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::AtRisk => "at_risk",
+            Policy::Risk => "risk",
+            Policy::Random => "random",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Policy> {
+        Policy::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// When one policy finds a session eligible, for one target share of sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Thresholds {
+    pub policy: Policy,
+    /// The share of all sessions that should become eligible.
+    pub target: f64,
+    /// No session is eligible before this view.
+    pub min_views: u32,
+    /// η: the P(purchase) that a session must have reached; 0 where the policy does not ask.
+    pub eta: f64,
+    /// τ: the P(churn) that a session must have now; 0 where the policy does not ask.
+    pub tau: f64,
+    /// The share of all sessions that do become eligible, in the replay.
+    pub realised: f64,
+    /// The share of sessions that `random` draws: above the target, because some end before their view; 1 for others.
+    pub random_share: f64,
+    /// View numbers and their shares (sum 1): where this policy's sessions became eligible; `random` draws from it.
+    pub views: Vec<(u32, f64)>,
+}
+
+/// What is known of a session after one view.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moment {
+    /// Number of the view, from 1.
+    pub view: u32,
+    /// Highest P(purchase) = 1 − P(churn) after any view so far, this one included.
+    pub max_purchase: f64,
+    /// P(churn) after this view.
+    pub churn: f64,
+    /// The session's [`draw`](fn@super::draw) with [`SALT_VIEW`](super::SALT_VIEW), in [0, 1).
+    pub unit: f64,
+}
+
+/// Whether a session is eligible after a view; live, the first such view is the one that counts. The caller sees to it
+/// that there was no checkout or purchase yet. A probability that is NaN is never eligible where it is asked for.
+pub fn eligible(thresholds: &Thresholds, moment: &Moment) -> bool {
+    if moment.view < thresholds.min_views {
+        return false;
+    }
+    match thresholds.policy {
+        Policy::AtRisk => moment.max_purchase >= thresholds.eta && moment.churn >= thresholds.tau,
+        Policy::Risk => moment.churn >= thresholds.tau,
+        Policy::Random => thresholds.random_view(moment.unit).is_some_and(|view| moment.view >= view),
+    }
+}
+
+impl Thresholds {
+    /// The view from which policy `random` finds a session with this draw eligible; None if the coin says no.
+    fn random_view(&self, unit: f64) -> Option<u32> {
+        if unit >= self.random_share || unit.is_nan() {
+            return None;
+        }
+        // Given that it is below the share, unit / share is uniform again: one draw serves both questions.
+        let (quantile, mut end) = (unit / self.random_share, 0.0);
+        let later = |&&(_, share): &&(u32, f64)| {
+            end += share;
+            quantile < end
+        };
+        self.views.iter().find(later).or(self.views.last()).map(|v| v.0)
+    }
+}
+
+/// The thresholds of all policies for one target share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub at_risk: Thresholds,
+    pub risk: Thresholds,
+    pub random: Thresholds,
+}
+
+/// What a replay found: a row a target, for the card and for campaigns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Sessions replayed, short ones included.
+    pub sessions: u64,
+    /// How many of them had a view `min_views`, `min_views` + 1, … `max_views`; ends where it is 0.
+    pub reaching: Vec<u64>,
+    pub min_views: u32,
+    /// In ascending order of target; empty where there is no churn model.
+    pub rows: Vec<Row>,
+}
+
+impl Replay {
+    /// For a log without a churn model: only policy `random`, at the first eligible view. `view_counts` are the page
+    /// views of each complete session.
+    pub fn fallback(view_counts: &[usize], spec: &Spec) -> Result<Replay> {
+        spec.validate()?;
+        Ok(Replay {
+            sessions: view_counts.len() as u64,
+            reaching: super::replay::reaching(view_counts.iter().copied(), spec),
+            min_views: spec.min_views,
+            rows: Vec::new(),
+        })
+    }
+
+    /// The thresholds of a policy for any target share. Between two targets of the replay, η, τ, the realised share and
+    /// the shares of views are interpolated linearly; the share that `random` draws is computed exactly from them.
+    /// [`Error::Spec`] for a target outside the replayed ones, or (but for `random`) where there are none.
+    pub fn thresholds(&self, policy: Policy, target: f64) -> Result<Thresholds> {
+        if !(target > 0.0 && target <= 1.0) {
+            return Err(Error::Spec(format!("the target share {target} is not above 0 and at most 1")));
+        }
+        let found = self.between(policy, target);
+        if policy != Policy::Random {
+            return found.ok_or_else(|| match (self.rows.first(), self.rows.last()) {
+                (Some(a), Some(b)) => Error::Spec(format!(
+                    "the target share {target} is not between {} and {}",
+                    a.at_risk.target, b.at_risk.target
+                )),
+                _ => Error::Spec(format!("policy {} needs a churn model", policy.name())),
+            });
+        }
+        // Outside the replayed targets the nearest one's views serve.
+        let nearest = match self.rows.first() {
+            Some(row) if target < row.random.target => Some(&row.random.views),
+            _ => self.rows.last().map(|row| &row.random.views),
+        };
+        let views = found.map(|f| f.views).or(nearest.cloned()).unwrap_or_default();
+        Ok(self.random(target, views))
+    }
+
+    fn between(&self, policy: Policy, target: f64) -> Option<Thresholds> {
+        let of = |row: &Row| match policy {
+            Policy::AtRisk => row.at_risk.clone(),
+            Policy::Risk => row.risk.clone(),
+            Policy::Random => row.random.clone(),
+        };
+        let above = self.rows.iter().position(|row| row.at_risk.target >= target)?;
+        let high = of(&self.rows[above]);
+        if high.target == target {
+            return Some(high);
+        }
+        let low = of(self.rows.get(above.checked_sub(1)?)?);
+        let part = (target - low.target) / (high.target - low.target);
+        let mix = |a: f64, b: f64| a + (b - a) * part;
+        Some(Thresholds {
+            policy,
+            target,
+            min_views: self.min_views,
+            eta: mix(low.eta, high.eta),
+            tau: mix(low.tau, high.tau),
+            realised: mix(low.realised, high.realised),
+            random_share: 1.0,
+            views: mixture(&low.views, &high.views, part),
+        })
+    }
+
+    /// Policy `random` at a target: drawing a share q of sessions, of which those go on to their view, makes
+    /// q · Σ P(view) · P(session reaches view) of them eligible.
+    pub(super) fn random(&self, target: f64, mut views: Vec<(u32, f64)>) -> Thresholds {
+        if views.is_empty() {
+            views.push((self.min_views, 1.0));
+        }
+        let reach = |view: u32| {
+            let index = view.saturating_sub(self.min_views) as usize;
+            self.reaching.get(index).copied().unwrap_or(0) as f64 / self.sessions.max(1) as f64
+        };
+        let go_on: f64 = views.iter().map(|&(view, share)| share * reach(view)).sum();
+        let random_share = if self.sessions == 0 { target } else { (target / go_on).min(1.0) };
+        Thresholds {
+            policy: Policy::Random,
+            target,
+            min_views: self.min_views,
+            eta: 0.0,
+            tau: 0.0,
+            realised: random_share * go_on,
+            random_share,
+            views,
+        }
+    }
+}
+
+/// The mixture (1 − part)·a + part·b of two distributions that are in order of view.
+fn mixture(a: &[(u32, f64)], b: &[(u32, f64)], part: f64) -> Vec<(u32, f64)> {
+    // One of the two may be empty, where no session became eligible; then the other speaks alone.
+    let part = if a.is_empty() {
+        1.0
+    } else if b.is_empty() {
+        0.0
+    } else {
+        part
+    };
+    let mut all: Vec<(u32, f64)> = a.iter().map(|v| (v.0, v.1 * (1.0 - part))).collect();
+    all.extend(b.iter().map(|v| (v.0, v.1 * part)));
+    all.retain(|v| v.1 > 0.0);
+    all.sort_by_key(|v| v.0);
+    all.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 += next.1;
+        }
+        same
+    });
+    all
+}

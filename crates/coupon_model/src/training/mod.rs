@@ -1,0 +1,286 @@
+//! Training, from a log to a version: one pass through the words of the flow.
+//!
+//! The caller watches through [`Observer`], which is asked before every piece of work of well below a second, so that a
+//! cancelled training stops at once and leaves nothing.
+
+mod churn_stage;
+mod rank_stage;
+mod segment_stage;
+
+use crate::error::{Error, Result};
+use crate::events::{Log, Micros, Text};
+use crate::segment::Variables;
+use crate::sessions::{Loyalty, Purchases, Session, Sessions, day_of};
+use crate::version::{Stage, Version};
+use crate::{churn, issue, rank, segment, sessions};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// The specifications of all stages; the keys a user may override are `sessions`, `segment`, `churn`, `rank`, `issue`.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub sessions: sessions::Spec,
+    pub segment: segment::Spec,
+    pub churn: churn::Spec,
+    pub rank: rank::Spec,
+    pub issue: issue::Spec,
+}
+
+impl Spec {
+    pub fn read(overrides: &Value) -> Result<Spec> {
+        const WORDS: [&str; 5] = ["sessions", "segment", "churn", "rank", "issue"];
+        let given = match overrides {
+            Value::Null => &serde_json::Map::new(),
+            Value::Object(given) => given,
+            _ => return Err(Error::Spec("a specification is a JSON object".into())),
+        };
+        if let Some(key) = given.keys().find(|k| !WORDS.contains(&k.as_str())) {
+            return Err(Error::Spec(format!("unknown field `{key}`, expected one of {}", WORDS.join(", "))));
+        }
+        let of = |word: &str| given.get(word).unwrap_or(&Value::Null);
+        let within = |word: &str| {
+            let word = word.to_string();
+            move |e| if let Error::Spec(m) = e { Error::Spec(format!("{word}: {m}")) } else { e }
+        };
+        Ok(Spec {
+            sessions: sessions::Spec::read(of("sessions")).map_err(within("sessions"))?,
+            segment: segment::Spec::read(of("segment")).map_err(within("segment"))?,
+            churn: churn::Spec::parse(&given.get("churn").map_or("{}".into(), Value::to_string))
+                .map_err(within("churn"))?,
+            rank: rank::Spec::read(of("rank")).map_err(within("rank"))?,
+            issue: issue::Spec::read(of("issue")).map_err(within("issue"))?,
+        })
+    }
+}
+
+/// Which stages are trained; the others are taken over from the base version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stages {
+    All,
+    /// Segments, and churn, whose models name the segments they were trained on.
+    Segments,
+    Churn,
+    Ranking,
+}
+
+/// What the campaigns did to a session.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Treatment {
+    pub issued: bool,
+    /// Probability with which it was going to be issued a coupon once eligible.
+    pub probability: f64,
+}
+
+pub struct Job<'a> {
+    pub log: &'a Log,
+    /// How many attribute columns the log has.
+    pub columns: usize,
+    pub until: Micros,
+    pub treatments: &'a HashMap<Text, Treatment>,
+    pub spec: &'a Spec,
+    pub seed: u64,
+    pub stages: Stages,
+    /// The active version and its stages, in the order they are stored.
+    pub base: Option<(&'a Version, &'a [Stage])>,
+    /// Bytes training may hold.
+    pub budget: usize,
+}
+
+/// One line of what training did.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    pub stage: &'static str,
+    pub segment: Option<u32>,
+    pub step: Option<usize>,
+    pub loss: Option<f64>,
+    pub tune_loss: Option<f64>,
+    pub auroc: Option<f64>,
+    pub auprc: Option<f64>,
+    pub accuracy: Option<f64>,
+    pub note: Option<String>,
+}
+
+/// Who watches a training.
+pub trait Observer {
+    /// Called often; [`Error::Cancelled`] stops the training.
+    fn check(&mut self) -> Result<()>;
+    fn report(&mut self, report: Report);
+}
+
+pub struct Outcome {
+    pub stages: Vec<Stage>,
+    /// Whether the new version may serve; with the reason if not, or what to be careful about.
+    pub gate: churn::Gate,
+}
+
+/// What the stages share: sessions with their segments and weights, cut into the three windows.
+struct Ground<'a> {
+    job: &'a Job<'a>,
+    sessions: Sessions,
+    /// Weight of each session; 1, or 1 / P(not issued) for one that was held out.
+    weights: Vec<f32>,
+    as_of: Vec<Option<Variables>>,
+    windows: [std::ops::Range<usize>; 3],
+}
+
+impl Ground<'_> {
+    /// The start of tune: what is fitted to the past must not see beyond it.
+    fn cut(&self) -> Micros {
+        self.sessions.sessions.get(self.windows[1].start).map_or(self.job.until, |s| s.first)
+    }
+
+    fn segments(&self, model: &segment::Model) -> Vec<u32> {
+        self.as_of.iter().map(|v| v.as_ref().map_or(0, |v| model.assign(v))).collect()
+    }
+}
+
+/// Trains what `job.stages` names. Nothing is kept of a training that fails.
+///
+/// # Errors
+/// [`Error::TooLittle`] for a log without sessions, [`Error::Cancelled`] from the observer, and what the stages refuse.
+pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
+    let ground = prepare(job, observer)?;
+    let taken = |name: &str| -> Result<Vec<Stage>> {
+        let Some((_, stages)) = job.base else {
+            return Err(Error::TooLittle(format!("there is no active version to take stage {name} over from")));
+        };
+        Ok(stages.iter().filter(|s| s.stage == name).cloned().collect())
+    };
+    let fresh = |name: &str| match job.stages {
+        Stages::All => true,
+        Stages::Segments => name != "rank",
+        Stages::Churn => matches!(name, "churn" | "issue" | "sessions"),
+        Stages::Ranking => name == "rank",
+    };
+    let mut stages = if fresh("sessions") { vec![sessions_stage(&ground)] } else { taken("sessions")? };
+
+    let loyalty = Loyalty::new(job.log, &job.spec.sessions);
+    let segment = if fresh("segment") {
+        let (model, stage) = segment_stage::train(&ground, &loyalty, observer)?;
+        stages.push(stage);
+        model
+    } else {
+        stages.extend(taken("segment")?);
+        job.base.expect("taken() has looked").0.segment.clone()
+    };
+    let segments = ground.segments(&segment);
+    let mut gate = churn::gate(&[], None, usize::MAX);
+    if fresh("churn") {
+        let trained = churn_stage::train(&ground, &segments, observer)?;
+        stages.extend(trained.stages);
+        gate = trained.gate;
+    } else {
+        stages.extend(taken("churn")?);
+        stages.extend(taken("issue")?);
+    }
+    if fresh("rank") {
+        stages.push(rank_stage::train(&ground, &segments, observer)?);
+    } else {
+        stages.extend(taken("rank")?);
+    }
+    Ok(Outcome { stages, gate })
+}
+
+fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'a>> {
+    observer.check()?;
+    let mut sessions = Sessions::build(job.log, job.until, &job.spec.sessions);
+    let treated = |s: &Session| job.treatments.get(&s.id).is_some_and(|t| t.issued);
+    let before = sessions.sessions.len();
+    sessions.sessions.retain(|s| !treated(s));
+    let issued = before - sessions.sessions.len();
+    for rule in &sessions.rules {
+        let note = format!(
+            "{}: {} sessions and {} views removed, {} sessions and {} views left",
+            rule.rule, rule.sessions_removed, rule.views_removed, rule.sessions_left, rule.views_left
+        );
+        observer.report(Report { stage: "sessions", note: Some(note), ..Report::default() });
+    }
+    if issued > 0 {
+        let note = format!("treated: {issued} sessions that were issued a coupon are left out");
+        observer.report(Report { stage: "sessions", note: Some(note), ..Report::default() });
+    }
+    if sessions.sessions.is_empty() {
+        return Err(Error::TooLittle("the log holds no closed session with a page view".into()));
+    }
+    let weight = |s: &Session| match job.treatments.get(&s.id) {
+        Some(t) if t.probability < 1.0 => (1.0 / (1.0 - t.probability)) as f32,
+        _ => 1.0,
+    };
+    let weights = sessions.sessions.iter().map(weight).collect();
+    observer.check()?;
+    let as_of = Loyalty::new(job.log, &job.spec.sessions).as_of(&sessions);
+    observer.check()?;
+    let windows = sessions.windows(&job.spec.sessions);
+    Ok(Ground { job, sessions, weights, as_of, windows })
+}
+
+fn sessions_stage(ground: &Ground) -> Stage {
+    let [fit, tune, judge] = &ground.windows;
+    let window = |r: &std::ops::Range<usize>| {
+        let all = &ground.sessions.sessions[r.clone()];
+        json!({
+            "sessions": all.len(), "buyers": all.iter().filter(|s| s.purchased).count(),
+            "from": all.first().map(|s| s.first), "to": all.last().map(|s| s.first),
+        })
+    };
+    let sum = |power: i32| ground.weights.iter().map(|w| f64::from(*w).powi(power)).sum::<f64>();
+    Stage {
+        stage: "sessions".into(),
+        segment: 0,
+        spec: serde_json::to_value(&ground.job.spec.sessions).expect("a specification is JSON"),
+        card: json!({
+            "rules": ground.sessions.rules,
+            "sessions": ground.sessions.sessions.len(),
+            "buyers": ground.sessions.buyers(),
+            "unattributed_purchases": ground.sessions.unattributed,
+            "issued_left_out": ground.job.treatments.values().filter(|t| t.issued).count(),
+            "effective_sessions": sum(1).powi(2) / sum(2),
+            "fit": window(fit), "tune": window(tune), "judge": window(judge),
+        }),
+        weights: Vec::new(),
+    }
+}
+
+/// How good a version is on the closed sessions of [since, until), as rows of the view `coupon.accuracy`. Sessions are
+/// scored under the segment their customer had at the start of their day.
+pub fn judge(
+    log: &Log,
+    since: Micros,
+    until: Micros,
+    spec: &sessions::Spec,
+    version: &Version,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Value>> {
+    let Some(model) = &version.churn else {
+        return Err(Error::TooLittle("the active version has no churn model".into()));
+    };
+    let mut sessions = Sessions::build(log, until, spec);
+    sessions.sessions.retain(|s| s.first >= since);
+    check()?;
+    let as_of = Loyalty::new(log, spec).as_of(&sessions);
+    let segments: Vec<u32> = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
+    churn_stage::judge(log, &sessions, &segments, model, check)
+}
+
+/// One row of `coupon.customer`: what is known of a customer as of a day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Customer {
+    pub customer: Text,
+    pub variables: Variables,
+    /// Order lines by category, over the whole log.
+    pub lines: Vec<(Text, f64)>,
+}
+
+/// Everybody known before the day of `at`, in the order of first appearance.
+pub fn customers(log: &Log, at: Micros, spec: &sessions::Spec) -> Vec<Customer> {
+    let (loyalty, purchases, day) = (Loyalty::new(log, spec), Purchases::new(log), day_of(at));
+    let row = |customer| {
+        let variables = loyalty.variables(customer, day)?;
+        let lines = purchases.lines(customer, Micros::MIN, at).into_iter().collect();
+        Some(Customer { customer, variables, lines })
+    };
+    loyalty.customers(day).filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests;

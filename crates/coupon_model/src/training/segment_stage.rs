@@ -1,0 +1,49 @@
+//! The segment stage: clusters of customers, regrouped by the churn rates of their sessions.
+
+use super::{Ground, Observer, Report};
+use crate::error::Result;
+use crate::segment::{CellCount, Fit, Model};
+use crate::sessions::{Loyalty, day_of};
+use crate::version::Stage;
+
+/// K-means on one snapshot at the start of tune (geometry only); churn rates from the fit window's sessions, each with
+/// the variables its customer had at the start of its own day.
+pub(super) fn train(ground: &Ground, loyalty: &Loyalty, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
+    let (job, day) = (ground.job, day_of(ground.cut()));
+    let mut snapshot = Vec::new();
+    for customer in loyalty.customers(day) {
+        observer.check()?;
+        snapshot.extend(loyalty.variables(customer, day));
+    }
+    let mut fit = Fit::new(&snapshot, &job.spec.segment, job.seed)?;
+    while fit.step()? {
+        observer.check()?;
+    }
+    let (mut model, mut card) = fit.finish()?;
+    let mut counts = vec![CellCount::default(); model.cells()];
+    for i in ground.windows[0].clone() {
+        if let Some(variables) = &ground.as_of[i] {
+            let count = &mut counts[model.cell(variables) as usize];
+            count.sessions += 1;
+            count.buyers += u64::from(ground.sessions.sessions[i].purchased);
+        }
+    }
+    model.regroup(&counts, &job.spec.segment, &mut card)?;
+    for elbow in card.elbow.iter().filter(|e| e.chosen) {
+        let note = format!("{}: {} clusters by the elbow, inertia {:.1}", elbow.dimension, elbow.k, elbow.inertia);
+        observer.report(Report { stage: "segment", step: Some(elbow.k), note: Some(note), ..Report::default() });
+    }
+    for group in &card.groups {
+        let note =
+            format!("{} cells, {} sessions, {} buyers in the fit window", group.cells, group.sessions, group.buyers);
+        observer.report(Report { stage: "segment", segment: Some(group.group), note: Some(note), ..Report::default() });
+    }
+    let stage = Stage {
+        stage: "segment".into(),
+        segment: 0,
+        spec: serde_json::to_value(&job.spec.segment).expect("a specification is JSON"),
+        card: serde_json::to_value(&card).expect("a card is JSON"),
+        weights: model.to_bytes()?,
+    };
+    Ok((model, stage))
+}

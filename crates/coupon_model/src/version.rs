@@ -1,0 +1,83 @@
+//! One trained version: all stages, as they are stored and as they serve.
+
+use crate::error::{Error, Result};
+use crate::issue::Replay;
+use crate::{churn, rank, segment};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// One stored row of a version. Its names are those of the flow: sessions, segment, churn, rank, issue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    pub stage: String,
+    /// The churn stage has a row a segment with a network of its own; everything else is row 0.
+    pub segment: u32,
+    pub spec: Value,
+    pub card: Value,
+    /// safetensors, or empty.
+    pub weights: Vec<u8>,
+}
+
+impl Stage {
+    /// Covers what serves: stage, segment, specification and weights, and the thresholds, which are a card.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let serving = if self.stage == "issue" { self.card.to_string() } else { String::new() };
+        for part in [self.stage.as_bytes(), &self.segment.to_le_bytes(), self.spec.to_string().as_bytes()] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.update((self.weights.len() as u64).to_le_bytes());
+        hash.update(&self.weights);
+        hash.update(serving.as_bytes());
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// The digest of a whole version: of its stages' digests, in order of stage and segment.
+pub fn digest(stages: &[Stage]) -> String {
+    let mut digests: Vec<_> = stages.iter().map(|s| (s.stage.as_str(), s.segment, s.digest())).collect();
+    digests.sort();
+    let mut hash = Sha256::new();
+    digests.iter().for_each(|d| hash.update(d.2.as_bytes()));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Thresholds, for sessions scored by their segment's model and by the pooled one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub segments: Replay,
+    pub pooled: Replay,
+}
+
+/// A version as it serves.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub segment: segment::Model,
+    /// `None` where the log was too small for one.
+    pub churn: Option<churn::Model>,
+    pub rank: rank::Model,
+    pub plan: Plan,
+}
+
+impl Version {
+    /// Decodes the stages of one version.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a stage that is missing or cannot be read.
+    pub fn decode(stages: &[Stage]) -> Result<Version> {
+        let one = |name: &str| {
+            stages.iter().find(|s| s.stage == name).ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
+        };
+        let parts: Vec<(u32, Vec<u8>)> =
+            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, s.weights.clone())).collect();
+        let plan = Plan::deserialize(&one("issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
+        Ok(Version {
+            segment: segment::Model::from_bytes(&one("segment")?.weights)?,
+            churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },
+            rank: rank::Model::from_bytes(&one("rank")?.weights)?,
+            plan,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+-- results: the views that say whether it worked.
+CREATE FUNCTION coupon.growth(issued_conversion float8, not_issued_conversion float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT $1 / nullif($2, 0) - 1';
+COMMENT ON FUNCTION coupon.growth(float8, float8) IS 'Conversion growth: issued over not issued, minus 1 (Seo & Yoo 2022)';
+
+CREATE FUNCTION coupon.estimated_sales(issue_rate float8, growth float8, discount float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 100 * $1 * (1 + $2) * (1 - $3) + 100 * (1 - $1)';
+COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales index, 100 = without coupons; issue_rate is the share of customers given a coupon, discount a fraction (Seo & Yoo 2022)';
+
+-- Dropped and made again, so that a column can change its place or type; grants are kept.
+CREATE FUNCTION coupon.create_views() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names CONSTANT text[] := '{preprocessing,accuracy,segments,segment_statistics,conversion_by_scenario,estimated_sales}';
+    name text;
+    grants text[] := ARRAY(
+        SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'v' AND c.relname = ANY (names)
+            AND a.grantee <> c.relowner);
+BEGIN
+    FOREACH name IN ARRAY names LOOP
+        EXECUTE format('DROP VIEW IF EXISTS coupon.%I', name);
+    END LOOP;
+
+    CREATE VIEW coupon.preprocessing AS
+    SELECT m.version, r.n::int AS step, r.rule ->> 'rule' AS rule,
+        CASE WHEN r.n <= 3 THEN 'every view' ELSE 'at the cut' END AS population,
+        (r.rule ->> 'sessions_removed')::bigint AS sessions_removed, (r.rule ->> 'views_removed')::bigint AS views_removed,
+        (r.rule ->> 'sessions_left')::bigint AS sessions_left, (r.rule ->> 'views_left')::bigint AS views_left
+    FROM coupon.model m
+    CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'rules') WITH ORDINALITY r(rule, n) WHERE m.stage = 'sessions';
+    COMMENT ON VIEW coupon.preprocessing IS 'What each preprocessing rule removed from the training log, by version, in the order of application';
+    COMMENT ON COLUMN coupon.preprocessing.population IS 'The first rules hold for every model; the last two make the population the papers judge at the cut';
+
+    CREATE VIEW coupon.accuracy AS
+    SELECT m.version, r.row ->> 'population' AS population, r.row ->> 'model' AS model,
+        (r.row ->> 'sessions')::bigint AS sessions, (r.row ->> 'predictions')::bigint AS predictions,
+        (r.row ->> 'base_rate')::float8 AS base_rate, (r.row ->> 'auroc')::float8 AS auroc,
+        (r.row ->> 'auprc')::float8 AS auprc, (r.row ->> 'brier')::float8 AS brier,
+        (r.row ->> 'log_loss')::float8 AS log_loss, (r.row ->> 'ece')::float8 AS ece,
+        (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
+    WHERE m.stage = 'churn' AND m.segment = 0;
+    COMMENT ON VIEW coupon.accuracy IS 'How well each version predicts on its judge window, which nothing was fitted on; AUPRC is of purchase';
+    COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions';
+    COMMENT ON COLUMN coupon.accuracy.model IS 'final: what serves; pooled: one model for everybody, for comparison';
+    COMMENT ON COLUMN coupon.accuracy.base_rate IS 'Share of sessions with a purchase';
+    COMMENT ON COLUMN coupon.accuracy.ece IS 'Expected calibration error, ten bins of equal mass';
+    COMMENT ON COLUMN coupon.accuracy.majority IS 'Accuracy of always saying that the session ends without a purchase, or always with one, whichever is better';
+
+    CREATE VIEW coupon.segments AS
+    SELECT m.version, (g.row ->> 'segment')::int AS segment, (g.row ->> 'sessions')::bigint AS sessions,
+        (g.row ->> 'buyers')::bigint AS buyers, (g.row ->> 'churn_rate')::float8 AS churn_rate
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row) WHERE m.stage = 'segment';
+    COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rate in the fit window, as-of assignment';
+
+    CREATE VIEW coupon.segment_statistics AS
+    SELECT s.segment, v.variable, count(*) AS customers, avg(v.value) AS mean, stddev_samp(v.value) AS std,
+        min(v.value) AS min, percentile_cont(0.25) WITHIN GROUP (ORDER BY v.value) AS p25,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY v.value) AS p50,
+        percentile_cont(0.75) WITHIN GROUP (ORDER BY v.value) AS p75, max(v.value) AS max
+    FROM coupon.customer c
+    CROSS JOIN LATERAL (SELECT @extschema@.assign_segment(c.customer)) s(segment)
+    CROSS JOIN LATERAL (VALUES ('spending_last_month', c.spending_last_month), ('average_payment', c.average_payment),
+        ('items_per_purchase', c.items_per_purchase), ('searches_last_month', c.searches_last_month),
+        ('stay_per_session', c.stay_per_session), ('visits_last_month', c.visits_last_month)) v(variable, value)
+    GROUP BY s.segment, v.variable;
+    COMMENT ON VIEW coupon.segment_statistics IS 'Distribution of the six loyalty variables within each segment of the active version (Seo & Yoo 2022, table 6)';
+    COMMENT ON COLUMN coupon.segment_statistics.variable IS 'Money in the shop''s currency, stay in seconds, the rest counts; over 30 days';
+    COMMENT ON COLUMN coupon.segment_statistics.p50 IS 'Median';
+
+    CREATE VIEW coupon.conversion_by_scenario AS
+    SELECT r.*, coupon.growth(r.issued_conversion, r.not_issued_conversion) AS growth,
+        r.issued::float8 / nullif(r.issued + r.not_issued, 0) AS issue_rate, false AS causal
+    FROM (
+        SELECT c.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
+            a.ranking = 'personal' AS personalised,
+            count(*) FILTER (WHERE x.issued) AS issued,
+            avg(x.purchased::int) FILTER (WHERE x.issued)::float8 AS issued_conversion,
+            count(*) FILTER (WHERE NOT x.issued) AS not_issued,
+            avg(x.purchased::int) FILTER (WHERE NOT x.issued)::float8 AS not_issued_conversion
+        FROM coupon.campaign c JOIN coupon.arm a USING (campaign)
+        LEFT JOIN LATERAL (
+            SELECT s.purchased, EXISTS (SELECT FROM coupon.decision d WHERE d.session = s.session
+                AND d.campaign = c.campaign AND d.outcome = 'issued') AS issued
+            FROM coupon.session s
+            WHERE s.started_at >= c.live_since AND coupon.arm_of(c.campaign, s.session) = a.arm) x ON true
+        GROUP BY c.campaign, a.arm, a.segments, a.policy, a.ranking) r;
+    COMMENT ON VIEW coupon.conversion_by_scenario IS 'Conversion of sessions given a coupon beside the others, by scenario, since the campaign went live (Seo & Yoo 2022, table 4)';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.causal IS 'Always false: coupons go to chosen sessions, so this comparison is the papers'', not an effect';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.growth IS 'issued_conversion / not_issued_conversion - 1';
+
+    CREATE VIEW coupon.estimated_sales AS
+    SELECT v.campaign, v.scenario, v.issue_rate, v.growth, c.discount,
+        coupon.estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) AS sales, v.causal
+    FROM coupon.conversion_by_scenario v JOIN coupon.campaign c USING (campaign);
+    COMMENT ON VIEW coupon.estimated_sales IS 'Estimated sales index by scenario, 100 = without coupons (Seo & Yoo 2022, table 5)';
+    COMMENT ON COLUMN coupon.estimated_sales.issue_rate IS 'Share of sessions given a coupon';
+
+    FOREACH name IN ARRAY grants LOOP
+        EXECUTE name;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION coupon.create_views() IS 'Makes the views of results again, with their grants; called by create_storage';

@@ -1,0 +1,191 @@
+-- The shop's data: ordinary tables, made on first use, carried by pg_dump, never dropped with the extension.
+CREATE FUNCTION coupon.create_storage() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    have int := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('coupon_ext storage', 0));
+    IF to_regclass('coupon.storage') IS NOT NULL THEN
+        SELECT max(version) INTO have FROM coupon.storage;
+    END IF;
+    IF have > coupon.storage_version() THEN
+        RAISE EXCEPTION 'the storage is of version %, this coupon_ext knows %', have, coupon.storage_version()
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Install the newer coupon_ext that made it.';
+    END IF;
+    IF have = coupon.storage_version() THEN
+        RETURN;
+    END IF;
+    IF have < 1 THEN
+        PERFORM coupon.create_storage_1();
+    END IF;
+    PERFORM coupon.create_views();
+    UPDATE coupon.storage SET version = coupon.storage_version(), at = now();
+END
+$$;
+COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext; does nothing when they are up to date';
+
+CREATE FUNCTION coupon.storage_version() RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 1';
+COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these functions work with';
+
+CREATE FUNCTION coupon.create_storage_1() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    CREATE TABLE coupon.storage (version int NOT NULL, at timestamptz NOT NULL DEFAULT now());
+    COMMENT ON TABLE coupon.storage IS 'One row: the version of the tables in this schema';
+    INSERT INTO coupon.storage VALUES (1);
+
+    CREATE TABLE coupon.click (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        session text NOT NULL, at timestamptz NOT NULL, kind text NOT NULL, customer text, page text, category text,
+        product text, quantity float8, price float8, order_id text, zone text, attributes text[]);
+    COMMENT ON TABLE coupon.click IS 'The click log of a shop that has none of its own: record_click and simulate write it';
+    CREATE INDEX click_at ON coupon.click (at);
+    CREATE INDEX click_session ON coupon.click (session);
+
+    -- fillfactor leaves room for HOT updates; the target keeps the state out of the TOAST table.
+    CREATE TABLE coupon.session (
+        session text PRIMARY KEY, customer text, started_at timestamptz NOT NULL, last_at timestamptz NOT NULL,
+        views int NOT NULL, segment int NOT NULL, version bigint, frozen boolean NOT NULL, purchased boolean NOT NULL,
+        churn float8, interest float8, decided text[], state bytea)
+        WITH (fillfactor = 60, toast_tuple_target = 8160);
+    ALTER TABLE coupon.session ALTER COLUMN state SET STORAGE EXTERNAL;
+    CREATE INDEX session_customer ON coupon.session (customer) WHERE customer IS NOT NULL;
+    COMMENT ON TABLE coupon.session IS 'One row a session, advanced by each click';
+    COMMENT ON COLUMN coupon.session.segment IS 'The customer''s segment at the first view; 0 = unknown or anonymous';
+    COMMENT ON COLUMN coupon.session.version IS 'The model version the session began with; NULL when there was none, and then it is never scored';
+    COMMENT ON COLUMN coupon.session.frozen IS 'A checkout or purchase happened: no decision any more';
+    COMMENT ON COLUMN coupon.session.churn IS 'Probability that the session ends without a purchase, after its last click';
+    COMMENT ON COLUMN coupon.session.interest IS 'Largest probability of a purchase so far';
+    COMMENT ON COLUMN coupon.session.decided IS 'Campaigns that have decided about this session';
+    COMMENT ON COLUMN coupon.session.state IS 'The model''s state, one step a click; NULL once the session was swept';
+
+    CREATE TABLE coupon.gap (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL);
+    CREATE INDEX gap_session ON coupon.gap (session);
+    COMMENT ON TABLE coupon.gap IS 'Sessions that missed a click; they get no decision until they were rebuilt from the log';
+
+    CREATE TABLE coupon.fault (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        relation text, session text, sqlstate text NOT NULL, message text NOT NULL, detail text, hint text,
+        repeated bigint NOT NULL);
+    COMMENT ON TABLE coupon.fault IS 'What failed in our part of a click; the click itself was kept';
+    COMMENT ON COLUMN coupon.fault.repeated IS 'Faults of the same backend since its last row, this one included';
+
+    CREATE TABLE coupon.version (
+        version bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, digest text NOT NULL,
+        at timestamptz NOT NULL DEFAULT now(), by text NOT NULL DEFAULT session_user,
+        since timestamptz NOT NULL, until timestamptz NOT NULL, seed bigint NOT NULL, threads int NOT NULL,
+        build text NOT NULL);
+    COMMENT ON TABLE coupon.version IS 'One row a trained version; the digest covers all its stages';
+
+    CREATE TABLE coupon.model (
+        version bigint REFERENCES coupon.version, stage text, segment int, spec jsonb NOT NULL, card jsonb NOT NULL,
+        weights bytea NOT NULL, digest text NOT NULL, PRIMARY KEY (version, stage, segment),
+        CHECK (stage IN ('sessions', 'segment', 'churn', 'rank', 'issue')));
+    COMMENT ON TABLE coupon.model IS 'The stages of each version, never changed: specification, card (JSON) and weights (safetensors)';
+    ALTER TABLE coupon.model ALTER COLUMN weights SET STORAGE EXTERNAL;
+
+    CREATE TABLE coupon.deployment (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, version bigint NOT NULL REFERENCES coupon.version,
+        at timestamptz NOT NULL DEFAULT now(), by text NOT NULL DEFAULT session_user, reason text NOT NULL);
+    COMMENT ON TABLE coupon.deployment IS 'Which version serves: the newest row; rolling back is one more row';
+
+    CREATE TABLE coupon.customer (
+        customer text PRIMARY KEY, as_of timestamptz NOT NULL, spending_last_month float8 NOT NULL,
+        average_payment float8 NOT NULL, items_per_purchase float8 NOT NULL, searches_last_month float8 NOT NULL,
+        stay_per_session float8 NOT NULL, visits_last_month float8 NOT NULL, categories text[] NOT NULL,
+        lines float8[] NOT NULL);
+    COMMENT ON TABLE coupon.customer IS 'Loyalty variables over the 30 days before as_of, and order lines by category';
+    COMMENT ON COLUMN coupon.customer.stay_per_session IS 'Mean seconds from first to last event of a session';
+
+    CREATE TABLE coupon.campaign (
+        campaign text PRIMARY KEY CHECK (campaign <> ''),
+        state text NOT NULL DEFAULT 'draft' CHECK (state IN ('draft', 'shadow', 'live', 'paused', 'ended')),
+        discount numeric NOT NULL DEFAULT 10 CHECK (discount > 0 AND discount <= 100),
+        valid_for interval NOT NULL DEFAULT '2 hours' CHECK (valid_for > interval '0'),
+        display_seconds int NOT NULL DEFAULT 6 CHECK (display_seconds > 0),
+        target float8 NOT NULL DEFAULT 0.0134 CHECK (target > 0 AND target <= 0.5),
+        holdout float8 NOT NULL DEFAULT 0.2 CHECK (holdout >= 0.05 AND holdout < 1),
+        message text NOT NULL DEFAULT '{discount} % off {category}, for you, for the next {hours} hours',
+        salt text NOT NULL DEFAULT gen_random_uuid()::text,
+        priority int NOT NULL DEFAULT 0, live_since timestamptz);
+    COMMENT ON TABLE coupon.campaign IS 'What is given to whom; shadow decides and logs everything and issues nothing';
+    COMMENT ON COLUMN coupon.campaign.discount IS 'Percent off one category';
+    COMMENT ON COLUMN coupon.campaign.target IS 'Share of all sessions that should become eligible';
+    COMMENT ON COLUMN coupon.campaign.holdout IS 'Share of eligible sessions that get nothing, so that the effect can be measured';
+    COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s';
+    CREATE TRIGGER campaign_state BEFORE INSERT OR UPDATE ON coupon.campaign
+        FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign_state();
+
+    CREATE TABLE coupon.arm (
+        campaign text REFERENCES coupon.campaign ON UPDATE CASCADE ON DELETE CASCADE, arm text CHECK (arm <> ''),
+        policy text NOT NULL CHECK (policy IN ('at_risk', 'risk', 'random')),
+        segments boolean NOT NULL DEFAULT true, ranking text NOT NULL DEFAULT 'personal'
+            CHECK (ranking IN ('personal', 'popular')),
+        share float8 NOT NULL CHECK (share > 0 AND share <= 1), PRIMARY KEY (campaign, arm));
+    COMMENT ON TABLE coupon.arm IS 'The scenarios a campaign compares; every session is assigned to one by hash at its first view';
+    COMMENT ON COLUMN coupon.arm.segments IS 'Whether the churn model of the session''s segment scores, or the pooled one';
+    COMMENT ON COLUMN coupon.arm.share IS 'Share of sessions; the shares of a campaign are taken in proportion';
+
+    CREATE TABLE coupon.decision (
+        session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
+        ranking text NOT NULL, customer text, decided_at timestamptz NOT NULL, clicked_at timestamptz NOT NULL,
+        view int NOT NULL, segment int NOT NULL, version bigint NOT NULL, churn float8, interest float8, eta float8,
+        tau float8, target float8 NOT NULL, arm_probability float8 NOT NULL, issue_draw float8 NOT NULL,
+        issue_probability float8 NOT NULL, category text, categories jsonb NOT NULL,
+        outcome text NOT NULL CHECK (outcome IN ('issued', 'held out', 'shadow')), reason text NOT NULL,
+        PRIMARY KEY (session, campaign));
+    COMMENT ON TABLE coupon.decision IS 'One row when a session first becomes eligible, given a coupon or not: what honest measurement needs';
+    COMMENT ON COLUMN coupon.decision.decided_at IS 'coupon.clock() at the decision';
+    COMMENT ON COLUMN coupon.decision.arm_probability IS 'Probability with which the session was put into this arm';
+    COMMENT ON COLUMN coupon.decision.issue_probability IS 'Probability of being issued once eligible; 0 in shadow';
+
+    CREATE TABLE coupon.coupon (
+        session text, id uuid DEFAULT gen_random_uuid(), code text NOT NULL UNIQUE, campaign text NOT NULL,
+        customer text, category text, discount numeric NOT NULL, message text NOT NULL, display_seconds int NOT NULL,
+        issued_at timestamptz NOT NULL, expires_at timestamptz NOT NULL, closed_at timestamptz,
+        redeemed_at timestamptz, order_id text, order_amount numeric, discount_amount numeric,
+        PRIMARY KEY (session, id), CHECK ((redeemed_at IS NULL) = (order_id IS NULL)),
+        CHECK (redeemed_at IS NULL OR closed_at IS NOT NULL));
+    CREATE UNIQUE INDEX coupon_live ON coupon.coupon (session) WHERE closed_at IS NULL;
+    CREATE INDEX coupon_expires ON coupon.coupon (expires_at) WHERE closed_at IS NULL;
+    COMMENT ON TABLE coupon.coupon IS 'Coupons with the terms they were issued under; live while closed_at IS NULL';
+    COMMENT ON INDEX coupon.coupon_live IS 'At most one live coupon a session';
+
+    CREATE TABLE coupon.attempt (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, session text, coupon uuid,
+        order_id text, order_amount numeric, status text NOT NULL, reason text NOT NULL);
+    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not';
+
+    INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
+    INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
+
+    PERFORM coupon.watch('coupon.click', '{"session": "session", "at": "at", "kind": "kind", "customer": "customer",
+        "page": "page", "category": "category", "product": "product", "quantity": "quantity", "price": "price",
+        "order_id": "order_id", "zone": "zone", "attributes": "attributes"}');
+END
+$$;
+COMMENT ON FUNCTION coupon.create_storage_1() IS 'The tables of storage version 1; called by create_storage';
+
+CREATE FUNCTION coupon.check_campaign_state() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was text := CASE WHEN TG_OP = 'UPDATE' THEN OLD.state ELSE 'draft' END;
+BEGIN
+    IF was <> NEW.state AND NOT coalesce(NEW.state = ANY (CASE was
+            WHEN 'draft' THEN '{shadow,live,ended}'::text[]
+            WHEN 'shadow' THEN '{live,paused,ended}'
+            WHEN 'live' THEN '{paused,ended}'
+            WHEN 'paused' THEN '{shadow,live,ended}' END), false) THEN
+        RAISE EXCEPTION 'campaign "%" cannot go from % to %', NEW.campaign, was, NEW.state
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'A campaign goes draft → shadow → live → paused → ended; paused goes back to shadow or live.';
+    END IF;
+    IF NEW.state = 'live' AND was <> 'live' THEN
+        NEW.live_since := coalesce(NEW.live_since, coupon.clock());
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_campaign_state() IS 'Trigger: a campaign''s state only moves the way it may';

@@ -1,0 +1,54 @@
+-- Training all stages, and which version serves.
+CREATE FUNCTION coupon.run_training(stages text, since timestamptz, until timestamptz, spec jsonb, seed bigint)
+    RETURNS SETOF coupon.training_step
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'run_training_wrapper';
+COMMENT ON FUNCTION coupon.run_training(text, timestamptz, timestamptz, jsonb, bigint) IS 'What coupon.train, train_segments, train_churn and train_ranking call';
+
+CREATE FUNCTION coupon.train(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
+    spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
+LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''all'', $1, $2, $3, $4)';
+COMMENT ON FUNCTION coupon.train(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, churn, ranking and thresholds on the log in [since, until) and activates the result if it passes the gate';
+
+CREATE FUNCTION coupon.train_segments(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
+    spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
+LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''segments'', $1, $2, $3, $4)';
+COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, and the churn models that depend on them, into a new version; the ranking is taken over from the active one';
+
+CREATE FUNCTION coupon.train_churn(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
+    spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
+LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''churn'', $1, $2, $3, $4)';
+COMMENT ON FUNCTION coupon.train_churn(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the churn models on the active version''s segments into a new version, a row per segment and epoch';
+
+CREATE FUNCTION coupon.train_ranking(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
+    spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
+LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''ranking'', $1, $2, $3, $4)';
+COMMENT ON FUNCTION coupon.train_ranking(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the recommender into a new version; segments and churn are taken over from the active one';
+
+CREATE FUNCTION coupon.activate(version bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM coupon.version v WHERE v.version = activate.version) THEN
+        RAISE EXCEPTION 'there is no version %', version USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT version, at FROM coupon.version shows what there is.';
+    END IF;
+    INSERT INTO coupon.deployment (version, reason) VALUES (activate.version, 'activated');
+END
+$$;
+COMMENT ON FUNCTION coupon.activate(bigint) IS 'Makes a version serve new sessions; running ones finish with theirs';
+
+CREATE FUNCTION coupon.rollback() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    active bigint := (SELECT d.version FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1);
+    earlier bigint := (SELECT d.version FROM coupon.deployment d
+        WHERE d.version < active ORDER BY d.id DESC LIMIT 1);
+BEGIN
+    IF earlier IS NULL THEN
+        RAISE EXCEPTION 'there is no earlier version to roll back to'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    INSERT INTO coupon.deployment (version, reason) VALUES (earlier, format('rolled back from %s', active));
+    RETURN earlier;
+END
+$$;
+COMMENT ON FUNCTION coupon.rollback() IS 'Makes the version that served before the active one serve again; returns it';

@@ -1,0 +1,126 @@
+//! churn_probability of any array of page views, and the judging of a version on any window.
+
+use crate::error::{no_model, ok, report, throw};
+use crate::{cache, settings, store, threads};
+use coupon_model::events::{Kind, MAX_ATTRIBUTES};
+use coupon_model::training::{self, Spec};
+use pgrx::name;
+use pgrx::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+
+#[pg_extern(sql = false)]
+fn churn_of_views(
+    segment: Option<i32>,
+    page_views: Option<pgrx::Array<pgrx::composite_type!("coupon.page_view")>>,
+) -> Option<f64> {
+    let (segment, page_views) = (segment?, page_views?);
+    if segment < 0 {
+        throw(report(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("segment is {segment}"),
+            "0 is unknown.",
+        ));
+    }
+    Spi::connect(|client| {
+        let Some(active) = cache::active(client) else { throw(no_model()) };
+        let model = active.version.churn.as_ref()?;
+        let mut state = model.begin();
+        let mut churn = None;
+        for (i, view) in page_views.iter().enumerate() {
+            if i % 1024 == 0 {
+                pgrx::check_for_interrupts!();
+            }
+            let refuse = |what: &str| -> ! {
+                throw(report(
+                    PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                    format!("page view {} {what}", i + 1),
+                    "A page view needs a time and one of the kinds view, search, cart, uncart.",
+                ))
+            };
+            let Some(view) = view else { refuse("is NULL") };
+            let text = |n: i32| field(view.get_by_index::<String>(index(n)));
+            let Some(at) = field(view.get_by_index::<TimestampWithTimeZone>(index(1))) else { refuse("has no time") };
+            let kind = match text(2).as_deref().map(Kind::parse) {
+                None => Kind::View,
+                Some(Some(kind)) if !kind.ends() => kind,
+                _ => refuse("is of no kind that can be scored"),
+            };
+            let (page, category) = (text(3), text(4));
+            let price = field(view.get_by_index::<f64>(index(6)));
+            let attributes = field(view.get_by_index::<pgrx::Array<&str>>(index(7)));
+            let attributes: Vec<Option<&str>> = attributes.iter().flat_map(|a| a.iter()).take(MAX_ATTRIBUTES).collect();
+            let vocabulary = model.vocabulary();
+            let seen = vocabulary.view(at.into(), kind, page.as_deref(), category.as_deref(), price, &attributes);
+            churn = Some(model.step(segment as u32, &mut state, &seen));
+        }
+        churn
+    })
+}
+
+fn index(n: i32) -> std::num::NonZeroUsize {
+    std::num::NonZeroUsize::new(n as usize).expect("fields count from 1")
+}
+
+fn field<T>(value: Result<Option<T>, impl std::fmt::Display>) -> Option<T> {
+    value.unwrap_or_else(|e| throw(report(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, e.to_string(), "")))
+}
+
+#[pg_extern(sql = false)]
+fn judge_churn(
+    since: TimestampWithTimeZone,
+    until: TimestampWithTimeZone,
+) -> TableIterator<
+    'static,
+    (
+        name!(population, String),
+        name!(model, String),
+        name!(sessions, i64),
+        name!(predictions, i64),
+        name!(base_rate, f64),
+        name!(auroc, Option<f64>),
+        name!(auprc, Option<f64>),
+        name!(brier, f64),
+        name!(log_loss, f64),
+        name!(ece, f64),
+        name!(accuracy, f64),
+        name!(majority, f64),
+    ),
+> {
+    let (since, until): (i64, i64) = (since.into(), until.into());
+    let rows = Spi::connect_mut(|client| {
+        let Some(active) = cache::active(client) else { throw(no_model()) };
+        // The customers' past lies before the window: segments are as of each session's own day.
+        let read = store::read_log(client, i64::MIN, until, settings::training_memory() / 2);
+        let mut spec = ok(Spec::read(&serde_json::Value::Null)).sessions;
+        spec.session_timeout = settings::session_timeout();
+        let version = &active.version;
+        let end = if until == i64::MAX { read.log.events.last().map_or(0, |e| e.at) + 1 } else { until };
+        let work = |stop: &AtomicBool, _: Sender<()>| {
+            let mut check = || if stop.load(Ordering::Relaxed) { Err(coupon_model::Error::Cancelled) } else { Ok(()) };
+            training::judge(&read.log, since, end, &spec, version, &mut check)
+        };
+        ok(threads::run(1, work, |()| {}))
+    });
+    let row = |r: serde_json::Value| {
+        let number = |key: &str| r[key].as_f64();
+        let must = |key: &str| r[key].as_f64().unwrap_or(f64::NAN);
+        let count = |key: &str| r[key].as_i64().unwrap_or(0);
+        let text = |key: &str| r[key].as_str().unwrap_or_default().to_string();
+        (
+            text("population"),
+            text("model"),
+            count("sessions"),
+            count("predictions"),
+            must("base_rate"),
+            number("auroc"),
+            number("auprc"),
+            must("brier"),
+            must("log_loss"),
+            must("ece"),
+            must("accuracy"),
+            must("majority"),
+        )
+    };
+    TableIterator::new(rows.into_iter().map(row).collect::<Vec<_>>())
+}

@@ -1,0 +1,208 @@
+//! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
+
+use crate::guard::{self, Caught};
+use crate::sessions::{self, Advance};
+use crate::transition::{self, Column, Row};
+use crate::{fault, settings};
+use coupon_model::events::{Kind, MAX_ATTRIBUTES};
+use coupon_model::live::Click;
+use pgrx::prelude::*;
+use pgrx::{PgBox, PgRelation, PgTrigger};
+use serde::Deserialize;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Longest session and customer id, in bytes.
+pub const LONGEST_ID: usize = 256;
+
+#[derive(Deserialize)]
+struct Mapping {
+    columns: HashMap<String, Names>,
+    kind: Option<String>,
+    #[serde(default)]
+    kinds: HashMap<String, String>,
+}
+
+/// A column, or for attributes a list of columns.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// The mapping's columns as they are in the relation now.
+struct Columns {
+    session: Option<Column>,
+    customer: Option<Column>,
+    at: Column,
+    kind: Option<Column>,
+    page: Option<Column>,
+    category: Option<Column>,
+    product: Option<Column>,
+    quantity: Option<Column>,
+    price: Option<Column>,
+    order_id: Option<Column>,
+    zone: Option<Column>,
+    attributes: Vec<Column>,
+}
+
+// A plain V1 function: a statement trigger returns a null pointer that is not SQL NULL, which pg_trigger cannot say.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_on_click_wrapper() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// # Safety
+/// Called by PostgreSQL as a trigger function only.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn on_click_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL passes a valid call frame; from_fcinfo checks that it is a trigger's.
+    match unsafe { fcinfo.as_ref() }.map(|f| unsafe { PgTrigger::from_fcinfo(f) }) {
+        Some(Ok(trigger)) => on_click(&trigger),
+        _ => error!("coupon.on_click() is a trigger function"),
+    }
+    pg_sys::Datum::from(0)
+}
+
+fn on_click(trigger: &PgTrigger) {
+    // SAFETY: the trigger data outlives the call; the box does not own it.
+    let data = unsafe { PgBox::from_pg(std::ptr::from_ref(trigger.trigger_data()).cast_mut()) };
+    if !settings::enabled() || transition::is_empty(&data) {
+        return;
+    }
+    let Ok(relation) = trigger.relation() else { return };
+    let name = || relation.name().to_string();
+    // Survives the body's failure, so that the sessions that missed a click are known.
+    let touched: RefCell<Vec<String>> = RefCell::default();
+    let result = guard::subtransaction(|| {
+        let arguments = trigger.extra_args().unwrap_or_default();
+        let mapping = mapping(arguments.first().map_or("", String::as_str));
+        let columns = match resolve(&mapping, &relation) {
+            Ok(columns) => columns,
+            Err(missing) => error!("the mapping of \"{}\" no longer fits: it has no column \"{missing}\"", name()),
+        };
+        let mut advance = Advance::default();
+        transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns) {
+            Ok(Some(click)) => advance.push(click),
+            Ok(None) => {}
+            Err(why) => advance.refuse(why),
+        });
+        *touched.borrow_mut() = advance.sessions();
+        sessions::advance(advance)
+    });
+    match result {
+        Ok(refused) => {
+            for fault in refused {
+                fault::record(&name(), fault.session.as_deref(), &fault.caught);
+            }
+        }
+        Err(caught) => {
+            guard::warn(&caught);
+            fault::missed(&touched.borrow(), &caught);
+            fault::record(&name(), touched.borrow().first().map(String::as_str), &caught);
+        }
+    }
+}
+
+thread_local! {
+    /// Parsed mappings by their text: one a watched table in practice, so the bound is never felt.
+    static MAPPINGS: RefCell<HashMap<String, Rc<Mapping>>> = RefCell::default();
+}
+
+fn mapping(text: &str) -> Rc<Mapping> {
+    MAPPINGS.with(|kept| {
+        let mut kept = kept.borrow_mut();
+        if let Some(found) = kept.get(text) {
+            return found.clone();
+        }
+        let parsed: Rc<Mapping> = match serde_json::from_str(text) {
+            Ok(mapping) => Rc::new(mapping),
+            Err(e) => error!("the trigger's mapping cannot be read: {e}"),
+        };
+        if kept.len() >= 256 {
+            kept.clear();
+        }
+        kept.insert(text.to_string(), parsed.clone());
+        parsed
+    })
+}
+
+/// The columns as they stand, or the first that is missing.
+fn resolve(mapping: &Mapping, relation: &PgRelation) -> Result<Columns, String> {
+    let find = |name: &String| transition::column(relation, name).ok_or_else(|| name.clone());
+    let one = |ours: &str| match mapping.columns.get(ours) {
+        Some(Names::One(name)) => find(name).map(Some),
+        _ => Ok(None),
+    };
+    let attributes = match mapping.columns.get("attributes") {
+        Some(Names::One(name)) => vec![find(name)?],
+        Some(Names::Many(names)) => names.iter().map(find).collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    Ok(Columns {
+        session: one("session")?,
+        customer: one("customer")?,
+        at: one("at")?.ok_or("at")?,
+        kind: one("kind")?,
+        page: one("page")?,
+        category: one("category")?,
+        product: one("product")?,
+        quantity: one("quantity")?,
+        price: one("price")?,
+        order_id: one("order_id")?,
+        zone: one("zone")?,
+        attributes,
+    })
+}
+
+/// A row as a click: `None` for a row whose kind is not an event's, an error for one that cannot be one. Mirrors
+/// coupon.event_query.
+fn click(row: &Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click>, sessions::Refused> {
+    let text = |column: Option<Column>| column.and_then(|c| row.text(c));
+    let number = |column: Option<Column>| column.and_then(|c| row.number(c));
+    let kind = match c.kind {
+        Some(column) => row.text(column).map(|k| mapping.kinds.get(&k).cloned().unwrap_or(k)),
+        None => Some(mapping.kind.clone().unwrap_or_else(|| "view".into())),
+    };
+    let Some(kind) = kind.as_deref().and_then(Kind::parse) else { return Ok(None) };
+    let (session, customer) = (text(c.session), text(c.customer));
+    let refuse = |what: &str, hint: &str| {
+        Err(sessions::Refused {
+            session: None,
+            caught: Caught {
+                code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                message: what.to_string(),
+                detail: None,
+                hint: Some(hint.to_string()),
+            },
+        })
+    };
+    if session.is_none() && customer.is_none() {
+        return refuse("a click without a session", "The row was kept; it belongs to no session and was left out.");
+    }
+    if session.as_ref().into_iter().chain(&customer).any(|id| id.len() > LONGEST_ID) {
+        return refuse("an id of more than 256 bytes", "The row was kept and left out; map a shorter column.");
+    }
+    let Some(at) = row.time(c.at) else {
+        return refuse("a click without a finite time", "The row was kept and left out.");
+    };
+    let attributes = c.attributes.iter().flat_map(|a| row.texts(*a).unwrap_or_default()).take(MAX_ATTRIBUTES);
+    Ok(Some(Click {
+        at,
+        session,
+        customer,
+        kind,
+        page: text(c.page),
+        category: text(c.category),
+        product: text(c.product),
+        quantity: number(c.quantity),
+        price: number(c.price),
+        order_id: text(c.order_id),
+        zone: text(c.zone),
+        attributes: attributes.collect(),
+    }))
+}

@@ -1,0 +1,128 @@
+//! The shop comes first: our part of a click runs in one internal subtransaction and is rolled back alone.
+
+use crate::settings;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+
+/// What was caught, as plain values: the error's own memory is gone with the subtransaction.
+#[derive(Debug, Clone)]
+pub struct Caught {
+    pub code: PgSqlErrorCode,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+/// Runs `body` in an internal subtransaction. An ERROR or a panic inside is rolled back and returned; a cancel, a shutdown
+/// and, in SERIALIZABLE transactions, a serialisation failure are rethrown unchanged.
+pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
+    run(body, settings::raise())
+}
+
+/// The same for writing down what failed: never raised, whatever `coupon_ext.on_error` says.
+pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
+    run(body, false)
+}
+
+fn run<T>(body: impl FnOnce() -> T, raise: bool) -> Result<T, Caught> {
+    // SAFETY: the protocol of PL/pgSQL's exception blocks: begin, run under a handler, release or roll back, and put
+    // memory context and resource owner back whatever happened.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result =
+            PgTryBuilder::new(AssertUnwindSafe(|| Ok(body()))).catch_others(Err).catch_rust_panic(Err).execute();
+        match result {
+            Ok(value) => {
+                pg_sys::ReleaseCurrentSubTransaction();
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::CurrentResourceOwner = owner;
+                Ok(value)
+            }
+            Err(error) => {
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::CurrentResourceOwner = owner;
+                let caught = describe(&error);
+                if rethrown(caught.code) || raise {
+                    error.rethrow();
+                }
+                Err(caught)
+            }
+        }
+    }
+}
+
+fn describe(error: &CaughtError) -> Caught {
+    let (CaughtError::PostgresError(e) | CaughtError::ErrorReport(e) | CaughtError::RustPanic { ereport: e, .. }) =
+        error;
+    Caught {
+        code: e.sql_error_code(),
+        message: e.message().to_string(),
+        detail: e.detail().map(str::to_string),
+        hint: e.hint().map(str::to_string),
+    }
+}
+
+fn rethrown(code: PgSqlErrorCode) -> bool {
+    use PgSqlErrorCode as Code;
+    match code {
+        Code::ERRCODE_QUERY_CANCELED
+        | Code::ERRCODE_ADMIN_SHUTDOWN
+        | Code::ERRCODE_CRASH_SHUTDOWN
+        | Code::ERRCODE_CANNOT_CONNECT_NOW => true,
+        // SAFETY: plain read of the transaction's isolation level.
+        Code::ERRCODE_T_R_SERIALIZATION_FAILURE => unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 },
+        _ => false,
+    }
+}
+
+/// Runs `body` with lock_timeout set, in its own GUC nest level; an ERROR inside restores it with the subtransaction.
+pub fn with_lock_timeout<T>(milliseconds: i32, body: impl FnOnce() -> T) -> T {
+    // SAFETY: plain read of a setting; the nest level is closed below, or by the subtransaction's abort.
+    unsafe {
+        let theirs = pg_sys::LockTimeout;
+        let ours = if theirs > 0 { theirs.min(milliseconds) } else { milliseconds }.max(1);
+        let nest = pg_sys::NewGUCNestLevel();
+        let value = CString::new(ours.to_string()).expect("digits");
+        pg_sys::set_config_option(
+            c"lock_timeout".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = body();
+        pg_sys::AtEOXact_GUC(true, nest);
+        result
+    }
+}
+
+thread_local! {
+    static WARNED: RefCell<HashSet<i32>> = RefCell::new(HashSet::new());
+}
+
+/// Warns once a backend and SQLSTATE: the shop's log must not fill with one fault.
+pub fn warn(caught: &Caught) {
+    if WARNED.with(|w| w.borrow_mut().insert(caught.code as i32)) {
+        let mut report =
+            pgrx::pg_sys::panic::ErrorReport::new(caught.code, format!("coupon_ext: {}", caught.message), "coupon_ext");
+        if let Some(detail) = &caught.detail {
+            report = report.set_detail(detail.clone());
+        }
+        report = report.set_hint(
+            caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.fault holds what failed.".into()),
+        );
+        report.report(PgLogLevel::WARNING);
+    }
+}

@@ -1,0 +1,438 @@
+//! Decisions and coupons: when a session becomes eligible, which draw it gets, and what is written of it.
+
+use crate::cache::{Decoded, statement};
+use crate::error::{ok, report, spi, throw};
+use crate::sessions::{self, Live};
+use crate::settings::{self, micros};
+use crate::{cache, guard, store};
+use coupon_model::issue::{Moment, Policy, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
+use coupon_model::rank::SessionCategories;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use pgrx::{JsonB, name};
+use serde_json::json;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// How many categories of the ranking a decision keeps.
+const KEPT: usize = 5;
+/// Where a version has no churn model, a coin decides and half are held out: the quickest way to learn an effect.
+const BLIND_HOLDOUT: f64 = 0.5;
+
+struct Arm {
+    name: String,
+    policy: Policy,
+    segments: bool,
+    popular: bool,
+}
+
+/// A campaign that decides: in shadow or live.
+pub struct Campaign {
+    name: String,
+    live: bool,
+    target: f64,
+    holdout: f64,
+    salt: String,
+    arms: Vec<Arm>,
+    shares: Vec<f64>,
+    thresholds: RefCell<HashMap<(String, usize), Rc<Thresholds>>>,
+}
+
+/// By priority, then name.
+pub type Campaigns = Vec<Rc<Campaign>>;
+
+thread_local! {
+    static CAMPAIGNS: RefCell<Option<(String, Rc<Campaigns>)>> = const { RefCell::new(None) };
+}
+
+/// The running campaigns, read again only when a row of theirs changed.
+pub fn campaigns(client: &SpiClient, fingerprint: &str) -> Rc<Campaigns> {
+    let kept = CAMPAIGNS.with(|c| c.borrow().as_ref().filter(|(f, _)| f == fingerprint).map(|(_, c)| c.clone()));
+    kept.unwrap_or_else(|| {
+        let read = Rc::new(read_campaigns(client));
+        CAMPAIGNS.with(|c| *c.borrow_mut() = Some((fingerprint.to_string(), read.clone())));
+        read
+    })
+}
+
+fn read_campaigns(client: &SpiClient) -> Campaigns {
+    let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
+               array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
+               array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
+               FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.state IN ('shadow', 'live') \
+               GROUP BY c.campaign ORDER BY c.priority DESC, c.campaign";
+    let campaign = |row: SpiHeapTupleData| {
+        let names: Vec<String> = spi(row.get(6))?;
+        let policies: Vec<String> = spi(row.get(7))?;
+        let segments: Vec<bool> = spi(row.get(8))?;
+        let popular: Vec<bool> = spi(row.get(9))?;
+        let arms = names.into_iter().zip(policies).zip(segments.into_iter().zip(popular));
+        let arm = |((name, policy), (segments, popular)): ((String, String), (bool, bool))| {
+            Some(Arm { name, policy: Policy::parse(&policy)?, segments, popular })
+        };
+        Some(Rc::new(Campaign {
+            name: spi(row.get(1))?,
+            live: spi(row.get(2))?,
+            target: spi(row.get(3))?,
+            holdout: spi(row.get(4))?,
+            salt: spi(row.get(5))?,
+            arms: arms.map(arm).collect::<Option<_>>()?,
+            shares: spi(row.get(10))?,
+            thresholds: RefCell::default(),
+        }))
+    };
+    spi(client.select(sql, None, &[])).filter_map(campaign).collect()
+}
+
+impl Campaign {
+    /// The arm of a session, and the probability with which it got there.
+    fn arm(&self, session: &str) -> (usize, f64) {
+        let at = arm(draw(SALT_ARM, &self.salt, session), &self.shares);
+        (at, self.shares[at] / self.shares.iter().sum::<f64>())
+    }
+
+    /// The policy an arm follows under a version, and its thresholds.
+    fn thresholds(&self, arm: usize, version: &Decoded) -> Rc<Thresholds> {
+        let key = (version.digest.clone(), arm);
+        if let Some(found) = self.thresholds.borrow().get(&key) {
+            return found.clone();
+        }
+        let (plan, arm) = (&version.version.plan, &self.arms[arm]);
+        let replay = if arm.segments { &plan.segments } else { &plan.pooled };
+        let policy = if version.version.churn.is_some() { arm.policy } else { Policy::Random };
+        let found = Rc::new(ok(replay.thresholds(policy, self.target)));
+        let mut kept = self.thresholds.borrow_mut();
+        if kept.len() >= 16 {
+            kept.clear();
+        }
+        kept.insert(key, found.clone());
+        found
+    }
+}
+
+/// Whether some running campaign has put the session into an arm that scores without segments.
+pub fn pooled(campaigns: &Campaigns, session: &str) -> bool {
+    campaigns.iter().any(|c| c.arms.iter().any(|a| !a.segments) && !c.arms[c.arm(session).0].segments)
+}
+
+/// Whether a click is recent enough on the clock to decide by: neither old nor of the future.
+pub fn fresh(at: i64, clock: i64) -> bool {
+    at <= clock && clock.saturating_sub(at) <= settings::max_click_age()
+}
+
+/// A session that has just become eligible.
+pub struct Due {
+    pub session: String,
+    campaign: Rc<Campaign>,
+    arm: usize,
+    arm_probability: f64,
+    thresholds: Rc<Thresholds>,
+    version: Rc<Decoded>,
+    customer: Option<String>,
+    clicked_at: i64,
+    view: u32,
+    segment: u32,
+    churn: Option<f64>,
+    interest: Option<f64>,
+    categories: SessionCategories,
+}
+
+fn moment(live: &Live, campaign: &Campaign) -> Moment {
+    Moment {
+        view: live.visit.views,
+        max_purchase: live.visit.interest.unwrap_or(0.0),
+        churn: live.visit.churn.unwrap_or(0.0),
+        unit: draw(SALT_VIEW, &campaign.salt, &live.session),
+    }
+}
+
+/// The first campaign that finds the session eligible now. The first decision takes a session: no other follows.
+pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Due> {
+    let version = live.version.clone()?;
+    if live.visit.frozen || !live.decided.is_empty() {
+        return None;
+    }
+    for campaign in campaigns {
+        if live.visit.views < version.version.plan.segments.min_views {
+            return None;
+        }
+        let (arm, arm_probability) = campaign.arm(&live.session);
+        let thresholds = campaign.thresholds(arm, &version);
+        if eligible(&thresholds, &moment(live, campaign)) {
+            live.decided.push(campaign.name.clone());
+            return Some(Due {
+                session: live.session.clone(),
+                campaign: campaign.clone(),
+                arm,
+                arm_probability,
+                thresholds,
+                customer: live.customer.clone(),
+                clicked_at,
+                view: live.visit.views,
+                segment: live.segment,
+                churn: live.visit.churn,
+                interest: live.visit.interest,
+                categories: live.visit.categories(),
+                version,
+            });
+        }
+    }
+    None
+}
+
+/// Writes the decision and, as the last step after all rules, draws: issue or hold out.
+pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
+    let (campaign, arm) = (&due.campaign, &due.campaign.arms[due.arm]);
+    let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
+    let rank = &due.version.version.rank;
+    let ranked = if arm.popular {
+        rank.rank(0, &[], &SessionCategories::default(), KEPT)
+    } else {
+        rank.rank(due.segment, &profile, &due.categories, KEPT)
+    };
+    let categories: Vec<_> = ranked
+        .iter()
+        .map(|r| json!({"category": rank.categories[r.category as usize], "score": r.score, "alpha": r.alpha}))
+        .collect();
+    let category = ranked.first().map(|r| rank.categories[r.category as usize].clone());
+    let blind = due.version.version.churn.is_none();
+    let issue_draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
+    let probability = match (campaign.live, blind) {
+        (false, _) => 0.0,
+        (true, false) => 1.0 - campaign.holdout,
+        (true, true) => 1.0 - BLIND_HOLDOUT,
+    };
+    let outcome = match campaign.live {
+        false => "shadow",
+        true if issue_draw < probability => "issued",
+        true => "held out",
+    };
+    let reason = if blind { "no churn model: policy random" } else { "eligible" };
+    let sql = "WITH d AS (INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
+               decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_probability, \
+               issue_draw, issue_probability, category, categories, outcome, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, \
+               $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) \
+               ON CONFLICT DO NOTHING RETURNING session) \
+               UPDATE coupon.session s SET decided = array_append(s.decided, $2) FROM d WHERE s.session = d.session";
+    let t = &due.thresholds;
+    let args = [
+        due.session.as_str().into(),
+        campaign.name.as_str().into(),
+        arm.name.as_str().into(),
+        t.policy.name().into(),
+        arm.segments.into(),
+        (if arm.popular { "popular" } else { "personal" }).into(),
+        due.customer.clone().into(),
+        micros(clock).into(),
+        micros(due.clicked_at).into(),
+        (due.view as i32).into(),
+        (due.segment as i32).into(),
+        due.version.number.into(),
+        due.churn.into(),
+        due.interest.into(),
+        t.eta.into(),
+        t.tau.into(),
+        t.target.into(),
+        due.arm_probability.into(),
+        issue_draw.into(),
+        probability.into(),
+        category.clone().into(),
+        JsonB(json!(categories)).into(),
+        outcome.into(),
+        reason.into(),
+    ];
+    let written = spi(client.update(sql, None, &args)).len();
+    if written == 1 && outcome == "issued" {
+        issue(client, due, category, clock);
+    }
+}
+
+fn issue(client: &mut SpiClient, due: &Due, category: Option<String>, clock: i64) {
+    let expired = "UPDATE coupon.coupon SET closed_at = expires_at \
+                   WHERE session = $1 AND closed_at IS NULL AND expires_at <= $2";
+    spi(client.update(expired, None, &[due.session.as_str().into(), micros(clock).into()]));
+    let sql = "INSERT INTO coupon.coupon (session, code, campaign, customer, category, discount, message, \
+               display_seconds, issued_at, expires_at) \
+               SELECT $1, $2, c.campaign, $3, $4, c.discount, replace(replace(replace(c.message, \
+               '{discount}', trim_scale(c.discount)::text), '{category}', coalesce($4, 'everything')), \
+               '{hours}', round(extract(epoch FROM c.valid_for) / 3600)::text), \
+               c.display_seconds, $5, $5 + c.valid_for FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
+    let args = [
+        due.session.as_str().into(),
+        code::encode(random_bits()).into(),
+        due.customer.clone().into(),
+        category.into(),
+        micros(clock).into(),
+        due.campaign.name.as_str().into(),
+    ];
+    let id: Option<String> = spi(spi(client.update(sql, None, &args)).first().get_one());
+    if settings::notify() {
+        spi(client.select("SELECT pg_notify('coupon_issued', $1)", None, &[id.into()]));
+    }
+}
+
+/// 80 bits from PostgreSQL's strong random source.
+fn random_bits() -> [u8; 10] {
+    let mut bits = [0u8; 10];
+    // SAFETY: the buffer is as long as is said.
+    if !unsafe { pg_sys::pg_strong_random(bits.as_mut_ptr().cast(), bits.len()) } {
+        throw(report(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "no strong random numbers to be had", ""));
+    }
+    bits
+}
+
+/// A customer's order lines by the ranking's category numbers.
+pub fn profile(client: &SpiClient, version: &Decoded, customer: &str) -> Vec<(u32, f64)> {
+    let sql = "SELECT categories, lines FROM coupon.customer WHERE customer = $1";
+    let prepared = statement(client, sql, &[PgBuiltInOids::TEXTOID.into()]);
+    let rows = spi(client.select(prepared, Some(1), &[customer.into()]));
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let (categories, lines) = spi(rows.first().get_two::<Vec<String>, Vec<f64>>());
+    let pairs = categories.unwrap_or_default().into_iter().zip(lines.unwrap_or_default());
+    pairs.filter_map(|(c, n)| Some((version.version.rank.index(&c)?, n))).collect()
+}
+
+#[pg_extern(sql = false)]
+fn consider(session: &str) {
+    if !settings::enabled() {
+        return;
+    }
+    if session.len() > crate::events::LONGEST_ID {
+        return;
+    }
+    if let Err(caught) = guard::subtransaction(|| sessions::consider(session)) {
+        guard::warn(&caught);
+        crate::fault::record("issue_coupon", Some(session), &caught);
+    }
+}
+
+#[pg_extern(sql = false)]
+fn normalise_code(code: &str) -> Option<String> {
+    code::normalise(code)
+}
+
+#[pg_extern(sql = false)]
+fn arm_of(campaign: &str, session: &str) -> Option<String> {
+    Spi::connect(|client| {
+        if !store::exists(client) {
+            return None;
+        }
+        let sql = "SELECT c.salt, array_agg(a.arm ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
+                   FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.campaign = $1 GROUP BY c.salt";
+        let prepared = statement(client, sql, &[PgBuiltInOids::TEXTOID.into()]);
+        let rows = spi(client.select(prepared, Some(1), &[campaign.into()]));
+        if rows.is_empty() {
+            return None;
+        }
+        let (salt, names, shares) = spi(rows.first().get_three::<String, Vec<String>, Vec<f64>>());
+        let (salt, names, shares) = (salt?, names?, shares?);
+        names.into_iter().nth(arm(draw(SALT_ARM, &salt, session), &shares))
+    })
+}
+
+/// A condition of `coupon.explain`.
+type Line = (Option<String>, i32, String, Option<bool>, String);
+
+#[pg_extern(sql = false)]
+fn explain(
+    session: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(campaign, Option<String>),
+        name!(step, i32),
+        name!(condition, String),
+        name!(holds, Option<bool>),
+        name!(detail, String),
+    ),
+> {
+    let lines = Spi::connect(|client| explain_lines(client, session));
+    TableIterator::new(lines)
+}
+
+fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut say = |campaign: Option<&str>, condition: &str, holds: bool, detail: String| {
+        lines.push((campaign.map(Into::into), lines.len() as i32 + 1, condition.into(), Some(holds), detail));
+        holds
+    };
+    if !say(None, "enabled", settings::enabled(), "setting coupon_ext.enabled".into()) {
+        return lines;
+    }
+    let active = cache::active(client);
+    let what = active.as_ref().map_or("SELECT * FROM coupon.train() trains one".into(), |a| {
+        let churn = if a.version.churn.is_some() { "with" } else { "without" };
+        format!("version {} is active, {churn} a churn model", a.number)
+    });
+    if !say(None, "a model is active", active.is_some(), what) {
+        return lines;
+    }
+    let (live, campaigns, clock, gap) = sessions::peek(client, session);
+    if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
+    {
+        return lines;
+    }
+    let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
+        format!(
+            "{} views, segment {}, customer {}",
+            l.visit.views,
+            l.segment,
+            l.customer.as_deref().unwrap_or("unknown")
+        )
+    });
+    if !say(None, "the session is known", live.is_some(), seen) {
+        return lines;
+    }
+    let live = live.expect("said so");
+    let Some(version) = live.version.clone() else {
+        say(None, "it began with a model", false, "it began before there was one, and is never scored".into());
+        return lines;
+    };
+    say(None, "no checkout or purchase yet", !live.visit.frozen, "after one there is nothing to win".into());
+    let age = (clock - live.last_at) as f64 / 1e6;
+    let limit = settings::max_click_age() as f64 / 1e6;
+    say(None, "its last click is recent", fresh(live.last_at, clock), format!("{age:.0} s old, at most {limit:.0} s"));
+    say(None, "nothing was decided yet", live.decided.is_empty(), format!("decided by: {}", live.decided.join(", ")));
+    if campaigns.is_empty() {
+        say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
+    }
+    for campaign in campaigns.iter() {
+        let name = Some(campaign.name.as_str());
+        let (at, share) = campaign.arm(&live.session);
+        let t = campaign.thresholds(at, &version);
+        let m = moment(&live, campaign);
+        say(
+            name,
+            "arm",
+            true,
+            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, t.policy.name()),
+        );
+        say(name, "enough views", m.view >= t.min_views, format!("{} of at least {}", m.view, t.min_views));
+        match t.policy {
+            Policy::AtRisk | Policy::Risk => {
+                if t.policy == Policy::AtRisk {
+                    let detail = format!("largest P(purchase) {:.4}, at least {:.4}", m.max_purchase, t.eta);
+                    say(name, "it was interested", m.max_purchase >= t.eta, detail);
+                }
+                say(name, "it is leaving", m.churn >= t.tau, format!("P(churn) {:.4}, at least {:.4}", m.churn, t.tau));
+            }
+            Policy::Random => {
+                let mut detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
+                if version.version.churn.is_none() {
+                    detail += "; there is no churn model, so half of them are held out";
+                }
+                say(name, "drawn", eligible(&t, &m), detail);
+            }
+        }
+        let detail = if campaign.live {
+            format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout)
+        } else {
+            "in shadow: it decides and logs and issues nothing".into()
+        };
+        say(name, "it issues", campaign.live, detail);
+    }
+    lines
+}

@@ -1,0 +1,41 @@
+//! The glue of `coupon_ext`: decode → call → encode. What is computed stands in `coupon_model`, what SQL says well in `sql/`.
+
+mod cache;
+mod error;
+mod guard;
+mod settings;
+mod store;
+mod threads;
+mod transition;
+
+mod churn;
+mod events;
+mod fault;
+mod issue;
+mod rank;
+mod segment;
+mod sessions;
+mod simulate;
+mod train;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/schema.sql", bootstrap);
+extension_sql_file!("../sql/sessions.sql");
+extension_sql_file!("../sql/storage.sql", requires = ["sessions"]);
+extension_sql_file!("../sql/events.sql", requires = ["storage"]);
+extension_sql_file!("../sql/segment.sql", requires = ["events"]);
+extension_sql_file!("../sql/churn.sql", requires = ["segment"]);
+extension_sql_file!("../sql/rank.sql", requires = ["churn"]);
+extension_sql_file!("../sql/issue.sql", requires = ["rank"]);
+extension_sql_file!("../sql/results.sql", requires = ["issue"]);
+extension_sql_file!("../sql/train.sql", requires = ["results"]);
+extension_sql_file!("../sql/simulate.sql", requires = ["train"]);
+extension_sql_file!("../sql/grants.sql", finalize);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+}

@@ -1,0 +1,191 @@
+//! The one place that reads logs and reads and writes versions.
+
+use crate::cache::{Decoded, statement};
+use crate::error::{ok, spi};
+use crate::settings::micros;
+use coupon_model::Error;
+use coupon_model::churn::Gate;
+use coupon_model::events::{Event, Interner, Kind, Log, MAX_ATTRIBUTES, NONE};
+use coupon_model::training::{Customer, Treatment};
+use coupon_model::version::{Stage, digest};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use pgrx::{JsonB, check_for_interrupts};
+use std::collections::HashMap;
+
+/// Rows a fetch: large enough to be quick, small enough that a cancel is noticed.
+const BATCH: i64 = 10_000;
+
+/// Whether there is storage.
+pub fn exists(client: &SpiClient) -> bool {
+    let sql = statement(client, "SELECT to_regclass('coupon.storage') IS NOT NULL", &[]);
+    spi(spi(client.select(sql, Some(1), &[])).first().get_one()).unwrap_or(false)
+}
+
+/// The stages of a version, in the order of their names.
+pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
+    let sql = "SELECT stage, segment, spec, card, weights FROM coupon.model WHERE version = $1 \
+               ORDER BY stage COLLATE \"C\", segment";
+    let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
+    let stage = |row: pgrx::spi::SpiHeapTupleData| {
+        Some(Stage {
+            stage: spi(row.get(1))?,
+            segment: spi(row.get::<i32>(2))? as u32,
+            spec: spi(row.get::<JsonB>(3))?.0,
+            card: spi(row.get::<JsonB>(4))?.0,
+            weights: spi(row.get::<Vec<u8>>(5))?,
+        })
+    };
+    rows.filter_map(stage).collect()
+}
+
+/// Stores a version; its number.
+pub fn save(client: &mut SpiClient, stages: &[Stage], since: i64, until: i64, seed: i64, threads: i32) -> i64 {
+    let build = concat!(env!("CARGO_PKG_VERSION"), " ", env!("COUPON_TARGET"));
+    let sql = "INSERT INTO coupon.version (digest, since, until, seed, threads, build) VALUES ($1, $2, $3, $4, $5, $6) \
+               RETURNING version";
+    let args =
+        [digest(stages).into(), time(since).into(), time(until).into(), seed.into(), threads.into(), build.into()];
+    let version: i64 = spi(spi(client.update(sql, None, &args)).first().get_one()).expect("a version has a number");
+    let sql = "INSERT INTO coupon.model (version, stage, segment, spec, card, weights, digest) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    for s in stages {
+        let args = [
+            version.into(),
+            s.stage.as_str().into(),
+            (s.segment as i32).into(),
+            JsonB(s.spec.clone()).into(),
+            JsonB(s.card.clone()).into(),
+            s.weights.as_slice().into(),
+            s.digest().into(),
+        ];
+        spi(client.update(sql, None, &args));
+    }
+    version
+}
+
+/// Makes a version serve if the gate lets it; whether it did.
+pub fn deploy(client: &mut SpiClient, version: i64, gate: &Gate) -> bool {
+    if gate.accepted {
+        let sql = "INSERT INTO coupon.deployment (version, reason) VALUES ($1, $2)";
+        let reason = gate.reason.clone().unwrap_or_else(|| "trained".into());
+        spi(client.update(sql, None, &[version.into(), reason.into()]));
+    }
+    gate.accepted
+}
+
+fn time(at: i64) -> TimestampWithTimeZone {
+    match at {
+        i64::MIN => TimestampWithTimeZone::negative_infinity(),
+        at => micros(at),
+    }
+}
+
+/// A log and how many attribute columns it has.
+pub struct Read {
+    pub log: Log,
+    pub columns: usize,
+}
+
+/// The whole log in [since, until), in the total order of coupon.events; refused where it would pass the budget.
+pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize) -> Read {
+    let sql = "SELECT at, session, customer, kind, page, category, product, quantity, price, order_id, attributes \
+               FROM coupon.events($1, $2)";
+    let mut cursor = client.open_cursor(sql, &[time(since).into(), time(until).into()]);
+    let mut read = Read { log: Log::default(), columns: 0 };
+    loop {
+        check_for_interrupts!();
+        let rows = spi(cursor.fetch(BATCH));
+        if rows.is_empty() {
+            return read;
+        }
+        for row in rows {
+            let event = event(&row, &mut read);
+            read.log.events.push(event);
+        }
+        // Texts average about fifty bytes, twice: in the list and in the index.
+        let needed = read.log.events.len() * size_of::<Event>() + read.log.texts.len() * 150;
+        if needed > budget {
+            ok::<()>(Err(Error::Memory { needed, budget }));
+        }
+    }
+}
+
+fn event(row: &pgrx::spi::SpiHeapTupleData, read: &mut Read) -> Event {
+    let texts = &mut read.log.texts;
+    let text = |i: usize, texts: &mut Interner| texts.intern(spi(row.get::<&str>(i)));
+    let at: i64 = spi(row.get::<TimestampWithTimeZone>(1)).expect("coupon.events leaves no time NULL").into();
+    let kind = spi(row.get::<&str>(4)).and_then(Kind::parse).expect("coupon.events knows only our kinds");
+    let mut event = Event::new(at, text(2, texts), kind);
+    event.customer = text(3, texts);
+    event.page = text(5, texts);
+    event.category = text(6, texts);
+    event.product = text(7, texts);
+    event.quantity = spi(row.get::<f64>(8)).map_or(1.0, |q| q as f32);
+    event.price = spi(row.get::<f64>(9)).map_or(f32::NAN, |p| p as f32);
+    event.order = text(10, texts);
+    let attributes: Vec<Option<String>> = spi(row.get(11)).unwrap_or_default();
+    read.columns = read.columns.max(attributes.len().min(MAX_ATTRIBUTES));
+    for (slot, attribute) in event.attributes.iter_mut().zip(attributes) {
+        *slot = texts.intern(attribute.as_deref());
+    }
+    event
+}
+
+/// What the campaigns did to the sessions of a log.
+pub fn treatments(client: &SpiClient, log: &Log) -> HashMap<u32, Treatment> {
+    let sql =
+        "SELECT session, bool_or(outcome = 'issued'), max(issue_probability) FROM coupon.decision GROUP BY session";
+    let rows = spi(client.select(sql, None, &[]));
+    let treatment = |row: pgrx::spi::SpiHeapTupleData| {
+        let session = log.texts.find(spi(row.get::<&str>(1))?)?;
+        let issued = spi(row.get(2)).unwrap_or(false);
+        Some((session, Treatment { issued, probability: spi(row.get(3)).unwrap_or(0.0) }))
+    };
+    rows.filter_map(treatment).collect()
+}
+
+/// Replaces what is known of the customers.
+pub fn save_customers(client: &mut SpiClient, log: &Log, customers: &[Customer], as_of: i64) {
+    spi(client.update("DELETE FROM coupon.customer", None, &[]));
+    let sql = "INSERT INTO coupon.customer VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let types = [
+        PgBuiltInOids::TEXTOID,
+        PgBuiltInOids::TIMESTAMPTZOID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::FLOAT8OID,
+        PgBuiltInOids::TEXTARRAYOID,
+        PgBuiltInOids::FLOAT8ARRAYOID,
+    ];
+    let insert = statement(client, sql, &types.map(Into::into));
+    for c in customers.iter().filter(|c| c.customer != NONE) {
+        check_for_interrupts!();
+        let v = &c.variables;
+        let categories: Vec<Option<&str>> = c.lines.iter().map(|l| log.text(l.0)).collect();
+        let lines: Vec<f64> = c.lines.iter().map(|l| l.1).collect();
+        let args = [
+            log.text(c.customer).into(),
+            time(as_of).into(),
+            v.spending_last_month.into(),
+            v.average_payment.into(),
+            v.items_per_purchase.into(),
+            v.searches_last_month.into(),
+            v.stay_per_session.into(),
+            v.visits_last_month.into(),
+            categories.into(),
+            lines.into(),
+        ];
+        spi(client.update(insert, None, &args));
+    }
+}
+
+/// The active version with its stored stages.
+pub fn active_with_stages(client: &SpiClient) -> Option<(std::rc::Rc<Decoded>, Vec<Stage>)> {
+    let active = crate::cache::active(client)?;
+    let stages = stages(client, active.number);
+    Some((active, stages))
+}

@@ -1,0 +1,128 @@
+//! Reading a trigger's transition table row by row, and its values as the mapping wants them: the one place that touches
+//! tuples directly.
+
+use pgrx::prelude::*;
+use pgrx::{PgBox, PgRelation, direct_function_call};
+use std::ffi::CStr;
+
+/// A value a row may hold.
+pub struct Row {
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+/// A column of the watched relation, looked up anew in every statement: it may have been altered since the last.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    index: usize,
+    typ: pg_sys::Oid,
+}
+
+/// The relation's column of that name, if it still exists.
+pub fn column(relation: &PgRelation, name: &str) -> Option<Column> {
+    let tuple = relation.tuple_desc();
+    let (index, attribute) = tuple.iter().enumerate().find(|(_, a)| !a.attisdropped && a.name() == name)?;
+    Some(Column { index, typ: attribute.atttypid })
+}
+
+/// Calls `f` for every inserted row, in insertion order. Returns the number of rows.
+pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f: impl FnMut(&Row)) {
+    // SAFETY: an AFTER statement trigger declared with REFERENCING NEW TABLE has tg_newtable for as long as it runs; the
+    // slot is of the relation's own descriptor and of the kind the tuplestore holds, and is dropped before returning. An
+    // ERROR in between is rolled back by the caller's subtransaction, which frees both.
+    unsafe {
+        let table = data.tg_newtable;
+        if table.is_null() {
+            return;
+        }
+        let descriptor = (*relation.as_ptr()).rd_att;
+        let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+        pg_sys::tuplestore_rescan(table);
+        while pg_sys::tuplestore_gettupleslot(table, true, false, slot) {
+            pg_sys::slot_getsomeattrs_int(slot, (*descriptor).natts);
+            f(&Row { slot });
+        }
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
+}
+
+/// Whether the statement inserted no row.
+pub fn is_empty(data: &PgBox<pg_sys::TriggerData>) -> bool {
+    // SAFETY: as in for_each.
+    unsafe { data.tg_newtable.is_null() || pg_sys::tuplestore_tuple_count(data.tg_newtable) == 0 }
+}
+
+fn finite(at: &i64) -> bool {
+    *at != i64::MIN && *at != i64::MAX
+}
+
+impl Row {
+    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
+        // SAFETY: for_each has deformed all attributes of the slot, and the column's index is below their number.
+        unsafe {
+            let null = *(*self.slot).tts_isnull.add(column.index);
+            (!null).then(|| *(*self.slot).tts_values.add(column.index))
+        }
+    }
+
+    /// The value as `value::text` would be.
+    pub fn text(&self, column: Column) -> Option<String> {
+        let datum = self.datum(column)?;
+        match column.typ {
+            // SAFETY: the datum is of the type its column has.
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { String::from_datum(datum, false) },
+            // SAFETY: as above; the cast to text drops the padding, the output function does not.
+            pg_sys::BPCHAROID => unsafe { String::from_datum(datum, false) }.map(|s| s.trim_end_matches(' ').into()),
+            // The cast to text spells booleans out, the output function does not.
+            pg_sys::BOOLOID => Some(if datum.value() != 0 { "true" } else { "false" }.into()),
+            typ => {
+                let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
+                // SAFETY: catalogue look-up of a type that exists, then its own output function on its own value.
+                unsafe {
+                    pg_sys::getTypeOutputInfo(typ, &mut output, &mut varlena);
+                    let text = pg_sys::OidOutputFunctionCall(output, datum);
+                    let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+                    pg_sys::pfree(text.cast());
+                    Some(owned)
+                }
+            }
+        }
+    }
+
+    /// The value as `value::float8` would be.
+    pub fn number(&self, column: Column) -> Option<f64> {
+        let datum = self.datum(column)?;
+        // SAFETY: the datum is of the type its column has.
+        unsafe {
+            match column.typ {
+                pg_sys::INT2OID => i16::from_datum(datum, false).map(f64::from),
+                pg_sys::INT4OID => i32::from_datum(datum, false).map(f64::from),
+                pg_sys::INT8OID => i64::from_datum(datum, false).map(|v| v as f64),
+                pg_sys::FLOAT4OID => f32::from_datum(datum, false).map(f64::from),
+                pg_sys::FLOAT8OID => f64::from_datum(datum, false),
+                _ => direct_function_call::<f64>(pg_sys::numeric_float8, &[Some(datum)]),
+            }
+        }
+    }
+
+    /// The value as `value::timestamptz` would be, in microseconds since 2000; infinite times are no times.
+    pub fn time(&self, column: Column) -> Option<i64> {
+        let datum = self.datum(column)?;
+        let cast = match column.typ {
+            pg_sys::TIMESTAMPOID => pg_sys::timestamp_timestamptz,
+            pg_sys::DATEOID => pg_sys::date_timestamptz,
+            _ => return Some(datum.value() as i64).filter(finite),
+        };
+        // SAFETY: the cast of the type the column has.
+        let at: i64 = unsafe { direct_function_call::<TimestampWithTimeZone>(cast, &[Some(datum)]) }?.into();
+        Some(at).filter(finite)
+    }
+
+    /// The elements of a text[]; any other type is one element.
+    pub fn texts(&self, column: Column) -> Option<Vec<Option<String>>> {
+        match column.typ {
+            // SAFETY: the datum is of the type its column has.
+            pg_sys::TEXTARRAYOID => unsafe { Vec::<Option<String>>::from_datum(self.datum(column)?, false) },
+            _ => Some(vec![self.text(column)]),
+        }
+    }
+}
