@@ -22,7 +22,9 @@ DECLARE
             AND a.grantee <> c.relowner);
 BEGIN
     FOREACH name IN ARRAY names LOOP
-        EXECUTE format('DROP VIEW IF EXISTS coupon.%I', name);
+        IF to_regclass('coupon.' || name) IS NOT NULL THEN
+            EXECUTE format('DROP VIEW coupon.%I', name);
+        END IF;
     END LOOP;
 
     CREATE VIEW coupon.preprocessing AS
@@ -52,7 +54,7 @@ BEGIN
     COMMENT ON COLUMN coupon.accuracy.majority IS 'Accuracy of always saying that the session ends without a purchase, or always with one, whichever is better';
 
     CREATE VIEW coupon.segments AS
-    SELECT m.version, (g.row ->> 'segment')::int AS segment, (g.row ->> 'sessions')::bigint AS sessions,
+    SELECT m.version, (g.row ->> 'group')::int AS segment, (g.row ->> 'sessions')::bigint AS sessions,
         (g.row ->> 'buyers')::bigint AS buyers, (g.row ->> 'churn_rate')::float8 AS churn_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row) WHERE m.stage = 'segment';
     COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rate in the fit window, as-of assignment';

@@ -62,7 +62,10 @@ pub fn active(client: &SpiClient) -> Option<Rc<Decoded>> {
     }
     let sql = "SELECT d.version, v.digest FROM coupon.deployment d JOIN coupon.version v USING (version) \
                ORDER BY d.id DESC LIMIT 1";
-    let row = spi(client.select(statement(client, sql, &[]), Some(1), &[]));
-    let (number, digest) = spi(row.first().get_two::<i64, String>());
+    let rows = spi(client.select(statement(client, sql, &[]), Some(1), &[]));
+    if rows.is_empty() {
+        return None;
+    }
+    let (number, digest) = spi(rows.first().get_two::<i64, String>());
     Some(version(client, number?, &digest?))
 }

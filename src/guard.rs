@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 
 /// What was caught, as plain values: the error's own memory is gone with the subtransaction.
@@ -84,18 +84,24 @@ fn rethrown(code: PgSqlErrorCode) -> bool {
     }
 }
 
-/// Runs `body` with lock_timeout set, in its own GUC nest level; an ERROR inside restores it with the subtransaction.
+/// Runs `body` with lock_timeout set to at most `milliseconds`; the user's own is kept where it is shorter.
 pub fn with_lock_timeout<T>(milliseconds: i32, body: impl FnOnce() -> T) -> T {
-    // SAFETY: plain read of a setting; the nest level is closed below, or by the subtransaction's abort.
+    // SAFETY: plain read of a setting.
+    let theirs = unsafe { pg_sys::LockTimeout };
+    let ours = if theirs > 0 { theirs.min(milliseconds) } else { milliseconds }.max(1);
+    with_setting(c"lock_timeout", &ours.to_string(), body)
+}
+
+/// Runs `body` with a setting changed, in its own GUC nest level; an ERROR inside restores it with the (sub)transaction.
+pub fn with_setting<T>(name: &CStr, value: &str, body: impl FnOnce() -> T) -> T {
+    let value = CString::new(value).expect("no NUL in a setting");
+    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction it was opened in.
     unsafe {
-        let theirs = pg_sys::LockTimeout;
-        let ours = if theirs > 0 { theirs.min(milliseconds) } else { milliseconds }.max(1);
         let nest = pg_sys::NewGUCNestLevel();
-        let value = CString::new(ours.to_string()).expect("digits");
         pg_sys::set_config_option(
-            c"lock_timeout".as_ptr(),
+            name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

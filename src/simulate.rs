@@ -1,15 +1,15 @@
 //! coupon.simulate: the simulated shop's clicks, through ordinary INSERTs, so that they are noticed like any other.
 
 use crate::error::{ok, report, spi, throw};
+use crate::guard;
 use crate::settings::{self, micros};
-use coupon_model::events::DAY;
+use coupon_model::events::{DAY, SECOND};
 use coupon_model::sessions::day_of;
 use coupon_model::simulate::{Click, Shop};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-/// Clicks an INSERT.
-const BATCH: usize = 5000;
+const MINUTE: i64 = 60 * SECOND;
 
 #[pg_extern(sql = false)]
 fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start: Option<TimestampWithTimeZone>) -> i64 {
@@ -26,17 +26,26 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
     let shop = ok(Shop::new(customers as u32, seed as u64));
     Spi::connect_mut(|client| {
         spi(client.update("SELECT coupon.create_storage()", None, &[]));
+        // Where a model serves, the clock goes along with the clicks, so that what happens is what would have happened;
+        // a log that nobody watches yet is filled in large steps.
+        let pace = if crate::cache::active(client).is_some() { MINUTE } else { DAY };
         let mut stored = 0;
         for day in 0..i64::from(days) {
             let clicks = shop.day(day_of(start) + day * DAY);
-            for batch in clicks.chunks(BATCH) {
+            for batch in clicks.chunk_by(|a, b| a.at.div_euclid(pace) == b.at.div_euclid(pace)) {
                 pgrx::check_for_interrupts!();
-                insert(client, batch);
+                let last = batch.last().map_or(start, |c| c.at);
+                guard::with_setting(c"coupon_ext.clock", &text_of(last), || insert(client, batch));
                 stored += batch.len() as i64;
             }
         }
         stored
     })
+}
+
+/// A time as the setting coupon_ext.clock takes it, whatever the session's DateStyle.
+fn text_of(at: i64) -> String {
+    micros(at).to_iso_string()
 }
 
 fn insert(client: &mut SpiClient, clicks: &[Click]) {
