@@ -32,8 +32,10 @@ COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these funct
 CREATE FUNCTION coupon.create_storage_1() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    CREATE TABLE coupon.storage (version int NOT NULL, at timestamptz NOT NULL DEFAULT now());
+    CREATE TABLE coupon.storage (version int NOT NULL, at timestamptz NOT NULL DEFAULT now(),
+        revision uuid NOT NULL DEFAULT gen_random_uuid());
     COMMENT ON TABLE coupon.storage IS 'One row: the version of the tables in this schema';
+    COMMENT ON COLUMN coupon.storage.revision IS 'New whenever a campaign, an arm or a deployment changes: what tells backends to look again';
     INSERT INTO coupon.storage VALUES (1);
 
     CREATE TABLE coupon.click (
@@ -158,6 +160,13 @@ BEGIN
         order_id text, order_amount numeric, status text NOT NULL, reason text NOT NULL);
     COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not';
 
+    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.deployment
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+
     INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
     INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
 
@@ -167,6 +176,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coupon.create_storage_1() IS 'The tables of storage version 1; called by create_storage';
+
+CREATE FUNCTION coupon.revise() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE coupon.storage SET revision = gen_random_uuid();
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.revise() IS 'Trigger: a campaign, an arm or a deployment changed';
 
 CREATE FUNCTION coupon.check_campaign_state() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -54,18 +54,3 @@ pub fn version(client: &SpiClient, number: i64, digest: &str) -> Rc<Decoded> {
         decoded
     })
 }
-
-/// The active version; `None` before there is storage or a deployment.
-pub fn active(client: &SpiClient) -> Option<Rc<Decoded>> {
-    if !store::exists(client) {
-        return None;
-    }
-    let sql = "SELECT d.version, v.digest FROM coupon.deployment d JOIN coupon.version v USING (version) \
-               ORDER BY d.id DESC LIMIT 1";
-    let rows = spi(client.select(statement(client, sql, &[]), Some(1), &[]));
-    if rows.is_empty() {
-        return None;
-    }
-    let (number, digest) = spi(rows.first().get_two::<i64, String>());
-    Some(version(client, number?, &digest?))
-}

@@ -1,7 +1,7 @@
 //! churn_probability of any array of page views, and the judging of a version on any window.
 
 use crate::error::{no_model, ok, report, throw};
-use crate::{cache, settings, store, threads};
+use crate::{settings, store, threads, world};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::training::{self, Spec};
 use pgrx::name;
@@ -23,7 +23,7 @@ fn churn_of_views(
         ));
     }
     Spi::connect(|client| {
-        let Some(active) = cache::active(client) else { throw(no_model()) };
+        let Some(active) = world::active(client) else { throw(no_model()) };
         let model = active.version.churn.as_ref()?;
         let mut state = model.begin();
         let mut churn = None;
@@ -89,7 +89,7 @@ fn judge_churn(
 > {
     let (since, until): (i64, i64) = (since.into(), until.into());
     let rows = Spi::connect_mut(|client| {
-        let Some(active) = cache::active(client) else { throw(no_model()) };
+        let Some(active) = world::active(client) else { throw(no_model()) };
         // The customers' past lies before the window: segments are as of each session's own day.
         let read = store::read_log(client, i64::MIN, until, settings::training_memory() / 2);
         let mut spec = ok(Spec::read(&serde_json::Value::Null)).sessions;

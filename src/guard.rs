@@ -89,12 +89,11 @@ pub fn with_lock_timeout<T>(milliseconds: i32, body: impl FnOnce() -> T) -> T {
     // SAFETY: plain read of a setting.
     let theirs = unsafe { pg_sys::LockTimeout };
     let ours = if theirs > 0 { theirs.min(milliseconds) } else { milliseconds }.max(1);
-    with_setting(c"lock_timeout", &ours.to_string(), body)
+    with_setting(c"lock_timeout", &CString::new(ours.to_string()).expect("digits"), body)
 }
 
 /// Runs `body` with a setting changed, in its own GUC nest level; an ERROR inside restores it with the (sub)transaction.
-pub fn with_setting<T>(name: &CStr, value: &str, body: impl FnOnce() -> T) -> T {
-    let value = CString::new(value).expect("no NUL in a setting");
+pub fn with_setting<T>(name: &CStr, value: &CStr, body: impl FnOnce() -> T) -> T {
     // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction it was opened in.
     unsafe {
         let nest = pg_sys::NewGUCNestLevel();

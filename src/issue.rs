@@ -4,7 +4,7 @@ use crate::cache::{Decoded, statement};
 use crate::error::{ok, report, spi, throw};
 use crate::sessions::{self, Live};
 use crate::settings::{self, micros};
-use crate::{cache, guard, store};
+use crate::{guard, store, world};
 use coupon_model::issue::{Moment, Policy, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
 use coupon_model::rank::SessionCategories;
 use pgrx::prelude::*;
@@ -42,21 +42,8 @@ pub struct Campaign {
 /// By priority, then name.
 pub type Campaigns = Vec<Rc<Campaign>>;
 
-thread_local! {
-    static CAMPAIGNS: RefCell<Option<(String, Rc<Campaigns>)>> = const { RefCell::new(None) };
-}
-
-/// The running campaigns, read again only when a row of theirs changed.
-pub fn campaigns(client: &SpiClient, fingerprint: &str) -> Rc<Campaigns> {
-    let kept = CAMPAIGNS.with(|c| c.borrow().as_ref().filter(|(f, _)| f == fingerprint).map(|(_, c)| c.clone()));
-    kept.unwrap_or_else(|| {
-        let read = Rc::new(read_campaigns(client));
-        CAMPAIGNS.with(|c| *c.borrow_mut() = Some((fingerprint.to_string(), read.clone())));
-        read
-    })
-}
-
-fn read_campaigns(client: &SpiClient) -> Campaigns {
+/// The running campaigns.
+pub fn campaigns(client: &SpiClient) -> Campaigns {
     let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
                array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
                array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
@@ -362,7 +349,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if !say(None, "enabled", settings::enabled(), "setting coupon_ext.enabled".into()) {
         return lines;
     }
-    let active = cache::active(client);
+    let active = world::active(client);
     let what = active.as_ref().map_or("SELECT * FROM coupon.train() trains one".into(), |a| {
         let churn = if a.version.churn.is_some() { "with" } else { "without" };
         format!("version {} is active, {churn} a churn model", a.number)
@@ -370,7 +357,8 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if !say(None, "a model is active", active.is_some(), what) {
         return lines;
     }
-    let (live, campaigns, clock, gap) = sessions::peek(client, session);
+    let (live, world, gap) = sessions::peek(client, session);
+    let (campaigns, clock) = (&world.campaigns, settings::clock());
     if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
     {
         return lines;

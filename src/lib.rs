@@ -7,6 +7,7 @@ mod settings;
 mod store;
 mod threads;
 mod transition;
+mod world;
 
 mod churn;
 mod events;

@@ -1,7 +1,7 @@
 //! rank_categories: a customer's history, a running session, the hybrid score.
 
 use crate::error::{no_model, report, spi, throw};
-use crate::{cache, issue, segment};
+use crate::{cache, issue, segment, world};
 use coupon_model::live::Visit;
 use coupon_model::rank::SessionCategories;
 use pgrx::name;
@@ -35,7 +35,7 @@ fn rank_categories(
     };
     let number = segment::assign_segment(customer) as u32;
     let lines = Spi::connect(|client| {
-        let Some(active) = cache::active(client) else { throw(no_model()) };
+        let Some(active) = world::active(client) else { throw(no_model()) };
         let profile = customer.map(|c| issue::profile(client, &active, c)).unwrap_or_default();
         let seen = session.map(|s| seen(client, &active, s)).unwrap_or_default();
         let model = &active.version.rank;

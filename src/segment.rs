@@ -1,7 +1,8 @@
 //! assign_segment: one row read, one nearest centroid.
 
-use crate::cache::{self, statement};
+use crate::cache::statement;
 use crate::error::spi;
+use crate::world;
 use coupon_model::segment::Variables;
 use pgrx::prelude::*;
 
@@ -9,7 +10,7 @@ use pgrx::prelude::*;
 pub fn assign_segment(customer: Option<&str>) -> i32 {
     let Some(customer) = customer else { return 0 };
     Spi::connect(|client| {
-        let Some(active) = cache::active(client) else { return 0 };
+        let Some(active) = world::active(client) else { return 0 };
         let sql = "SELECT ARRAY[spending_last_month, average_payment, items_per_purchase, searches_last_month, \
                    stay_per_session, visits_last_month] FROM coupon.customer WHERE customer = $1";
         let prepared = statement(client, sql, &[PgBuiltInOids::TEXTOID.into()]);

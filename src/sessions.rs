@@ -1,11 +1,12 @@
 //! Live sessions: a statement's clicks grouped by session, each session read once, advanced and written once. Two
 //! prepared statements for a click of a known session: lock and read, then write.
 
-use crate::cache::{self, Decoded, statement};
+use crate::cache::{Decoded, statement};
 use crate::error::{ok, spi};
-use crate::guard::{Caught, with_lock_timeout};
-use crate::issue::{self, Campaigns, Due};
+use crate::guard::{Caught, with_lock_timeout, with_setting};
+use crate::issue::{self, Due};
 use crate::settings::{self, micros};
+use crate::world::{self, World};
 use coupon_model::live::{Click, Visit};
 use coupon_model::segment::Variables;
 use pgrx::prelude::*;
@@ -70,10 +71,10 @@ pub struct Live {
     known: bool,
 }
 
-/// What one statement sees of the world beside its sessions.
-struct World {
+/// What one statement sees beside its sessions.
+struct Scene {
+    world: Rc<World>,
     active: Option<Rc<Decoded>>,
-    campaigns: Rc<Campaigns>,
     clock: i64,
 }
 
@@ -90,7 +91,7 @@ enum Found {
 /// Advances all sessions of a statement; what had to be left out is returned.
 pub fn advance(mut work: Advance) -> Vec<Refused> {
     let mut refused = std::mem::take(&mut work.refused);
-    Spi::connect_mut(|client| {
+    with_generic_plans(|client| {
         let mut sessions: Vec<_> = work.sessions.into_iter().collect();
         for chunk in sessions.chunks_mut(CHUNK) {
             pgrx::check_for_interrupts!();
@@ -103,6 +104,11 @@ pub fn advance(mut work: Advance) -> Vec<Refused> {
     refused
 }
 
+/// An array parameter of known length makes PostgreSQL plan our statements anew each time; one plan serves all lengths.
+fn with_generic_plans<T>(body: impl FnOnce(&mut SpiClient) -> T) -> T {
+    with_setting(c"plan_cache_mode", c"force_generic_plan", || Spi::connect_mut(body))
+}
+
 fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], refused: &mut Vec<Refused>, first: bool) {
     for (_, clicks) in chunk.iter_mut() {
         clicks.sort_by(|a, b| a.order(b));
@@ -111,7 +117,7 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
     let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer.as_deref())).collect();
     let began = Instant::now();
     let wait = settings::max_wait();
-    let (world, found) = load(client, &names, &customers, if names.len() == 1 { wait } else { 0 });
+    let (scene, found) = load(client, &names, &customers, if names.len() == 1 { wait } else { 0 });
     let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
     for ((session, clicks), found) in chunk.iter().zip(found) {
         let mut live = match found {
@@ -121,11 +127,11 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
                 continue;
             }
             Found::Known(live) => *live,
-            Found::New(segment) => begin(session, clicks, segment, &world),
+            Found::New(segment) => begin(session, clicks, segment, &scene),
         };
         let mut decision = None;
         for click in clicks {
-            step(&mut live, click, &world, &mut decision);
+            step(&mut live, click, &scene, &mut decision);
         }
         due.extend(decision);
         if live.known { known.push(live) } else { new.push(live) }
@@ -136,7 +142,7 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
         insert(client, &new)
     });
     for decision in due.iter().filter(|d| !raced.contains(&d.session)) {
-        issue::decide(client, decision, world.clock);
+        issue::decide(client, decision, scene.clock);
     }
     if !raced.is_empty() {
         // Another connection stored them between our reading and our writing: now they are known.
@@ -159,30 +165,30 @@ fn held(session: &str) -> Refused {
     Refused { session: Some(session.to_string()), caught }
 }
 
-fn begin(session: &str, clicks: &[Click], segment: u32, world: &World) -> Live {
-    let scoring = if issue::pooled(&world.campaigns, session) { 0 } else { segment };
+fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
+    let scoring = if issue::pooled(&scene.world.campaigns, session) { 0 } else { segment };
     Live {
         session: session.to_string(),
         customer: None,
         started_at: clicks[0].at,
         last_at: clicks[0].at,
         segment,
-        visit: Visit::begin(world.active.as_ref().map(|v| &v.version), scoring),
-        version: world.active.clone(),
+        visit: Visit::begin(scene.active.as_ref().map(|v| &v.version), scoring),
+        version: scene.active.clone(),
         decided: Vec::new(),
         known: false,
     }
 }
 
-fn step(live: &mut Live, click: &Click, world: &World, decision: &mut Option<Due>) {
+fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
     let version = live.version.clone();
     live.visit.click(version.as_ref().map(|v| &v.version), click);
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
         live.customer.clone_from(&click.customer);
     }
-    if decision.is_none() && issue::fresh(click.at, world.clock) {
-        *decision = issue::due(&world.campaigns, live, click.at);
+    if decision.is_none() && issue::fresh(click.at, scene.clock) {
+        *decision = issue::due(&scene.world.campaigns, live, click.at);
     }
 }
 
@@ -191,21 +197,18 @@ fn step(live: &mut Live, click: &Click, world: &World, decision: &mut Option<Due
 macro_rules! load_sql {
     ($lock:literal, $exists:literal) => {
         concat!(
-            "SELECT (SELECT t.version FROM coupon.storage t), a.version, a.digest, \
-             (SELECT string_agg(c.xmin::text || c.ctid::text, ' ' ORDER BY c.campaign) FROM coupon.campaign c), \
-             (SELECT string_agg(r.xmin::text || r.ctid::text, ' ' ORDER BY r.campaign, r.arm) FROM coupon.arm r), \
-             EXISTS (SELECT FROM coupon.gap g WHERE g.session = u.session), s.session IS NOT NULL, ",
+            "SELECT t.version, t.revision::text, EXISTS (SELECT FROM coupon.gap g WHERE g.session = u.session), \
+             s.session IS NOT NULL, ",
             $exists,
-            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, v.digest, s.frozen, s.purchased, \
-             s.churn, s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
+            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
+             s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
              k.searches_last_month, k.stay_per_session, k.visits_last_month \
-             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
+             FROM coupon.storage t, unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
              LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
             $lock,
-            ") s ON true LEFT JOIN coupon.version v ON v.version = s.version \
+            ") s ON true \
              LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true \
-             LEFT JOIN (SELECT d.version, w.digest FROM coupon.deployment d JOIN coupon.version w USING (version) \
-                        ORDER BY d.id DESC LIMIT 1) a ON true ORDER BY u.n"
+             ORDER BY u.n"
         )
     };
 }
@@ -215,7 +218,7 @@ const LOAD_SKIP: &str =
 const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
 
 /// Reads and locks; waits up to `wait` milliseconds, or not at all where it is 0.
-fn load(client: &mut SpiClient, sessions: &[&str], customers: &[Option<&str>], wait: i32) -> (World, Vec<Found>) {
+fn load(client: &mut SpiClient, sessions: &[&str], customers: &[Option<&str>], wait: i32) -> (Scene, Vec<Found>) {
     let sql = if wait > 0 { LOAD_WAIT } else { LOAD_SKIP };
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
     let prepared = statement(client, sql, &types);
@@ -229,68 +232,52 @@ fn read(
     rows: pgrx::spi::SpiTupleTable,
     sessions: &[&str],
     customers: &[Option<&str>],
-) -> (World, Vec<Found>) {
-    let mut world = None;
+) -> (Scene, Vec<Found>) {
+    let mut scene = None;
     let mut found = Vec::with_capacity(sessions.len());
     for (i, row) in rows.enumerate() {
-        let world = world.get_or_insert_with(|| world_of(client, &row));
+        let scene = scene.get_or_insert_with(|| {
+            let storage = spi(row.get::<i32>(1)).unwrap_or(0);
+            let world = world::at(client, storage, spi(row.get::<&str>(2)).unwrap_or_default());
+            Scene { active: world.active(client), world, clock: settings::clock() }
+        });
         let has = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
-        found.push(if has(6) {
+        found.push(if has(3) {
             Found::Gap
-        } else if has(7) {
-            Found::Known(Box::new(live(client, &row, sessions[i])))
-        } else if has(8) {
+        } else if has(4) {
+            Found::Known(Box::new(live(client, &row, sessions[i], &scene.world)))
+        } else if has(5) {
             Found::Held
         } else {
             let variables = customers[i].and_then(|_| variables(&row));
-            Found::New(match (&world.active, variables) {
+            Found::New(match (&scene.active, variables) {
                 (Some(active), Some(v)) => active.version.segment.assign(&v),
                 _ => 0,
             })
         });
     }
-    (world.expect("a row a session"), found)
+    (scene.expect("a row a session"), found)
 }
 
-fn world_of(client: &SpiClient, row: &SpiHeapTupleData) -> World {
-    let storage = spi(row.get::<i32>(1)).unwrap_or(0);
-    if storage != STORAGE {
-        crate::error::throw(crate::error::report(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the storage is of version {storage}, these functions are of version {STORAGE}"),
-            "SELECT coupon.create_storage()",
-        ));
-    }
-    let active = spi(row.get::<i64>(2)).zip(spi(row.get::<&str>(3)));
-    let fingerprint = format!("{:?} {:?}", spi(row.get::<&str>(4)), spi(row.get::<&str>(5)));
-    World {
-        active: active.map(|(number, digest)| cache::version(client, number, digest)),
-        campaigns: issue::campaigns(client, &fingerprint),
-        clock: settings::clock(),
-    }
-}
-
-/// The storage version this code works with; coupon.storage_version() says the same.
-const STORAGE: i32 = 1;
-
-fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str) -> Live {
+fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World) -> Live {
     let time = |n: usize| spi(row.get::<TimestampWithTimeZone>(n)).map_or(0, i64::from);
-    let version = spi(row.get::<i64>(14)).zip(spi(row.get::<&str>(15)));
-    let version = version.map(|(number, digest)| cache::version(client, number, digest));
     let flag = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
-    let views = spi(row.get::<i32>(12)).unwrap_or(0) as u32;
-    let mut visit = Visit::stored(views, flag(16), flag(17), spi(row.get(18)), spi(row.get(19)));
-    if let (Some(version), Some(state)) = (&version, spi(row.get::<&[u8]>(21))) {
-        ok(visit.remember(&version.version, state));
+    let views = spi(row.get::<i32>(9)).unwrap_or(0) as u32;
+    let mut visit = Visit::stored(views, flag(12), flag(13), spi(row.get(14)), spi(row.get(15)));
+    let mut version = spi(row.get::<i64>(11)).and_then(|number| world.version(client, number));
+    match (&version, spi(row.get::<&[u8]>(17))) {
+        (Some(version), Some(state)) => ok(visit.remember(&version.version, state)),
+        // A session whose state was swept is over: it is counted on and never scored again.
+        _ => version = None,
     }
     Live {
         session: session.to_string(),
-        customer: spi(row.get(9)),
-        started_at: time(10),
-        last_at: time(11),
-        segment: spi(row.get::<i32>(13)).unwrap_or(0) as u32,
+        customer: spi(row.get(6)),
+        started_at: time(7),
+        last_at: time(8),
+        segment: spi(row.get::<i32>(10)).unwrap_or(0) as u32,
         version,
-        decided: spi(row.get(20)).unwrap_or_default(),
+        decided: spi(row.get(16)).unwrap_or_default(),
         visit,
         known: true,
     }
@@ -299,12 +286,12 @@ fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str) -> Live {
 fn variables(row: &SpiHeapTupleData) -> Option<Variables> {
     let number = |n: usize| spi(row.get::<f64>(n));
     Some(Variables {
-        spending_last_month: number(22)?,
-        average_payment: number(23)?,
-        items_per_purchase: number(24)?,
-        searches_last_month: number(25)?,
-        stay_per_session: number(26)?,
-        visits_last_month: number(27)?,
+        spending_last_month: number(18)?,
+        average_payment: number(19)?,
+        items_per_purchase: number(20)?,
+        searches_last_month: number(21)?,
+        stay_per_session: number(22)?,
+        visits_last_month: number(23)?,
     })
 }
 
@@ -414,27 +401,27 @@ fn freeze(client: &mut SpiClient, purchase: &Click) {
 
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one.
 pub fn consider(session: &str) {
-    Spi::connect_mut(|client| {
-        let (world, mut found) = load(client, &[session], &[None], settings::max_wait());
+    with_generic_plans(|client| {
+        let (scene, mut found) = load(client, &[session], &[None], settings::max_wait());
         let mut live = match found.pop() {
             Some(Found::Known(live)) => *live,
-            Some(Found::Gap) => match rebuild(client, session, &world) {
+            Some(Found::Gap) => match rebuild(client, session, &scene) {
                 Some(live) => live,
                 None => return,
             },
             _ => return,
         };
         let last_at = live.last_at;
-        if issue::fresh(last_at, world.clock)
-            && let Some(due) = issue::due(&world.campaigns, &mut live, last_at)
+        if issue::fresh(last_at, scene.clock)
+            && let Some(due) = issue::due(&scene.world.campaigns, &mut live, last_at)
         {
-            issue::decide(client, &due, world.clock);
+            issue::decide(client, &due, scene.clock);
         }
     });
 }
 
 /// Runs a session through its stored clicks from the start; `None` where the log holds none.
-fn rebuild(client: &mut SpiClient, session: &str, world: &World) -> Option<Live> {
+fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live> {
     spi(client.update("DELETE FROM coupon.gap WHERE session = $1", None, &[session.into()]));
     let clicks = stored_clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
@@ -444,7 +431,7 @@ fn rebuild(client: &mut SpiClient, session: &str, world: &World) -> Option<Live>
             let fresh = Visit::begin(stored.version.as_ref().map(|v| &v.version), stored.visit.scoring());
             Live { visit: fresh, ..*stored }
         }
-        Some(Found::New(segment)) => begin(session, &clicks, segment, world),
+        Some(Found::New(segment)) => begin(session, &clicks, segment, scene),
         _ => return None,
     };
     for click in &clicks {
@@ -485,15 +472,14 @@ fn stored_clicks(client: &SpiClient, session: &str) -> Vec<Click> {
     rows.filter_map(click).collect()
 }
 
-/// A session as it is stored, unlocked, with the campaigns and the clock: what coupon.explain looks at.
-pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<Campaigns>, i64, bool) {
+/// A session as it is stored, unlocked, and whether it missed a click: what coupon.explain looks at.
+pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<World>, bool) {
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
     let args = [vec![session].into(), vec![None::<&str>].into()];
     let rows = spi(client.select(statement(client, LOAD_READ, &types), None, &args));
-    let (world, mut found) = read(client, rows, &[session], &[None]);
+    let (scene, mut found) = read(client, rows, &[session], &[None]);
     match found.pop() {
-        Some(Found::Known(live)) => (Some(*live), world.campaigns, world.clock, false),
-        Some(Found::Gap) => (None, world.campaigns, world.clock, true),
-        _ => (None, world.campaigns, world.clock, false),
+        Some(Found::Known(live)) => (Some(*live), scene.world, false),
+        found => (None, scene.world, matches!(found, Some(Found::Gap))),
     }
 }

@@ -8,6 +8,7 @@ use coupon_model::sessions::day_of;
 use coupon_model::simulate::{Click, Shop};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
+use std::ffi::CString;
 
 const MINUTE: i64 = 60 * SECOND;
 
@@ -28,7 +29,7 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
         spi(client.update("SELECT coupon.create_storage()", None, &[]));
         // Where a model serves, the clock goes along with the clicks, so that what happens is what would have happened;
         // a log that nobody watches yet is filled in large steps.
-        let pace = if crate::cache::active(client).is_some() { MINUTE } else { DAY };
+        let pace = if crate::world::active(client).is_some() { MINUTE } else { DAY };
         let mut stored = 0;
         for day in 0..i64::from(days) {
             let clicks = shop.day(day_of(start) + day * DAY);
@@ -44,8 +45,8 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
 }
 
 /// A time as the setting coupon_ext.clock takes it, whatever the session's DateStyle.
-fn text_of(at: i64) -> String {
-    micros(at).to_iso_string()
+fn text_of(at: i64) -> CString {
+    CString::new(micros(at).to_iso_string()).expect("a time holds no NUL")
 }
 
 fn insert(client: &mut SpiClient, clicks: &[Click]) {

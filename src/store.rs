@@ -121,8 +121,8 @@ fn event(row: &pgrx::spi::SpiHeapTupleData, read: &mut Read) -> Event {
     event.page = text(5, texts);
     event.category = text(6, texts);
     event.product = text(7, texts);
-    event.quantity = spi(row.get::<f64>(8)).map_or(1.0, |q| q as f32);
-    event.price = spi(row.get::<f64>(9)).map_or(f32::NAN, |p| p as f32);
+    event.quantity = spi(row.get::<f64>(8)).unwrap_or(1.0);
+    event.price = spi(row.get::<f64>(9)).unwrap_or(f64::NAN);
     event.order = text(10, texts);
     let attributes: Vec<Option<String>> = spi(row.get(11)).unwrap_or_default();
     read.columns = read.columns.max(attributes.len().min(MAX_ATTRIBUTES));
@@ -185,7 +185,7 @@ pub fn save_customers(client: &mut SpiClient, log: &Log, customers: &[Customer],
 
 /// The active version with its stored stages.
 pub fn active_with_stages(client: &SpiClient) -> Option<(std::rc::Rc<Decoded>, Vec<Stage>)> {
-    let active = crate::cache::active(client)?;
+    let active = crate::world::active(client)?;
     let stages = stages(client, active.number);
     Some((active, stages))
 }

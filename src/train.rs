@@ -1,7 +1,7 @@
 //! Training from SQL: read the log, compute on threads of its own, store, deploy, tell.
 
 use crate::error::{ok, report, spi, throw};
-use crate::{cache, settings, store, threads};
+use crate::{settings, store, threads, world};
 use coupon_model::training::{Job, Observer, Report, Spec, Stages, customers, train};
 use coupon_model::{Error, Result};
 use pgrx::prelude::*;
@@ -192,7 +192,7 @@ fn tell(text: &str, told: &mut Option<Instant>) {
 fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
     let at = as_of.map_or_else(settings::clock, Into::into);
     Spi::connect_mut(|client| {
-        if cache::active(client).is_none() {
+        if world::active(client).is_none() {
             throw(crate::error::no_model());
         }
         let read = store::read_log(client, i64::MIN, at, settings::training_memory() / 2);

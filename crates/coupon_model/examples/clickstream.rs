@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if *object.entry("loss").or_insert(loss.into()) != loss {
             continue;
         }
-        let spec = Spec::parse(&serde_json::to_string(&object)?)?;
+        let spec = Spec::read(&object.into())?;
         let words = fit.iter().flat_map(|s| &s.rows).map(|(_, texts)| Words {
             page: Some(&texts[0]),
             attributes: std::array::from_fn(|i| texts.get(i + 1).map(String::as_str)),

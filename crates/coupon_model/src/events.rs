@@ -102,9 +102,9 @@ pub struct Event {
     pub product: Text,
     pub order: Text,
     /// Units of the product; 1 where the shop does not say.
-    pub quantity: f32,
+    pub quantity: f64,
     /// Price of one unit in the shop's currency; NaN where the shop does not say.
-    pub price: f32,
+    pub price: f64,
     pub attributes: [Text; MAX_ATTRIBUTES],
 }
 
@@ -121,14 +121,14 @@ impl Event {
             product: NONE,
             order: NONE,
             quantity: 1.0,
-            price: f32::NAN,
+            price: f64::NAN,
             attributes: [NONE; MAX_ATTRIBUTES],
         }
     }
 
     /// What the event is worth in money: 0 where no finite price is known.
     pub fn amount(&self) -> f64 {
-        let amount = f64::from(self.price) * f64::from(self.quantity);
+        let amount = self.price * self.quantity;
         if amount.is_finite() { amount } else { 0.0 }
     }
 }

@@ -1,14 +1,12 @@
 //! What a churn model is made of; the defaults are `models/churn.json`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::inputs::Layout;
 use crate::events::MAX_ATTRIBUTES;
+use crate::spec::{self, require};
 use crate::{Error, Result};
-
-/// The defaults, in one place.
-const DEFAULTS: &str = include_str!("../../../../models/churn.json");
 
 /// What a live session's state may take: more would move its row out of line (TOAST) at every click.
 const MAX_STATE: usize = 4096;
@@ -77,32 +75,14 @@ pub struct Spec {
     pub min_log_buyers: usize,
 }
 
-impl Default for Spec {
-    fn default() -> Spec {
-        Spec::parse("{}").expect("a test holds models/churn.json complete and valid")
-    }
-}
-
 impl Spec {
-    /// Reads overrides of the defaults, for example `{"hidden": 32}`.
-    ///
-    /// # Errors
-    /// [`Error::Spec`] for text that does not parse, an unknown key (named), or a value out of range.
-    pub fn parse(overrides: &str) -> Result<Spec> {
-        let object = |json: &str| -> Result<Map<String, Value>> {
-            serde_json::from_str(json).map_err(|e| Error::Spec(format!("a JSON object is needed: {e}")))
-        };
-        let mut merged = object(DEFAULTS)?;
-        merged.extend(object(overrides)?);
-        let spec: Spec = serde_json::from_value(merged.into()).map_err(|e| Error::Spec(e.to_string()))?;
-        spec.validate()?;
-        Ok(spec)
+    /// The defaults, overridden by the keys of a JSON object (or null), and validated.
+    pub fn read(overrides: &Value) -> Result<Spec> {
+        let spec: Spec = spec::read(include_str!("../../../../models/churn.json"), overrides)?;
+        spec.validate().map(|()| spec)
     }
 
-    /// Refuses what cannot be trained or would not be live.
-    ///
-    /// # Errors
-    /// [`Error::Spec`], naming the field, its value and its range.
+    /// Refuses values out of range, and a live session's state that is too large, with [`Error::Spec`].
     pub fn validate(&self) -> Result<()> {
         for (name, value, low, high) in [
             ("layers", self.layers, 1, 4),
@@ -118,19 +98,10 @@ impl Spec {
             ("cycle", self.cycle, 0, 10_000),
             ("patience", self.patience, 1, 1000),
         ] {
-            if value < low || value > high {
-                return Err(Error::Spec(format!("{name} is {value}, it must be between {low} and {high}")));
-            }
+            require((low..=high).contains(&value), name, &format!("from {low} to {high}"))?;
         }
-        if !(0.0..=0.9).contains(&self.dropout) {
-            return Err(Error::Spec(format!("dropout is {}, it must be between 0 and 0.9", self.dropout)));
-        }
-        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
-            return Err(Error::Spec(format!(
-                "learning_rate is {}, it must be above 0 and at most 1",
-                self.learning_rate
-            )));
-        }
+        require((0.0..=0.9).contains(&self.dropout), "dropout", "from 0 to 0.9")?;
+        require(self.learning_rate > 0.0 && self.learning_rate <= 1.0, "learning_rate", "above 0 and at most 1")?;
         let largest = Layout::new(self.inputs, self.pages, self.categories, &[self.attributes; MAX_ATTRIBUTES]);
         let bytes = self.state_bytes(&largest);
         if bytes > MAX_STATE {
@@ -165,5 +136,11 @@ impl Spec {
     /// Bytes of a saved state.
     pub(super) fn state_bytes(&self, layout: &Layout) -> usize {
         super::inputs::Tracker::HEADER + 4 * (layout.counters() + self.recurrent())
+    }
+}
+
+impl Default for Spec {
+    fn default() -> Spec {
+        Spec::read(&Value::Null).expect("models/churn.json is valid: a test reads it")
     }
 }

@@ -52,7 +52,7 @@ impl<'a> Loyalty<'a> {
                 Kind::Search => searches += 1.0,
                 Kind::Purchase => {
                     spent += e.amount();
-                    items += if e.quantity.is_finite() { f64::from(e.quantity) } else { 1.0 };
+                    items += if e.quantity.is_finite() { e.quantity } else { 1.0 };
                     // The order's own number if the shop has one, else its session, else its moment.
                     orders.insert(match (e.order, e.session) {
                         (NONE, NONE) => (NONE, NONE, e.at),

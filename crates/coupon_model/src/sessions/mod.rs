@@ -10,9 +10,11 @@ mod loyalty;
 pub use history::{Purchases, moments};
 pub use loyalty::{Loyalty, day_of};
 
-use crate::error::{Error, Result};
+use crate::Result;
 use crate::events::{Event, Log, Micros, NONE, SECOND, Text};
+use crate::spec::{self, require};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -34,27 +36,26 @@ pub struct Spec {
     pub window_days: u32,
 }
 
-impl Default for Spec {
-    fn default() -> Spec {
-        Spec::read(&serde_json::Value::Null).expect("models/sessions.json is valid")
+impl Spec {
+    /// The defaults, overridden by the keys of a JSON object (or null), and validated.
+    pub fn read(overrides: &Value) -> Result<Spec> {
+        let spec: Spec = spec::read(include_str!("../../../../models/sessions.json"), overrides)?;
+        spec.validate().map(|()| spec)
+    }
+
+    /// Refuses values out of range with [`Error::Spec`](crate::Error::Spec).
+    pub fn validate(&self) -> Result<()> {
+        require(self.max_views >= 1, "max_views", "at least 1")?;
+        require(self.session_timeout > 0.0 && self.session_timeout < 1e9, "session_timeout", "above 0 and below 1e9")?;
+        require(self.windows.iter().all(|w| *w > 0.0), "windows", "three shares above 0")?;
+        require((self.windows.iter().sum::<f64>() - 1.0).abs() < 1e-9, "windows", "three shares that add up to 1")?;
+        require((1..=366).contains(&self.window_days), "window_days", "from 1 to 366")
     }
 }
 
-impl Spec {
-    /// The defaults with the given keys replaced; [`Error::Spec`] for an unknown key or a value out of range.
-    pub fn read(overrides: &serde_json::Value) -> Result<Spec> {
-        let spec: Spec = crate::spec::read(include_str!("../../../../models/sessions.json"), overrides)?;
-        spec.validate()?;
-        Ok(spec)
-    }
-
-    fn validate(&self) -> Result<()> {
-        let rule = |ok: bool, what: &str| if ok { Ok(()) } else { Err(Error::Spec(what.into())) };
-        rule(self.max_views >= 1, "sessions.max_views must be at least 1")?;
-        rule(self.session_timeout > 0.0 && self.session_timeout < 1e9, "sessions.session_timeout must be positive")?;
-        rule(self.windows.iter().all(|w| *w > 0.0), "sessions.windows must be three positive shares")?;
-        rule((self.windows.iter().sum::<f64>() - 1.0).abs() < 1e-9, "sessions.windows must add up to 1")?;
-        rule((1..=366).contains(&self.window_days), "sessions.window_days must be between 1 and 366")
+impl Default for Spec {
+    fn default() -> Spec {
+        Spec::read(&Value::Null).expect("models/sessions.json is valid: a test reads it")
     }
 }
 

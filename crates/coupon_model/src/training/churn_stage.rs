@@ -128,7 +128,7 @@ fn encode(log: &Log, all: &Sessions, vocabulary: &Vocabulary, range: Range<usize
     let mut views = Vec::with_capacity(sessions.iter().map(|s| s.len()).sum());
     for e in sessions.iter().flat_map(|s| all.views(log, s)) {
         let w = words(log, e);
-        let price = (!e.price.is_nan()).then_some(f64::from(e.price));
+        let price = (!e.price.is_nan()).then_some(e.price);
         views.push(vocabulary.view(e.at, e.kind, w.page, w.category, price, &w.attributes));
     }
     views
@@ -182,19 +182,20 @@ pub(super) fn judge(
 
 /// The judge card as the rows of the view `coupon.accuracy`.
 fn judge_rows(card: &churn::Card) -> Vec<Value> {
-    let row = |population: &str, model: &str, m: &Metrics| {
+    let row = |population: &str, model: &str, sessions: usize, m: &Metrics| {
         let mut row = serde_json::to_value(m).expect("metrics are JSON");
         row["population"] = json!(population);
         row["model"] = json!(model);
-        row["sessions"] = json!(card.sessions);
-        row["predictions"] = row["n"].clone();
+        row["sessions"] = json!(sessions);
+        row["predictions"] = json!(m.n);
         row
     };
-    [("cut", &card.cut), ("live", &card.live)]
-        .into_iter()
-        .filter_map(|(name, pair)| Some((name, pair.as_ref()?)))
-        .flat_map(|(name, pair)| [row(name, "final", &pair.used), row(name, "pooled", &pair.pooled)])
-        .collect()
+    let rows = |population, sessions, pair: &churn::Pair| {
+        [row(population, "final", sessions, &pair.used), row(population, "pooled", sessions, &pair.pooled)]
+    };
+    // At the cut every session has one score, and short sessions have none.
+    let cut = card.cut.iter().flat_map(|pair| rows("cut", pair.used.n, pair));
+    cut.chain(card.live.iter().flat_map(|pair| rows("live", card.sessions, pair))).collect()
 }
 
 /// Thresholds from the judge window, replayed as the trigger would score it.

@@ -45,8 +45,7 @@ impl Spec {
         Ok(Spec {
             sessions: sessions::Spec::read(of("sessions")).map_err(within("sessions"))?,
             segment: segment::Spec::read(of("segment")).map_err(within("segment"))?,
-            churn: churn::Spec::parse(&given.get("churn").map_or("{}".into(), Value::to_string))
-                .map_err(within("churn"))?,
+            churn: churn::Spec::read(of("churn")).map_err(within("churn"))?,
             rank: rank::Spec::read(of("rank")).map_err(within("rank"))?,
             issue: issue::Spec::read(of("issue")).map_err(within("issue"))?,
         })
