@@ -3,7 +3,7 @@
 \set ON_ERROR_STOP on
 \pset footer off
 \pset null -
-\timing off
+
 
 \echo
 \echo '== 1  A shop ======================================================================================================'
@@ -80,7 +80,7 @@ FROM coupon.accuracy;
 \echo 'One more day of visitors. (A fixed salt makes the draws the same in every run of this demonstration.)'
 \echo
 \set ECHO queries
-UPDATE coupon.campaign SET salt = 'demonstration' WHERE campaign = 'default';
+UPDATE coupon.campaign SET salt = 'first shop' WHERE campaign = 'default';
 SET coupon_ext.clock = '2026-07-06';
 SELECT coupon.simulate(customers => 2000, days => 1, start => '2026-07-06') AS clicks;
 SELECT decided_at::timestamp(0) AS decided_at, session, segment, view, round(interest::numeric, 3) AS interest,
@@ -106,8 +106,9 @@ SELECT coupon.go_live('default');
 SELECT coupon.simulate(customers => 2000, days => 14, start => '2026-07-07') AS clicks;
 SELECT outcome, count(*), round(avg(issue_probability)::numeric, 2) AS issue_probability
 FROM coupon.decision GROUP BY outcome ORDER BY outcome;
-SELECT issued_at::timestamp(0) AS issued_at, session, customer, segment, view, round(churn::numeric, 3) AS churn, c.category, code
-FROM coupon.coupon c JOIN coupon.decision USING (session, campaign, customer) ORDER BY issued_at LIMIT 10;
+SELECT issued_at::timestamp(0) AS issued_at, session, d.customer, segment, view, round(churn::numeric, 3) AS churn,
+    c.category, code
+FROM coupon.coupon c JOIN coupon.decision d USING (session, campaign) ORDER BY issued_at LIMIT 10;
 \set ECHO none
 
 \echo
@@ -136,14 +137,16 @@ BEGIN
 END
 $$;
 SELECT n AS click, page, category, round(churn::numeric, 3) AS churn, code AS coupon FROM answer ORDER BY n DESC LIMIT 5;
-SELECT at, kind, page, category, product, price, quantity, attributes FROM walk WHERE n = clicks \gset
+SELECT at, 'SELECT * FROM coupon.record_click(''walk-in'', ' || concat_ws(', ', 'kind => ' || quote_literal(kind),
+    'page => ' || quote_literal(page), 'category => ' || quote_literal(category), 'product => ' || quote_literal(product),
+    'price => ' || price, 'quantity => ' || quantity, 'attributes => ' || quote_literal(attributes)) || ')' AS click
+FROM walk WHERE n = clicks \gset
 SET coupon_ext.clock = :'at';
 \echo 'And the click that decides:'
 \echo
 \pset expanded on
 \set ECHO queries
-SELECT * FROM coupon.record_click('walk-in', kind => :'kind', page => :'page', category => nullif(:'category', '-'),
-    product => nullif(:'product', '-'), price => nullif(:'price', '-')::float8, attributes => :'attributes');
+:click;
 \set ECHO none
 \echo 'A shop whose own table is watched asks; asking twice never issues twice:'
 \echo

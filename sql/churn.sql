@@ -2,6 +2,9 @@
 CREATE FUNCTION churn_probability(session text) RETURNS float8
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF to_regclass('coupon.session') IS NULL THEN
+        RETURN NULL;
+    END IF;
     RETURN (SELECT s.churn FROM coupon.session s WHERE s.session = $1
             AND NOT EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1));
 END

@@ -208,7 +208,7 @@ COMMENT ON FUNCTION coupon.event_query(regclass, jsonb, text, jsonb) IS 'The SEL
 
 CREATE FUNCTION coupon.text_sql(name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS
-    $$ SELECT coalesce(format('%I::text', name), 'NULL::text') $$;
+    $$ SELECT coalesce(quote_ident(name), 'NULL') || '::text' $$;
 COMMENT ON FUNCTION coupon.text_sql(text) IS 'A column read as text, or NULL where there is none';
 
 -- A partition whose parent is watched too is read through the parent only.
@@ -234,17 +234,23 @@ END
 $$;
 COMMENT ON FUNCTION coupon.sources() IS 'The tables events are read from, and the query that reads each';
 
+CREATE FUNCTION coupon.events_query(condition text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'SELECT * FROM (' || string_agg(format('SELECT * FROM (%s) s WHERE %s', query, condition), ' UNION ALL ')
+        || ') e ORDER BY at, session COLLATE "C", customer COLLATE "C", kind COLLATE "C", page COLLATE "C", '
+           'category COLLATE "C", product COLLATE "C", order_id COLLATE "C", zone COLLATE "C", '
+           'attributes COLLATE "C", quantity, price'
+    FROM coupon.sources()
+$$;
+COMMENT ON FUNCTION coupon.events_query(text) IS 'The SELECT that reads all watched tables under a condition, in the total order; NULL when nothing is watched';
+
 CREATE FUNCTION coupon.events(since timestamptz, until timestamptz) RETURNS SETOF coupon.event
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_of text;
+    query text := coupon.events_query('at >= $1 AND at < $2');
 BEGIN
-    SELECT string_agg(format('(SELECT * FROM (%s) s WHERE at >= $1 AND at < $2)', query), ' UNION ALL ')
-    INTO all_of FROM coupon.sources();
-    IF all_of IS NOT NULL THEN
-        RETURN QUERY EXECUTE all_of || ' ORDER BY at, session COLLATE "C", customer COLLATE "C", kind COLLATE "C", '
-            'page COLLATE "C", category COLLATE "C", product COLLATE "C", order_id COLLATE "C", zone COLLATE "C", '
-            'attributes COLLATE "C", quantity, price' USING since, until;
+    IF query IS NOT NULL THEN
+        RETURN QUERY EXECUTE query USING since, until;
     END IF;
 END
 $$;
@@ -253,14 +259,10 @@ COMMENT ON FUNCTION coupon.events(timestamptz, timestamptz) IS 'All events of th
 CREATE FUNCTION coupon.session_events(session text) RETURNS SETOF coupon.event
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    all_of text;
+    query text := coupon.events_query('session = $1');
 BEGIN
-    SELECT string_agg(format('(SELECT * FROM (%s) s WHERE session = $1)', query), ' UNION ALL ')
-    INTO all_of FROM coupon.sources();
-    IF all_of IS NOT NULL THEN
-        RETURN QUERY EXECUTE all_of || ' ORDER BY at, session COLLATE "C", customer COLLATE "C", kind COLLATE "C", '
-            'page COLLATE "C", category COLLATE "C", product COLLATE "C", order_id COLLATE "C", zone COLLATE "C", '
-            'attributes COLLATE "C", quantity, price' USING session;
+    IF query IS NOT NULL THEN
+        RETURN QUERY EXECUTE query USING session;
     END IF;
 END
 $$;

@@ -91,6 +91,9 @@ BEGIN
         RAISE EXCEPTION 'order_amount is %', order_amount USING ERRCODE = 'numeric_value_out_of_range',
             HINT = 'Pass the amount of the goods the coupon is for, at least 0.';
     END IF;
+    IF to_regclass('coupon.coupon') IS NULL THEN
+        RETURN ('refused', 'unknown code', NULL)::coupon.redemption;
+    END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.code = coupon.normalise_code(redeem_coupon.code) FOR UPDATE;
     answer := CASE
         WHEN c.code IS NULL THEN ('refused', 'unknown code', NULL)::coupon.redemption
@@ -127,6 +130,9 @@ DECLARE
 BEGIN
     IF code IS NULL OR order_id IS NULL THEN
         RAISE EXCEPTION 'code and order_id must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF to_regclass('coupon.coupon') IS NULL THEN
+        RETURN ('refused', 'unknown code', NULL)::coupon.redemption;
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.code = coupon.normalise_code(release_coupon.code) FOR UPDATE;
     IF c.code IS NULL OR c.order_id IS DISTINCT FROM release_coupon.order_id THEN

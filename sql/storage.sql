@@ -107,7 +107,7 @@ BEGIN
         discount numeric NOT NULL DEFAULT 10 CHECK (discount > 0 AND discount <= 100),
         valid_for interval NOT NULL DEFAULT '2 hours' CHECK (valid_for > interval '0'),
         display_seconds int NOT NULL DEFAULT 6 CHECK (display_seconds > 0),
-        target float8 NOT NULL DEFAULT 0.0134 CHECK (target > 0 AND target <= 0.5),
+        target float8 NOT NULL DEFAULT 0.0134 CHECK (target >= 0.001 AND target <= 0.5),
         holdout float8 NOT NULL DEFAULT 0.2 CHECK (holdout >= 0.05 AND holdout < 1),
         message text NOT NULL DEFAULT '{discount} % off {category}, for you, for the next {hours} hours',
         salt text NOT NULL DEFAULT gen_random_uuid()::text,

@@ -25,12 +25,13 @@ pub struct Decoded {
     pub version: Version,
 }
 
-/// A statement prepared once a backend. The texts are constants of this crate, so their number is bounded.
+/// A statement prepared once a backend. The texts are constants of this crate, so their number is bounded. It reads in
+/// the caller's snapshot through `select` and writes through `update`.
 pub fn statement(client: &SpiClient, sql: &'static str, types: &[PgOid]) -> &'static OwnedPreparedStatement {
     if let Some(found) = STATEMENTS.with(|s| s.borrow().get(sql).copied()) {
         return found;
     }
-    let prepared: &'static _ = Box::leak(Box::new(spi(client.prepare_mut(sql, types)).keep()));
+    let prepared: &'static _ = Box::leak(Box::new(spi(client.prepare(sql, types)).keep()));
     STATEMENTS.with(|s| s.borrow_mut().insert(sql, prepared));
     prepared
 }

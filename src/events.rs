@@ -96,8 +96,10 @@ fn on_click(trigger: &PgTrigger) {
     });
     match result {
         Ok(refused) => {
-            for fault in refused {
-                fault::record(&name(), fault.session.as_deref(), &fault.caught);
+            for r in refused {
+                guard::warn(&r.caught);
+                fault::missed(r.session.as_slice(), &r.caught);
+                fault::record(&name(), r.session.as_deref(), &r.caught);
             }
         }
         Err(caught) => {

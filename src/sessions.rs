@@ -2,7 +2,7 @@
 //! prepared statements for a click of a known session: lock and read, then write.
 
 use crate::cache::{Decoded, statement};
-use crate::error::{ok, spi};
+use crate::error::{ok, report, spi, throw};
 use crate::guard::{Caught, with_lock_timeout, with_setting};
 use crate::issue::{self, Due};
 use crate::settings::{self, micros};
@@ -193,11 +193,11 @@ fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due
 }
 
 /// What is read of a session and of the world. The rows are locked in the order of the array: a nested loop over it is
-/// the only plan that a lateral FOR UPDATE allows.
+/// the only plan that a lateral FOR UPDATE allows. No EXISTS: PostgreSQL may hash the whole table to answer one.
 macro_rules! load_sql {
     ($lock:literal, $exists:literal) => {
         concat!(
-            "SELECT t.version, t.revision::text, EXISTS (SELECT FROM coupon.gap g WHERE g.session = u.session), \
+            "SELECT t.version, t.revision::text, (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1), \
              s.session IS NOT NULL, ",
             $exists,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
@@ -214,7 +214,7 @@ macro_rules! load_sql {
 }
 const LOAD_WAIT: &str = load_sql!("FOR UPDATE", "s.session IS NOT NULL");
 const LOAD_SKIP: &str =
-    load_sql!("FOR UPDATE SKIP LOCKED", "EXISTS (SELECT FROM coupon.session y WHERE y.session = u.session)");
+    load_sql!("FOR UPDATE SKIP LOCKED", "(SELECT true FROM coupon.session y WHERE y.session = u.session)");
 const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
 
 /// Reads and locks; waits up to `wait` milliseconds, or not at all where it is 0.
@@ -420,16 +420,20 @@ pub fn consider(session: &str) {
     });
 }
 
-/// Runs a session through its stored clicks from the start; `None` where the log holds none.
+/// Runs a session through its stored clicks from the start; `None` where the log holds none. The caller has locked the
+/// session's row before the log is read: whoever advances it waits, or has committed what the log now shows.
 fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live> {
     spi(client.update("DELETE FROM coupon.gap WHERE session = $1", None, &[session.into()]));
     let clicks = stored_clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
     let (_, mut found) = load(client, &[session], &[customer], settings::max_wait());
+    // Kept, because a purchase that knew only its customer is not among the session's own events.
+    let mut kept = (false, false);
     let mut live = match found.pop() {
         Some(Found::Known(stored)) => {
-            let fresh = Visit::begin(stored.version.as_ref().map(|v| &v.version), stored.visit.scoring());
-            Live { visit: fresh, ..*stored }
+            kept = (stored.visit.frozen, stored.visit.purchased);
+            let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), stored.visit.scoring());
+            Live { visit: again, ..*stored }
         }
         Some(Found::New(segment)) => begin(session, &clicks, segment, scene),
         _ => return None,
@@ -440,11 +444,14 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live>
         live.last_at = live.last_at.max(click.at);
         live.customer = live.customer.or_else(|| click.customer.clone());
     }
+    live.visit.frozen |= kept.0;
+    live.visit.purchased |= kept.1;
     let rows = [live];
     if rows[0].known {
-        update(client, &rows)
-    } else {
-        drop(insert(client, &rows))
+        update(client, &rows);
+    } else if !insert(client, &rows).is_empty() {
+        // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
+        throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }
     rows.into_iter().next()
 }

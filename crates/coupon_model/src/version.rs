@@ -73,11 +73,20 @@ impl Version {
         let parts: Vec<(u32, Vec<u8>)> =
             stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, s.weights.clone())).collect();
         let plan = Plan::deserialize(&one("issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
-        Ok(Version {
+        let version = Version {
             segment: segment::Model::from_bytes(&one("segment")?.weights)?,
             churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },
             rank: rank::Model::from_bytes(&one("rank")?.weights)?,
             plan,
-        })
+        };
+        let groups = version.segment.groups();
+        match &version.churn {
+            // Only a version without a churn model has no thresholds.
+            None if !version.plan.segments.rows.is_empty() => Err(Error::Corrupt("stage churn is missing".into())),
+            Some(churn) if churn.segments().any(|(segment, _)| segment > groups) => {
+                Err(Error::Corrupt("the churn model was trained on other segments".into()))
+            }
+            _ => Ok(version),
+        }
     }
 }

@@ -213,7 +213,9 @@ fn a_specification_is_refused_by_name() {
         (r#"{"hidden": 256, "layers": 2}"#, "state"),
         (r#"[1]"#, "object"),
     ] {
-        let Err(Error::Spec(message)) = Spec::read(&serde_json::from_str(json).unwrap()) else { panic!("{json} was taken") };
+        let Err(Error::Spec(message)) = Spec::read(&serde_json::from_str(json).unwrap()) else {
+            panic!("{json} was taken")
+        };
         assert!(message.contains(named), "{json}: {message}");
     }
     assert!(matches!(spec.enough(499, 60), Err(Error::TooLittle(_))));

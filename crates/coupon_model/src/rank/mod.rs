@@ -26,7 +26,7 @@ mod tests;
 mod train;
 
 pub use session::SessionCategories;
-pub use train::{AlphaRow, Card, Customer, Line, Moment, Quality, Training, WeightRow, train};
+pub use train::{AlphaRow, Card, Customer, Line, Quality, Session, Training, WeightRow, train};
 
 use crate::spec::{self, require};
 use crate::weights::{Reader, Writer};
@@ -135,9 +135,9 @@ impl Model {
         self.session_weight
     }
 
-    /// Counts a view of a category in a running session.
-    pub fn session_push(&self, session: &mut SessionCategories, category: u32) {
-        session.push(category, self.decay);
+    /// Counts a view of a category in a running session, as training did.
+    pub fn view(&self, session: &mut SessionCategories, category: &str) {
+        session.push(self.index(category), self.decay);
     }
 
     /// The `k` categories with the highest score, the highest first, equal ones by text.

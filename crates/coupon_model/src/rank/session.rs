@@ -17,8 +17,10 @@ impl SessionCategories {
     /// The most categories that are kept; 256 bytes stored.
     pub const MOST: usize = 32;
 
-    /// Counts a view of a category; earlier ones fade by `decay`, from 0 (only the last view counts) to 1 (none fades).
-    pub fn push(&mut self, category: u32, decay: f64) {
+    /// Counts a view of a candidate; earlier ones fade by `decay`, from 0 (only the last view counts) to 1 (none fades).
+    /// A view of no candidate leaves no trace: nothing of it could be ranked, and nobody needs its number.
+    pub fn push(&mut self, candidate: Option<u32>, decay: f64) {
+        let Some(category) = candidate else { return };
         for entry in &mut self.entries {
             // What has faded to nothing stays at the smallest weight, so that it still orders last.
             entry.1 = (entry.1 * decay as f32).max(f32::MIN_POSITIVE);
@@ -37,12 +39,6 @@ impl SessionCategories {
     /// Categories and weights, the latest viewed first.
     pub fn weights(&self) -> impl Iterator<Item = (u32, f64)> {
         self.entries.iter().map(|&(category, weight)| (category, f64::from(weight)))
-    }
-
-    /// The same views under other numbers; categories without one are forgotten.
-    pub(super) fn renumbered(&self, number: impl Fn(u32) -> Option<u32>) -> SessionCategories {
-        let entries = self.entries.iter().filter_map(|&(category, weight)| Some((number(category)?, weight)));
-        SessionCategories { entries: entries.collect() }
     }
 
     /// The form that is stored with a session: 8 bytes a category.

@@ -5,8 +5,8 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use serde_json::json;
 
-fn trained(names: &[String], customers: &[Customer], moments: &[Moment]) -> (Model, Card) {
-    let data = Training { categories: names, viewed: &[], customers, moments };
+fn trained(names: &[String], customers: &[Customer], sessions: &[Session]) -> (Model, Card) {
+    let data = Training { categories: names, viewed: &[], customers, sessions };
     train(data, &Spec::default(), 0, &mut || Ok(())).unwrap()
 }
 
@@ -16,7 +16,7 @@ fn names(n: usize) -> Vec<String> {
 
 fn viewed(categories: &[u32]) -> SessionCategories {
     let mut session = SessionCategories::default();
-    categories.iter().for_each(|&c| session.push(c, Spec::default().decay));
+    categories.iter().for_each(|&c| session.push(Some(c), Spec::default().decay));
     session
 }
 
@@ -120,10 +120,10 @@ fn the_card_says_what_rank_does() {
             .map(|_| if rng.gen_bool(0.6) { next % 20 } else { rng.gen_range(0..20) })
             .collect();
         let profile = if i.is_multiple_of(2) { customers[i % 400].profile.clone() } else { Vec::new() };
-        Moment { segment: (i % 4) as u32, profile, session: viewed(&seen), next }
+        Session { segment: (i % 4) as u32, profile, moments: vec![(seen.len(), next)], views: seen }
     };
-    let moments: Vec<Moment> = (0..600).map(&mut moment).collect();
-    let (model, card) = trained(&names(20), &customers, &moments);
+    let sessions: Vec<Session> = (0..600).map(&mut moment).collect();
+    let (model, card) = trained(&names(20), &customers, &sessions);
     let line = |name: &str| card.lines.iter().find(|l| l.name == name).unwrap();
 
     let mut error = 0.0;
@@ -139,12 +139,13 @@ fn the_card_says_what_rank_does() {
     assert!((line("zero").rmse.unwrap() - zero).abs() < 1e-12, "every target here is one category");
 
     let (mut hit1, mut hit3, mut last, mut moved) = (0, 0, 0, 0);
-    for m in &moments {
-        let top: Vec<u32> = model.rank(m.segment, &m.profile, &m.session, 3).iter().map(|r| r.category).collect();
-        hit1 += usize::from(top[0] == m.next);
-        hit3 += usize::from(top.contains(&m.next));
-        last += usize::from(m.session.last() == Some(m.next));
-        moved += usize::from(m.session.last() != Some(m.next));
+    for s in &sessions {
+        let (session, next) = (viewed(&s.views), s.moments[0].1);
+        let top: Vec<u32> = model.rank(s.segment, &s.profile, &session, 3).iter().map(|r| r.category).collect();
+        hit1 += usize::from(top[0] == next);
+        hit3 += usize::from(top.contains(&next));
+        last += usize::from(session.last() == Some(next));
+        moved += usize::from(session.last() != Some(next));
     }
     let quality = line("hybrid").all.unwrap();
     assert_eq!((quality.hit1 * 600.0).round() as usize, hit1);
@@ -163,7 +164,7 @@ fn candidates_are_the_most_bought_then_the_most_viewed() {
     let names: Vec<String> = ["shoes", "bags", "hats", "never", "scarves"].map(String::from).to_vec();
     let customers = [Customer { segment: 1, profile: vec![(0, 1.0), (2, 5.0), (99, 7.0)], target: vec![] }];
     let data =
-        Training { categories: &names, viewed: &[1.0, 9.0, 0.0, 0.0, 12.0], customers: &customers, moments: &[] };
+        Training { categories: &names, viewed: &[1.0, 9.0, 0.0, 0.0, 12.0], customers: &customers, sessions: &[] };
     let top =
         |candidates| train(data, &Spec { candidates, ..Spec::default() }, 0, &mut || Ok(())).unwrap().0.categories;
     assert_eq!(top(1), ["hats"]);
@@ -182,7 +183,7 @@ fn nothing_at_all_works() {
 
     // Views only: uniform popularity, ranked by the session.
     let names = names(3);
-    let data = Training { categories: &names, viewed: &[1.0, 1.0, 1.0], customers: &[], moments: &[] };
+    let data = Training { categories: &names, viewed: &[1.0, 1.0, 1.0], customers: &[], sessions: &[] };
     let (model, _) = train(data, &Spec::default(), 0, &mut || Ok(())).unwrap();
     let anonymous = model.rank(0, &[], &SessionCategories::default(), 10);
     assert!(anonymous.iter().all(|r| (r.score - 1.0 / 3.0).abs() < 1e-12));
@@ -194,7 +195,7 @@ fn nothing_at_all_works() {
 #[test]
 fn training_can_be_stopped() {
     let names = names(20);
-    let data = Training { categories: &names, viewed: &[], customers: &complements(2000, 5), moments: &[] };
+    let data = Training { categories: &names, viewed: &[], customers: &complements(2000, 5), sessions: &[] };
     let mut asked = 0;
     let stopped = train(data, &Spec::default(), 0, &mut || {
         asked += 1;
@@ -228,7 +229,7 @@ fn bytes_round_trip_and_corruption_is_refused() {
 fn a_session_remembers_the_latest_most() {
     let weights = |categories: &[u32], decay: f64| {
         let mut session = SessionCategories::default();
-        categories.iter().for_each(|&c| session.push(c, decay));
+        categories.iter().for_each(|&c| session.push(Some(c), decay));
         session.weights().collect::<Vec<_>>()
     };
     assert_eq!(weights(&[5, 5, 9], 1.0), [(9, 1.0), (5, 2.0)]);
@@ -241,6 +242,30 @@ fn a_session_remembers_the_latest_most() {
     for wrong in [&[0u8; 7][..], &[0; 8], &[255; 8], &[1; 8 * 33]] {
         assert!(SessionCategories::from_bytes(wrong).is_err(), "{wrong:?}");
     }
+}
+
+/// What w was chosen by is what serves: a live session pushes texts, training numbers, and either forgets the views of
+/// what is no candidate.
+#[test]
+fn a_live_session_is_the_one_that_trained() {
+    let names = names(60);
+    let bought = |c: u32| Customer { profile: vec![(c, 1.0)], ..Customer::default() };
+    let customers: Vec<Customer> = (0..40).map(|i| bought(i * 3 % 60)).collect();
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(8);
+    let views: Vec<u32> = (0..90).map(|_| rng.gen_range(0..60)).collect();
+    let session = Session { views: views.clone(), moments: (1..=90).map(|n| (n, 3)).collect(), ..Session::default() };
+    let spec = Spec { candidates: 12, ..Spec::default() };
+    let data = Training { categories: &names, viewed: &[], customers: &customers, sessions: &[session] };
+    let number = super::train::Candidates::choose(&data, &spec).number;
+    let trained = super::train::moments(data.sessions, &number, &spec, 0, &mut || Ok(())).unwrap();
+    let (model, _) = train(data, &spec, 0, &mut || Ok(())).unwrap();
+    let mut live = SessionCategories::default();
+    for (moment, &view) in trained.iter().zip(&views) {
+        model.view(&mut live, &names[view as usize]);
+        assert_eq!(live, moment.session);
+        assert_eq!(moment.next, model.index(&names[3]).unwrap());
+    }
+    assert!(trained.len() == 90 && (5..=12).contains(&live.weights().count()));
 }
 
 fn counts(n: u32) -> impl Strategy<Value = Vec<(u32, f64)>> {
@@ -258,8 +283,9 @@ proptest! {
     ) {
         let customer = |(segment, profile, target)| Customer { segment, profile, target };
         let customers: Vec<Customer> = customers.into_iter().map(customer).collect();
-        let moments = [Moment { segment, profile: profile.clone(), session: viewed(&session), next: 3 }];
-        let (model, card) = trained(&names(12), &customers, &moments);
+        let moments = vec![(session.len(), 3), (session.len() + 9, 4)];
+        let sessions = [Session { segment, profile: profile.clone(), views: session.clone(), moments }];
+        let (model, card) = trained(&names(12), &customers, &sessions);
         let n = model.categories.len();
         let ranked = model.rank(segment, &profile, &viewed(&session), n);
         prop_assert_eq!(ranked.len(), n);
@@ -277,7 +303,7 @@ proptest! {
     fn sessions_survive_storage(pushed in prop::collection::vec(0u32..60, 0..200), decay in 0.0..=1.0f64) {
         let mut session = SessionCategories::default();
         for category in pushed {
-            session.push(category, decay);
+            session.push(Some(category), decay);
             prop_assert_eq!(session.last(), Some(category));
             session = SessionCategories::from_bytes(&session.to_bytes()).unwrap();
         }

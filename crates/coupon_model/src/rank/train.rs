@@ -18,16 +18,25 @@ pub struct Customer {
     pub target: Vec<(u32, f64)>,
 }
 
-/// A session after one of its views, and what came of it. The caller leaves out views that are followed by a cart or
-/// purchase of the same product within five seconds.
+/// What a session viewed, and what came of it. Categories are numbers in [`Training::categories`].
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Moment {
+pub struct Session {
     pub segment: u32,
     /// The customer's order lines a category before the session; empty for an anonymous visitor.
     pub profile: Vec<(u32, f64)>,
-    /// The session's views so far, pushed with the specification's decay.
+    /// The category of each view, in order, without the views that have none.
+    pub views: Vec<u32>,
+    /// The moments to forecast, in order: how many of these views had been by then, and the category of the next cart or
+    /// purchase. The caller leaves out views that are followed by one of the same product within five seconds.
+    pub moments: Vec<(usize, u32)>,
+}
+
+/// A session at one of its moments, in the candidates' numbers.
+pub(super) struct Moment {
+    pub segment: u32,
+    pub profile: Vec<(u32, f64)>,
     pub session: SessionCategories,
-    /// Category of the next cart or purchase.
+    /// Category of the next cart or purchase; `u32::MAX` for one that is no candidate.
     pub next: u32,
 }
 
@@ -39,7 +48,7 @@ pub struct Training<'a> {
     /// Views of each category before T; missing ones count 0.
     pub viewed: &'a [f64],
     pub customers: &'a [Customer],
-    pub moments: &'a [Moment],
+    pub sessions: &'a [Session],
 }
 
 /// How often the next category is ranked high.
@@ -139,16 +148,7 @@ pub fn train(data: Training, spec: &Spec, seed: u64, check: &mut dyn FnMut() -> 
     let fit = Fit::new(sums, spec.kappa);
     model.alphas = fit.alphas.clone();
 
-    let moment = |i: usize| {
-        let moment = &data.moments[i];
-        Moment {
-            segment: moment.segment,
-            profile: number.counts(&moment.profile),
-            session: moment.session.renumbered(|c| number.of(c)),
-            next: number.of(moment.next).unwrap_or(u32::MAX),
-        }
-    };
-    let moments: Vec<Moment> = sample(data.moments.len(), spec.moments, seed).into_iter().map(moment).collect();
+    let moments = moments(data.sessions, &number, spec, seed, check)?;
     let session_weights = session_weights(&model, &moments, spec.grid, check)?;
     // The lowest among equals.
     let best = session_weights.iter().rev().max_by(|a, b| a.ndcg3.total_cmp(&b.ndcg3));
@@ -183,18 +183,50 @@ pub fn train(data: Training, spec: &Spec, seed: u64, check: &mut dyn FnMut() -> 
     Ok((model, card))
 }
 
+/// The moments that are ranked, drawn by the seed where there are more than enough.
+pub(super) fn moments(
+    sessions: &[Session],
+    number: &Numbers,
+    spec: &Spec,
+    seed: u64,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Moment>> {
+    let all = sessions.iter().map(|s| s.moments.len()).sum();
+    let mut drawn = sample(all, spec.moments, seed).into_iter().peekable();
+    let (mut n, mut moments) = (0, Vec::with_capacity(drawn.len()));
+    for (i, session) in sessions.iter().enumerate() {
+        pause(i, check)?;
+        let profile = number.counts(&session.profile);
+        let (mut views, mut seen) = (session.views.iter(), SessionCategories::default());
+        for &(viewed, next) in &session.moments {
+            let before = session.views.len() - views.len();
+            views.by_ref().take(viewed.saturating_sub(before)).for_each(|&c| seen.push(number.of(c), spec.decay));
+            if drawn.next_if_eq(&n).is_some() {
+                moments.push(Moment {
+                    segment: session.segment,
+                    profile: profile.clone(),
+                    session: seen.clone(),
+                    next: number.of(next).unwrap_or(u32::MAX),
+                });
+            }
+            n += 1;
+        }
+    }
+    Ok(moments)
+}
+
 /// Asks for an interrupt now and then: a customer takes microseconds.
 pub(super) fn pause(i: usize, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     if i.is_multiple_of(256) { check() } else { Ok(()) }
 }
 
 /// The ranked categories, and the way from the caller's numbers to theirs.
-struct Candidates {
+pub(super) struct Candidates {
     categories: Vec<String>,
-    number: Numbers,
+    pub number: Numbers,
 }
 
-struct Numbers(Vec<Option<u32>>);
+pub(super) struct Numbers(Vec<Option<u32>>);
 
 impl Numbers {
     fn of(&self, category: u32) -> Option<u32> {
@@ -208,7 +240,7 @@ impl Numbers {
 
 impl Candidates {
     /// The most bought before T, then the most viewed, then by text; what was neither bought nor viewed is none.
-    fn choose(data: &Training, spec: &Spec) -> Candidates {
+    pub fn choose(data: &Training, spec: &Spec) -> Candidates {
         let known = |count: f64| if count > 0.0 && count.is_finite() { count.min(1e100) } else { 0.0 };
         let mut bought = vec![0.0; data.categories.len()];
         for &(category, count) in data.customers.iter().flat_map(|c| &c.profile) {

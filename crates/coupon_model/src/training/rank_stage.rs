@@ -3,7 +3,7 @@
 use super::{Ground, Observer, Report};
 use crate::error::Result;
 use crate::events::{DAY, Kind, Micros, NONE, Text};
-use crate::rank::{self, SessionCategories};
+use crate::rank;
 use crate::sessions::{Purchases, moments};
 use crate::version::Stage;
 use std::collections::{BTreeMap, HashMap};
@@ -46,7 +46,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
             target: numbered(purchases.lines(customer, cut, cut + AFTER)),
         });
     }
-    let mut points = Vec::new();
+    let mut sessions = Vec::new();
     for i in ground.windows[1].clone() {
         observer.check()?;
         let session = &ground.sessions.sessions[i];
@@ -55,25 +55,22 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
             continue;
         }
         let profile = numbered(purchases.lines(session.customer, Micros::MIN, session.first));
-        let mut seen = SessionCategories::default();
+        let (mut views, mut moments) = (Vec::new(), Vec::new());
         for (n, view) in ground.sessions.views(log, session).enumerate() {
-            if let Some(&category) = number.get(&view.category) {
-                seen.push(category, job.spec.rank.decay);
-            }
-            if let Some((_, next)) = wanted.next_if(|(at, _)| *at == n) {
-                let (profile, session) = (profile.clone(), seen.clone());
-                points.push(rank::Moment { segment: segments[i], profile, session, next: number[&next] });
-            }
+            views.extend(number.get(&view.category));
+            moments.extend(wanted.next_if(|(at, _)| *at == n).map(|(_, next)| (views.len(), number[&next])));
         }
+        sessions.push(rank::Session { segment: segments[i], profile, views, moments });
     }
     observer.check()?;
-    let training = rank::Training { categories: &categories, viewed: &viewed, customers: &customers, moments: &points };
+    let training =
+        rank::Training { categories: &categories, viewed: &viewed, customers: &customers, sessions: &sessions };
     let (model, card) = rank::train(training, &job.spec.rank, job.seed, &mut || observer.check())?;
     let note = format!(
         "{} categories, {} customers with order lines, {} moments; session weight {:.2}, pooled alpha {:.2}",
         model.categories.len(),
         customers.len(),
-        points.len(),
+        card.moments,
         model.session_weight(),
         model.alpha(0),
     );

@@ -25,36 +25,38 @@ pub struct Click {
 }
 
 impl Click {
-    /// The total order of `coupon.events`: by time, then texts byte by byte, NULL last, then numbers.
+    /// The total order of `coupon.events`: by time, then texts byte by byte, then attributes, then numbers; NULL last.
+    /// As PostgreSQL has it, NaN stands above all numbers; no attributes count as NULL.
     pub fn order(&self, other: &Click) -> Ordering {
-        fn key(c: &Click) -> [&Option<String>; 7] {
-            [&c.page, &c.category, &c.product, &c.order_id, &c.zone, &c.session, &c.customer]
-        }
-        fn last<T: PartialOrd>(a: &Option<T>, b: &Option<T>) -> Ordering {
-            match (a, b) {
-                (Some(a), Some(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
-                (a, b) => a.is_none().cmp(&b.is_none()),
-            }
-        }
-        let [page, category, product, order, zone, session, customer] = key(self);
-        let [page_, category_, product_, order_, zone_, session_, customer_] = key(other);
-        let attributes = || {
-            let pairs = self.attributes.iter().zip(&other.attributes);
-            let first = pairs.map(|(a, b)| last(a, b)).find(|o| *o != Ordering::Equal);
-            first.unwrap_or(self.attributes.len().cmp(&other.attributes.len()))
+        let (a, b) = (self, other);
+        let text = |a: &Option<String>, b: &Option<String>| null_last(a, b, String::cmp);
+        let number = |a: &Option<f64>, b: &Option<f64>| {
+            null_last(a, b, |a, b| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())))
         };
-        (self.at.cmp(&other.at))
-            .then_with(|| last(session, session_))
-            .then_with(|| last(customer, customer_))
-            .then_with(|| self.kind.name().cmp(other.kind.name()))
-            .then_with(|| last(page, page_))
-            .then_with(|| last(category, category_))
-            .then_with(|| last(product, product_))
-            .then_with(|| last(order, order_))
-            .then_with(|| last(zone, zone_))
+        let attributes = || {
+            let (a, b) = (&a.attributes, &b.attributes);
+            let first = a.iter().zip(b).map(|(a, b)| text(a, b)).find(|o| o.is_ne());
+            a.is_empty().cmp(&b.is_empty()).then(first.unwrap_or(a.len().cmp(&b.len())))
+        };
+        (a.at.cmp(&b.at))
+            .then_with(|| text(&a.session, &b.session))
+            .then_with(|| text(&a.customer, &b.customer))
+            .then_with(|| a.kind.name().cmp(b.kind.name()))
+            .then_with(|| text(&a.page, &b.page))
+            .then_with(|| text(&a.category, &b.category))
+            .then_with(|| text(&a.product, &b.product))
+            .then_with(|| text(&a.order_id, &b.order_id))
+            .then_with(|| text(&a.zone, &b.zone))
             .then_with(attributes)
-            .then_with(|| last(&self.quantity, &other.quantity))
-            .then_with(|| last(&self.price, &other.price))
+            .then_with(|| number(&a.quantity, &b.quantity))
+            .then_with(|| number(&a.price, &b.price))
+    }
+}
+
+fn null_last<T>(a: &Option<T>, b: &Option<T>, order: impl Fn(&T, &T) -> Ordering) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => order(a, b),
+        _ => a.is_none().cmp(&b.is_none()),
     }
 }
 
@@ -106,8 +108,8 @@ impl Visit {
         }
         self.views += 1;
         let (Some(version), Some(memory)) = (version, &mut self.memory) else { return };
-        if let Some(category) = click.category.as_deref().and_then(|c| version.rank.index(c)) {
-            version.rank.session_push(&mut memory.categories, category);
+        if let Some(category) = &click.category {
+            version.rank.view(&mut memory.categories, category);
         }
         if let (Some(model), Some(state)) = (&version.churn, &mut memory.churn) {
             let attributes: Vec<Option<&str>> = click.attributes.iter().map(Option::as_deref).collect();
@@ -150,11 +152,16 @@ impl Visit {
         let (scoring, rest) = bytes.split_first_chunk::<4>().ok_or_else(corrupt)?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(corrupt)?;
         let (churn, categories) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(corrupt)?;
-        self.memory = Some(Memory {
-            scoring: u32::from_le_bytes(*scoring),
-            churn: version.churn.as_ref().map(|m| m.resume(churn)).transpose()?,
-            categories: SessionCategories::from_bytes(categories)?,
-        });
+        let categories = SessionCategories::from_bytes(categories)?;
+        let candidates = version.rank.categories.len();
+        if version.churn.is_none() && !churn.is_empty() || categories.weights().any(|(c, _)| c as usize >= candidates) {
+            return Err(corrupt());
+        }
+        let churn = version.churn.as_ref().map(|m| m.resume(churn)).transpose()?;
+        self.memory = Some(Memory { scoring: u32::from_le_bytes(*scoring), churn, categories });
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

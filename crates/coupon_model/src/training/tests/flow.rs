@@ -1,0 +1,216 @@
+//! Train, store, decode, take over, cancel; and logs that hold next to nothing.
+
+use super::*;
+use crate::issue::{Moment, Policy, SALT_VIEW, Thresholds, draw, eligible};
+use crate::live::Visit;
+use crate::version::digest;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// The card was written before anything was stored; the stored version says the same to the last digit.
+#[test]
+fn what_is_stored_scores_as_what_was_trained() {
+    let Trained { world, stages, version } = shop();
+    let (sessions, _) = world.sessions(version);
+    let judge = sessions.windows(&world.spec.sessions)[2].clone();
+    let since = sessions.sessions[judge.start].first;
+    let rows = judge_all(world, since, version);
+    assert_eq!(json!(rows), stage(stages, "churn").card["judge"]);
+    assert_eq!(rows.len(), 4);
+    let short = sessions.sessions[judge.clone()].iter().filter(|s| s.len() <= 3).count();
+    for row in &rows {
+        let cut = row["population"] == "cut";
+        assert_eq!(row["sessions"], judge.len() - if cut { short } else { 0 }, "{row}");
+        assert!(row["auroc"].as_f64().unwrap() > 0.55, "{row}");
+    }
+    assert!(short > 0);
+    for name in ["segment", "churn", "rank", "issue"] {
+        let rest: Vec<Stage> = stages.iter().filter(|s| s.stage != name).cloned().collect();
+        assert!(matches!(Version::decode(&rest), Err(Error::Corrupt(_))), "without {name}");
+    }
+}
+
+fn judge_all(world: &World, since: Micros, version: &Version) -> Vec<Value> {
+    judge(&world.log, since, world.until, &world.spec.sessions, version, &mut || Ok(())).unwrap()
+}
+
+#[test]
+fn the_digest_is_a_value_of_log_specification_and_seed() {
+    let Trained { world, stages, .. } = shop();
+    assert_eq!(digest(&world.train().stages), digest(stages));
+    let other = train(&world.job(1, Stages::All), &mut Watcher::default()).unwrap().stages;
+    assert_ne!(digest(&other), digest(stages));
+}
+
+#[test]
+fn a_stage_trained_alone_takes_the_others_over() {
+    let Trained { world, stages, version } = shop();
+    for (which, fresh) in [
+        (Stages::Segments, &["sessions", "segment", "churn", "issue"][..]),
+        (Stages::Churn, &["sessions", "churn", "issue"]),
+        (Stages::Ranking, &["rank"]),
+    ] {
+        let job = Job { base: Some((version, stages)), ..world.job(7, which) };
+        let trained = train(&job, &mut Watcher::default()).unwrap().stages;
+        assert!(Version::decode(&trained).is_ok());
+        for name in ["sessions", "segment", "churn", "issue", "rank"] {
+            let digests = |stages: &[Stage]| -> Vec<String> {
+                stages.iter().filter(|s| s.stage == name).map(Stage::digest).collect()
+            };
+            let same = digests(&trained) == digests(stages);
+            match name {
+                // Nothing of it is drawn: the same log gives the same again.
+                "sessions" => assert!(same),
+                // A ranking draws only which moments it is chosen by.
+                "rank" if fresh.contains(&name) => assert_ne!(stage(&trained, name).card, stage(stages, name).card),
+                "segment" if fresh.contains(&name) => assert_ne!(stage(&trained, name).card, stage(stages, name).card),
+                _ => assert_eq!(same, !fresh.contains(&name), "{which:?} {name}"),
+            }
+        }
+        let refused = train(&Job { base: None, ..job }, &mut Watcher::default()).err();
+        match which {
+            Stages::Segments => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("rank"))),
+            Stages::Churn => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("segment"))),
+            _ => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("sessions"))),
+        }
+    }
+}
+
+#[test]
+fn a_cancel_at_any_check_stops_at_once() {
+    let world = &shop().world;
+    let mut whole = Watcher::default();
+    train(&world.job(0, Stages::All), &mut whole).unwrap();
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    for stop in [1, 2, whole.checks].into_iter().chain((0..5).map(|_| rng.gen_range(3..whole.checks))) {
+        let mut watcher = Watcher { stop: Some(stop), ..Watcher::default() };
+        assert_eq!(train(&world.job(0, Stages::All), &mut watcher).err(), Some(Error::Cancelled));
+        assert_eq!(watcher.checks, stop, "work went on after it was cancelled");
+    }
+}
+
+#[test]
+fn a_typo_is_refused_by_name() {
+    let message = |spec: Value| Spec::read(&spec).unwrap_err().to_string();
+    assert!(message(json!({"chrun": {}})).contains("`chrun`"));
+    for word in ["sessions", "segment", "churn", "rank", "issue"] {
+        let refused = message(json!({word: {"hiden": 3}}));
+        assert!(refused.contains(&format!("{word}: ")) && refused.contains("`hiden`"), "{refused}");
+        assert!(Spec::read(&json!({word: [1]})).is_err() && Spec::read(&json!({word: null})).is_ok());
+    }
+    assert!(message(json!([1])).contains("object"));
+    assert!(message(json!({"sessions": {"windows": [0.5, 0.5, 0.5]}})).contains("windows"));
+    assert!(message(json!({"churn": {"epochs": 0}})).contains("epochs"));
+}
+
+/// A version without a churn model, and a plan by which a coin still issues the target share.
+fn blind(world: &World) -> Version {
+    let mut watcher = Watcher::default();
+    let outcome = train(&world.job(0, Stages::All), &mut watcher).unwrap();
+    assert!(outcome.gate.accepted);
+    assert!(watcher.notes.iter().any(|n| n.contains("no churn model")), "{:?}", watcher.notes);
+    let version = Version::decode(&outcome.stages).unwrap();
+    assert!(version.churn.is_none());
+    let random = version.plan.segments.thresholds(Policy::Random, 0.1).unwrap();
+    assert!(random.random_share > 0.0 && random.random_share <= 1.0);
+    assert!(version.plan.segments.thresholds(Policy::AtRisk, 0.1).is_err());
+    assert!(judge(&world.log, 0, world.until, &world.spec.sessions, &version, &mut || Ok(())).is_err());
+    version
+}
+
+#[test]
+fn too_small_a_log_falls_back_to_a_coin() {
+    let world = &shop().world;
+    let mut no_buyers = world.clicks.clone();
+    no_buyers.retain(|c| c.kind != Kind::Purchase);
+    blind(&World::new(no_buyers, world.spec.clone()));
+
+    let version = blind(&World::new(shop_clicks(40, 6), world.spec.clone()));
+    let thresholds = version.plan.segments.thresholds(Policy::Random, 0.2).unwrap();
+    let mut visit = Visit::begin(Some(&version), 0);
+    let issued = (1..=thresholds.min_views).any(|n| {
+        visit.click(Some(&version), &click("s", None, i64::from(n), Kind::View));
+        eligible(&thresholds, &Moment { view: n, max_purchase: 0.0, churn: 0.0, unit: 0.0 })
+    });
+    assert!(issued && visit.views == thresholds.min_views && visit.churn.is_none());
+
+    let lonely = World::new(vec![click("s", None, START, Kind::View)], world.spec.clone());
+    blind(&lonely);
+    let empty = World::new(Vec::new(), world.spec.clone());
+    let refused = train(&empty.job(0, Stages::All), &mut Watcher::default()).err();
+    assert!(matches!(refused, Some(Error::TooLittle(_))));
+    assert!(customers(&empty.log, START, &empty.spec.sessions).is_empty());
+}
+
+#[test]
+fn a_shop_may_know_neither_customers_nor_products() {
+    let world = &shop().world;
+    let strip = |change: fn(&mut Click)| {
+        let mut clicks = world.clicks.clone();
+        clicks.iter_mut().for_each(change);
+        let world = World::new(clicks, world.spec.clone());
+        let version = Version::decode(&world.train().stages).unwrap();
+        (world.sessions(&version).1, version)
+    };
+    let (segments, version) = strip(|c| c.customer = None);
+    assert!(segments.iter().all(|s| *s == 0) && version.churn.is_some());
+    assert!(!version.rank.categories.is_empty(), "what is looked at is known");
+    let (segments, version) = strip(|c| (c.category, c.product) = (None, None));
+    assert!(segments.iter().any(|s| *s > 0) && version.churn.is_some());
+    assert!(version.rank.rank(1, &[], &Default::default(), 5).is_empty());
+}
+
+/// Judge sessions through live serving, click by click, with everything that follows the checkout too.
+fn live_share(thresholds: &Thresholds, pooled: bool) -> (f64, Vec<(u32, f64)>) {
+    let Trained { world, version, .. } = shop();
+    let (sessions, segments) = world.sessions(version);
+    let mut clicks: HashMap<&str, Vec<&Click>> = HashMap::new();
+    for c in &world.clicks {
+        clicks.entry(c.session.as_deref().unwrap()).or_default().push(c);
+    }
+    let judge = sessions.windows(&world.spec.sessions)[2].clone();
+    let mut issued = std::collections::BTreeMap::new();
+    for i in judge.clone() {
+        let id = world.log.text(sessions.sessions[i].id).unwrap();
+        let mine = clicks.get_mut(id).unwrap();
+        mine.sort_by(|a, b| a.order(b));
+        let mut visit = Visit::begin(Some(version), if pooled { 0 } else { segments[i] });
+        for c in mine.iter() {
+            visit.click(Some(version), c);
+            let moment = Moment {
+                view: visit.views,
+                max_purchase: visit.interest.unwrap_or(0.0),
+                churn: visit.churn.unwrap_or(0.0),
+                unit: draw(SALT_VIEW, "salt", id),
+            };
+            if !visit.frozen && eligible(thresholds, &moment) {
+                *issued.entry(visit.views.min(world.spec.issue.max_views)).or_insert(0.0) += 1.0;
+                break;
+            }
+        }
+    }
+    let all: f64 = issued.values().sum();
+    (all / judge.len() as f64, issued.into_iter().map(|(view, n)| (view, n / all)).collect())
+}
+
+/// What the plan promises of the judge window is what live serving does there: exactly for the policies that ask the
+/// model, within three standard errors for the coin.
+#[test]
+fn the_plan_is_what_serving_does() {
+    let plan = &shop().version.plan;
+    let sessions = plan.segments.sessions as f64;
+    for (replay, pooled) in [(&plan.segments, false), (&plan.pooled, true)] {
+        for row in replay.rows.iter().step_by(4) {
+            for promised in [&row.at_risk, &row.risk] {
+                let (share, views) = live_share(promised, pooled);
+                assert_eq!(share, promised.realised, "{:?} {}", promised.policy, promised.target);
+                assert_eq!(views, promised.views);
+            }
+            let (share, promised) = (live_share(&row.random, pooled).0, row.random.realised);
+            let error = (promised / sessions).sqrt();
+            assert!((share - promised).abs() <= 3.0 * error + 1.0 / sessions, "{share} {promised}");
+        }
+    }
+    let realised: Vec<f64> = plan.segments.rows.iter().map(|r| r.at_risk.realised).collect();
+    assert!(realised.iter().any(|r| *r > 0.05), "{realised:?}");
+}

@@ -1,0 +1,135 @@
+-- train: one version covers all stages, is switched atomically, is the same for the same input, and leaves nothing when refused.
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+SET client_min_messages = warning;
+SET coupon_ext.threads = 2;
+
+-- What a training is refused for, before it costs anything.
+CREATE FUNCTION training(spec jsonb, until timestamptz DEFAULT '2026-02-01', stages text DEFAULT 'train') RETURNS SETOF text LANGUAGE sql
+    AS $$ SELECT refused(format('SELECT * FROM coupon.%I(until => %L, spec => %L)', stages, until, spec)) $$;
+SELECT training('{"churns": {}}');
+SELECT training('[]');
+SELECT training('{"churn": {"epoch": 1}}');
+SELECT training('{"churn": []}');
+SELECT training('{"churn": {"epochs": 0}}');
+SELECT training('{"churn": {"epochs": "many"}}');
+SELECT training('{"churn": {"dropout": 2}}');
+SELECT training('{"churn": {"hidden": 100000}}');
+SELECT training('{"sessions": {"max_view": 3}}');
+SELECT training('{"sessions": {"windows": [0.5, 0.1, 0.1]}}');
+SELECT training('{"segment": {"clusters": 3}}');
+SELECT training('{"segment": {"max_clusters": 0}}');
+SELECT training('{"rank": {"alpha": 1}}');
+SELECT training('{"rank": {"decay": 7}}');
+SELECT training('{"issue": {"eta": 0.1}}');
+SELECT training('{"issue": {"targets": [0.2, 0.1]}}');
+SELECT training('{}', '2026-01-01');
+SELECT training('{}', '-infinity');
+SELECT training('{}', NULL);
+SELECT training('{}', stages => 'train_churn');
+SELECT training('{}', stages => 'train_ranking');
+SELECT refused($$SELECT * FROM coupon.run_training('weights', '-infinity', '2026-02-01', '{}', 0)$$);
+SET coupon_ext.training_memory = '16MB';
+SELECT left(r, 5) AS sqlstate, r LIKE '%memory%' OR r LIKE '%Train on a shorter window%' AS says_why FROM training('{"sessions": {"session_timeout": 60}}') r LIMIT 1;
+RESET coupon_ext.training_memory;
+SELECT (SELECT count(*) FROM coupon.version) AS versions, (SELECT count(*) FROM coupon.model) AS stages, (SELECT count(*) FROM coupon.deployment) AS deployments,
+    (SELECT count(*) FROM coupon.customer) AS customers;
+
+-- A small log has no churn model, says so, and its campaign falls back to a coin with half held out.
+BEGIN;
+SELECT stage, note FROM coupon.train(until => '2026-01-07', spec => '{"churn": {"epochs": 1}}') WHERE note LIKE '%no churn model%' OR stage = 'deploy';
+SELECT count(*) FILTER (WHERE stage = 'churn') AS churn_models, array_agg(DISTINCT stage ORDER BY stage) AS stages FROM coupon.model;
+SELECT count(*) AS accuracy_rows FROM coupon.accuracy;
+SELECT churn_probability(0, ARRAY[('2026-01-07', 'view', 'p', 'c', NULL, 1, NULL)]::coupon.page_view[]) IS NULL AS nothing_to_tell;
+SELECT refused($$SELECT * FROM coupon.judge_churn('-infinity', '2026-01-20')$$);
+SET LOCAL coupon_ext.clock = '2026-01-28 12:00:00+00';
+INSERT INTO coupon.click (session, at, kind) SELECT 'coin', '2026-01-28 11:59:00+00'::timestamptz + i * interval '1 second', 'view' FROM generate_series(1, 2) i;
+SELECT campaign, condition, detail FROM coupon.explain('coin') WHERE condition IN ('a model is active', 'arm', 'drawn') ORDER BY step;
+SELECT count(*) AS customers_ranked_without_a_churn_model FROM rank_categories(NULL, NULL, 1);
+ROLLBACK;
+
+-- The version the next files use. What it returns is what it did.
+CREATE TABLE trained AS SELECT * FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}');
+SELECT DISTINCT version FROM trained;
+SELECT stage, count(*) > 0 AS told FROM trained GROUP BY stage ORDER BY stage;
+SELECT note FROM trained WHERE stage = 'deploy';
+SELECT step, loss > 0 AND loss < 2 AS loss, tune_loss > 0 AND tune_loss < 2 AS tune_loss, auroc BETWEEN 0.2 AND 1 AS auroc, auprc BETWEEN 0 AND 1 AS auprc,
+    accuracy BETWEEN 0.5 AND 1 AS accuracy, seconds > 0 AS seconds FROM trained WHERE stage = 'churn' AND segment = 0 AND step IS NOT NULL ORDER BY step;
+SELECT version, since, until, seed, threads, length(digest) AS digest, by = session_user AS by FROM coupon.version;
+SELECT stage, array_agg(segment ORDER BY segment) AS segments, bool_and(length(digest) = 64) AS digests, bool_and(spec <> '{}') AS specs, bool_and(card IS NOT NULL) AS cards,
+    bool_or(length(weights) > 0) AS weights FROM coupon.model GROUP BY stage ORDER BY stage;
+SELECT version, reason, by = session_user AS by FROM coupon.deployment;
+SELECT (spec ->> 'epochs')::int AS epochs, (spec ->> 'hidden')::int AS hidden FROM coupon.model WHERE stage = 'churn' AND segment = 0;
+-- Every customer with an event before the day training ended has a row.
+SELECT count(*) > 100 AS hundreds, count(*) = (SELECT count(DISTINCT customer) FROM coupon.click WHERE customer IS NOT NULL) AS everybody, min(as_of) = '2026-02-01' AND max(as_of) = '2026-02-01' AS as_of
+FROM coupon.customer;
+SELECT issue_coupon('nobody') IS NULL AS no_coupon_and_no_warning;
+
+-- Same log, specification and seed: the same digest, stage by stage, and the gate lets its equal pass. Another seed: another model.
+SELECT note ~ '^version 2 is active' AS active FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}') WHERE stage = 'deploy';
+SELECT count(DISTINCT digest) AS digests FROM coupon.version;
+SELECT stage, segment, count(DISTINCT digest) AS digests FROM coupon.model GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) AS compared FROM (SELECT card -> 'gate' -> 'difference' AS d FROM coupon.model WHERE version = 2 AND stage = 'churn' AND segment = 0) g WHERE d = '0'::jsonb OR d = '0.0'::jsonb;
+BEGIN;
+SELECT count(*) FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}', seed => 5) WHERE false;
+SELECT stage, segment, count(DISTINCT digest) AS digests FROM coupon.model WHERE stage = 'churn' AND segment = 0 GROUP BY 1, 2;
+ROLLBACK;
+
+-- A gate keeps a worse model from serving; it stays saved, and the reason is told.
+BEGIN;
+SET LOCAL client_min_messages = error;
+UPDATE coupon.model SET digest = digest;
+SELECT note ~ 'is saved and not activated' AS refused FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "learning_rate": 1, "hidden": 2, "feed_forward": 1}}', seed => 3) WHERE stage = 'deploy';
+SELECT (SELECT count(*) FROM coupon.version WHERE version > 2) AS saved, (SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1) AS active;
+ROLLBACK;
+
+-- A stage trained alone takes the others over by digest.
+CREATE FUNCTION taken_over(version bigint) RETURNS TABLE (stage text, taken_over boolean) LANGUAGE sql AS $$
+    SELECT m.stage, bool_and(EXISTS (SELECT FROM coupon.model o WHERE o.version = 2 AND o.stage = m.stage AND o.segment = m.segment AND o.digest = m.digest))
+    FROM coupon.model m WHERE m.version = taken_over.version GROUP BY m.stage ORDER BY m.stage
+$$;
+BEGIN;
+SELECT max(version) AS version FROM coupon.train_ranking(until => '2026-02-01', spec => '{"rank": {"decay": 0.25}}') \gset
+SELECT * FROM taken_over(:version);
+SELECT (SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1) = :version AS active;
+ROLLBACK;
+BEGIN;
+SELECT max(version) AS version FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}', seed => 9) \gset
+SELECT * FROM taken_over(:version);
+ROLLBACK;
+BEGIN;
+SELECT max(version) AS version FROM coupon.train_segments(until => '2026-02-01', spec => '{"churn": {"epochs": 1}, "segment": {"max_clusters": 2}}') \gset
+SELECT * FROM taken_over(:version);
+ROLLBACK;
+
+-- Which version serves: the newest deployment; rolling back is one more.
+SELECT refused('SELECT coupon.activate(99)');
+SELECT refused('SELECT coupon.activate(NULL)');
+SELECT coupon.rollback();
+SELECT version, reason FROM coupon.deployment ORDER BY id;
+SELECT refused('SELECT coupon.rollback()');
+SELECT coupon.activate(2);
+SELECT version, reason FROM coupon.deployment ORDER BY id DESC LIMIT 1;
+-- Not "the version with the number before" but "the one that served before".
+BEGIN;
+INSERT INTO coupon.version (digest, since, until, seed, threads, build) VALUES ('x', now(), now(), 0, 1, 'x');
+SELECT coupon.activate(1);
+SELECT coupon.rollback();
+ROLLBACK;
+-- A roll-back of the transaction is one too.
+BEGIN;
+SELECT coupon.activate(1);
+SELECT detail ~ 'version 1 is active' AS seen_inside FROM coupon.explain('nobody') WHERE condition = 'a model is active';
+ROLLBACK;
+SELECT detail ~ 'version 2 is active' AS undone FROM coupon.explain('nobody') WHERE condition = 'a model is active';
+-- Weights that were damaged are refused with a hint, and the click is kept.
+BEGIN;
+SET LOCAL client_min_messages = error;
+INSERT INTO coupon.version (digest, since, until, seed, threads, build) SELECT 'damaged', since, until, seed, threads, build FROM coupon.version WHERE version = 2 RETURNING version AS damaged \gset
+INSERT INTO coupon.model SELECT :damaged, stage, segment, spec, card, CASE stage WHEN 'rank' THEN substr(weights, 1, 40) ELSE weights END, digest FROM coupon.model WHERE version = 2;
+SELECT coupon.activate(:damaged);
+SELECT left(r, 5) AS sqlstate, r LIKE '%corrupt%' AS says_so FROM refused('SELECT * FROM rank_categories(NULL)') r LIMIT 1;
+INSERT INTO coupon.click (session, at, kind) VALUES ('damaged', '2026-02-01', 'view');
+SELECT count(*) AS clicks_kept FROM coupon.click WHERE session = 'damaged';
+SELECT sqlstate, message LIKE '%corrupt%' AS says_so FROM coupon.fault;
+ROLLBACK;
