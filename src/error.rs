@@ -14,9 +14,11 @@ pub fn model(e: Error) -> ErrorReport {
     use PgSqlErrorCode as Code;
     let message = e.to_string();
     match e {
-        Error::Spec(_) => {
-            report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message, "models/*.json holds every key and its default.")
-        }
+        Error::Spec(_) => report(
+            Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            message,
+            "SELECT stage, spec FROM coupon.model shows the keys of a version; models/*.json of the source holds the defaults.",
+        ),
         Error::Corrupt(_) => report(
             Code::ERRCODE_DATA_CORRUPTED,
             message,

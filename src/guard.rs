@@ -36,8 +36,10 @@ fn run<T>(body: impl FnOnce() -> T, raise: bool) -> Result<T, Caught> {
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let result =
-            PgTryBuilder::new(AssertUnwindSafe(|| Ok(body()))).catch_others(Err).catch_rust_panic(Err).execute();
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
+            .catch_others(|e| Err(Box::new(e)))
+            .catch_rust_panic(|e| Err(Box::new(e)))
+            .execute();
         match result {
             Ok(value) => {
                 pg_sys::ReleaseCurrentSubTransaction();

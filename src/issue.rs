@@ -1,107 +1,24 @@
 //! Decisions and coupons: when a session becomes eligible, which draw it gets, and what is written of it.
 
 use crate::cache::{Decoded, statement};
-use crate::error::{ok, report, spi, throw};
-use crate::sessions::{self, Live};
+use crate::campaigns::{Campaign, Campaigns};
+use crate::error::{report, spi, throw};
+use crate::rows::Live;
+use crate::sessions;
 use crate::settings::{self, micros};
-use crate::{guard, store, world};
-use coupon_model::issue::{Moment, Policy, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
+use crate::{guard, store};
+use coupon_model::issue::{Moment, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
 use coupon_model::rank::SessionCategories;
+use pgrx::JsonB;
 use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, SpiHeapTupleData};
-use pgrx::{JsonB, name};
+use pgrx::spi::SpiClient;
 use serde_json::json;
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// How many categories of the ranking a decision keeps.
 const KEPT: usize = 5;
 /// Where a version has no churn model, a coin decides and half are held out: the quickest way to learn an effect.
 const BLIND_HOLDOUT: f64 = 0.5;
-
-struct Arm {
-    name: String,
-    policy: Policy,
-    segments: bool,
-    popular: bool,
-}
-
-/// A campaign that decides: in shadow or live.
-pub struct Campaign {
-    name: String,
-    live: bool,
-    target: f64,
-    holdout: f64,
-    salt: String,
-    arms: Vec<Arm>,
-    shares: Vec<f64>,
-    thresholds: RefCell<HashMap<(String, usize), Rc<Thresholds>>>,
-}
-
-/// By priority, then name.
-pub type Campaigns = Vec<Rc<Campaign>>;
-
-/// The running campaigns.
-pub fn campaigns(client: &SpiClient) -> Campaigns {
-    let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
-               array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
-               array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
-               FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.state IN ('shadow', 'live') \
-               GROUP BY c.campaign ORDER BY c.priority DESC, c.campaign";
-    let campaign = |row: SpiHeapTupleData| {
-        let names: Vec<String> = spi(row.get(6))?;
-        let policies: Vec<String> = spi(row.get(7))?;
-        let segments: Vec<bool> = spi(row.get(8))?;
-        let popular: Vec<bool> = spi(row.get(9))?;
-        let arms = names.into_iter().zip(policies).zip(segments.into_iter().zip(popular));
-        let arm = |((name, policy), (segments, popular)): ((String, String), (bool, bool))| {
-            Some(Arm { name, policy: Policy::parse(&policy)?, segments, popular })
-        };
-        Some(Rc::new(Campaign {
-            name: spi(row.get(1))?,
-            live: spi(row.get(2))?,
-            target: spi(row.get(3))?,
-            holdout: spi(row.get(4))?,
-            salt: spi(row.get(5))?,
-            arms: arms.map(arm).collect::<Option<_>>()?,
-            shares: spi(row.get(10))?,
-            thresholds: RefCell::default(),
-        }))
-    };
-    spi(client.select(sql, None, &[])).filter_map(campaign).collect()
-}
-
-impl Campaign {
-    /// The arm of a session, and the probability with which it got there.
-    fn arm(&self, session: &str) -> (usize, f64) {
-        let at = arm(draw(SALT_ARM, &self.salt, session), &self.shares);
-        (at, self.shares[at] / self.shares.iter().sum::<f64>())
-    }
-
-    /// The policy an arm follows under a version, and its thresholds.
-    fn thresholds(&self, arm: usize, version: &Decoded) -> Rc<Thresholds> {
-        let key = (version.digest.clone(), arm);
-        if let Some(found) = self.thresholds.borrow().get(&key) {
-            return found.clone();
-        }
-        let (plan, arm) = (&version.version.plan, &self.arms[arm]);
-        let replay = if arm.segments { &plan.segments } else { &plan.pooled };
-        let policy = if version.version.churn.is_some() { arm.policy } else { Policy::Random };
-        let found = Rc::new(ok(replay.thresholds(policy, self.target)));
-        let mut kept = self.thresholds.borrow_mut();
-        if kept.len() >= 16 {
-            kept.clear();
-        }
-        kept.insert(key, found.clone());
-        found
-    }
-}
-
-/// Whether some running campaign has put the session into an arm that scores without segments.
-pub fn pooled(campaigns: &Campaigns, session: &str) -> bool {
-    campaigns.iter().any(|c| c.arms.iter().any(|a| !a.segments) && !c.arms[c.arm(session).0].segments)
-}
 
 /// Whether a click is recent enough on the clock to decide by: neither old nor of the future.
 pub fn fresh(at: i64, clock: i64) -> bool {
@@ -125,7 +42,7 @@ pub struct Due {
     categories: SessionCategories,
 }
 
-fn moment(live: &Live, campaign: &Campaign) -> Moment {
+pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
     Moment {
         view: live.visit.views,
         max_purchase: live.visit.interest.unwrap_or(0.0),
@@ -318,109 +235,4 @@ fn arm_of(campaign: &str, session: &str) -> Option<String> {
         let (salt, names, shares) = (salt?, names?, shares?);
         names.into_iter().nth(arm(draw(SALT_ARM, &salt, session), &shares))
     })
-}
-
-/// A condition of `coupon.explain`.
-type Line = (Option<String>, i32, String, Option<bool>, String);
-
-#[pg_extern(sql = false)]
-fn explain(
-    session: &str,
-) -> TableIterator<
-    'static,
-    (
-        name!(campaign, Option<String>),
-        name!(step, i32),
-        name!(condition, String),
-        name!(holds, Option<bool>),
-        name!(detail, String),
-    ),
-> {
-    let lines = Spi::connect(|client| explain_lines(client, session));
-    TableIterator::new(lines)
-}
-
-fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut say = |campaign: Option<&str>, condition: &str, holds: bool, detail: String| {
-        lines.push((campaign.map(Into::into), lines.len() as i32 + 1, condition.into(), Some(holds), detail));
-        holds
-    };
-    if !say(None, "enabled", settings::enabled(), "setting coupon_ext.enabled".into()) {
-        return lines;
-    }
-    let active = world::active(client);
-    let what = active.as_ref().map_or("SELECT * FROM coupon.train() trains one".into(), |a| {
-        let churn = if a.version.churn.is_some() { "with" } else { "without" };
-        format!("version {} is active, {churn} a churn model", a.number)
-    });
-    if !say(None, "a model is active", active.is_some(), what) {
-        return lines;
-    }
-    let (live, world, gap) = sessions::peek(client, session);
-    let (campaigns, clock) = (&world.campaigns, settings::clock());
-    if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
-    {
-        return lines;
-    }
-    let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
-        format!(
-            "{} views, segment {}, customer {}",
-            l.visit.views,
-            l.segment,
-            l.customer.as_deref().unwrap_or("unknown")
-        )
-    });
-    if !say(None, "the session is known", live.is_some(), seen) {
-        return lines;
-    }
-    let live = live.expect("said so");
-    let Some(version) = live.version.clone() else {
-        say(None, "it began with a model", false, "it began before there was one, and is never scored".into());
-        return lines;
-    };
-    say(None, "no checkout or purchase yet", !live.visit.frozen, "after one there is nothing to win".into());
-    let age = (clock - live.last_at) as f64 / 1e6;
-    let limit = settings::max_click_age() as f64 / 1e6;
-    say(None, "its last click is recent", fresh(live.last_at, clock), format!("{age:.0} s old, at most {limit:.0} s"));
-    say(None, "nothing was decided yet", live.decided.is_empty(), format!("decided by: {}", live.decided.join(", ")));
-    if campaigns.is_empty() {
-        say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
-    }
-    for campaign in campaigns.iter() {
-        let name = Some(campaign.name.as_str());
-        let (at, share) = campaign.arm(&live.session);
-        let t = campaign.thresholds(at, &version);
-        let m = moment(&live, campaign);
-        say(
-            name,
-            "arm",
-            true,
-            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, t.policy.name()),
-        );
-        say(name, "enough views", m.view >= t.min_views, format!("{} of at least {}", m.view, t.min_views));
-        match t.policy {
-            Policy::AtRisk | Policy::Risk => {
-                if t.policy == Policy::AtRisk {
-                    let detail = format!("largest P(purchase) {:.4}, at least {:.4}", m.max_purchase, t.eta);
-                    say(name, "it was interested", m.max_purchase >= t.eta, detail);
-                }
-                say(name, "it is leaving", m.churn >= t.tau, format!("P(churn) {:.4}, at least {:.4}", m.churn, t.tau));
-            }
-            Policy::Random => {
-                let mut detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
-                if version.version.churn.is_none() {
-                    detail += "; there is no churn model, so half of them are held out";
-                }
-                say(name, "drawn", eligible(&t, &m), detail);
-            }
-        }
-        let detail = if campaign.live {
-            format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout)
-        } else {
-            "in shadow: it decides and logs and issues nothing".into()
-        };
-        say(name, "it issues", campaign.live, detail);
-    }
-    lines
 }

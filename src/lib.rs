@@ -1,6 +1,10 @@
 //! The glue of `coupon_ext`: decode → call → encode. What is computed stands in `coupon_model`, what SQL says well in `sql/`.
 
+// pg_extern reads the columns of a returned table from the signature itself, which no alias can shorten.
+#![allow(clippy::type_complexity)]
+
 mod cache;
+mod campaigns;
 mod error;
 mod guard;
 mod settings;
@@ -11,9 +15,11 @@ mod world;
 
 mod churn;
 mod events;
+mod explain;
 mod fault;
 mod issue;
 mod rank;
+mod rows;
 mod segment;
 mod sessions;
 mod simulate;

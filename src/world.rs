@@ -2,8 +2,8 @@
 //! change gives coupon.storage a new revision, and a backend reads them again when it sees one.
 
 use crate::cache::{self, Decoded, statement};
+use crate::campaigns::{self, Campaigns};
 use crate::error::{report, spi, throw};
-use crate::issue::{self, Campaigns};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
@@ -47,7 +47,7 @@ pub fn at(client: &SpiClient, storage: i32, revision: &str) -> Rc<World> {
         }
         digests.insert(number, digest);
     }
-    let world = World { revision: revision.to_string(), active, digests, campaigns: issue::campaigns(client) };
+    let world = World { revision: revision.to_string(), active, digests, campaigns: campaigns::read(client) };
     let world = Rc::new(world);
     KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
     world

@@ -1,0 +1,118 @@
+//! coupon.explain: the conditions of a decision, one by one, with no side effect.
+
+use crate::settings;
+use crate::{issue, rows, world};
+use coupon_model::issue::{Policy, eligible};
+use pgrx::name;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+
+/// A condition of `coupon.explain`.
+type Line = (Option<String>, i32, String, Option<bool>, String);
+
+#[pg_extern(sql = false)]
+fn explain(
+    session: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(campaign, Option<String>),
+        name!(step, i32),
+        name!(condition, String),
+        name!(holds, Option<bool>),
+        name!(detail, String),
+    ),
+> {
+    let lines = Spi::connect(|client| explain_lines(client, session));
+    TableIterator::new(lines)
+}
+
+fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut say = |campaign: Option<&str>, condition: &str, holds: bool, detail: String| {
+        lines.push((campaign.map(Into::into), lines.len() as i32 + 1, condition.into(), Some(holds), detail));
+        holds
+    };
+    if !say(None, "enabled", settings::enabled(), "setting coupon_ext.enabled".into()) {
+        return lines;
+    }
+    let active = world::active(client);
+    let what = active.as_ref().map_or("SELECT * FROM coupon.train() trains one".into(), |a| {
+        let churn = if a.version.churn.is_some() { "with" } else { "without" };
+        format!("version {} is active, {churn} a churn model", a.number)
+    });
+    if !say(None, "a model is active", active.is_some(), what) {
+        return lines;
+    }
+    let (live, world, gap) = rows::peek(client, session);
+    let (campaigns, clock) = (&world.campaigns, settings::clock());
+    if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
+    {
+        return lines;
+    }
+    let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
+        format!(
+            "{} views, segment {}, customer {}",
+            l.visit.views,
+            l.segment,
+            l.customer.as_deref().unwrap_or("unknown")
+        )
+    });
+    if !say(None, "the session is known", live.is_some(), seen) {
+        return lines;
+    }
+    let live = live.expect("said so");
+    let Some(version) = live.version.clone() else {
+        say(None, "it began with a model", false, "it began before there was one, and is never scored".into());
+        return lines;
+    };
+    say(None, "no checkout or purchase yet", !live.visit.frozen, "after one there is nothing to win".into());
+    let age = (clock - live.last_at) as f64 / 1e6;
+    let limit = settings::max_click_age() as f64 / 1e6;
+    say(
+        None,
+        "its last click is recent",
+        issue::fresh(live.last_at, clock),
+        format!("{age:.0} s old, at most {limit:.0} s"),
+    );
+    say(None, "nothing was decided yet", live.decided.is_empty(), format!("decided by: {}", live.decided.join(", ")));
+    if campaigns.is_empty() {
+        say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
+    }
+    for campaign in campaigns.iter() {
+        let name = Some(campaign.name.as_str());
+        let (at, share) = campaign.arm(&live.session);
+        let t = campaign.thresholds(at, &version);
+        let m = issue::moment(&live, campaign);
+        say(
+            name,
+            "arm",
+            true,
+            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, t.policy.name()),
+        );
+        say(name, "enough views", m.view >= t.min_views, format!("{} of at least {}", m.view, t.min_views));
+        match t.policy {
+            Policy::AtRisk | Policy::Risk => {
+                if t.policy == Policy::AtRisk {
+                    let detail = format!("largest P(purchase) {:.4}, at least {:.4}", m.max_purchase, t.eta);
+                    say(name, "it was interested", m.max_purchase >= t.eta, detail);
+                }
+                say(name, "it is leaving", m.churn >= t.tau, format!("P(churn) {:.4}, at least {:.4}", m.churn, t.tau));
+            }
+            Policy::Random => {
+                let mut detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
+                if version.version.churn.is_none() {
+                    detail += "; there is no churn model, so half of them are held out";
+                }
+                say(name, "drawn", eligible(&t, &m), detail);
+            }
+        }
+        let detail = if campaign.live {
+            format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout)
+        } else {
+            "in shadow: it decides and logs and issues nothing".into()
+        };
+        say(name, "it issues", campaign.live, detail);
+    }
+    lines
+}

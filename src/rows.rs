@@ -1,0 +1,286 @@
+//! The rows of coupon.session: read and locked together with what a statement needs to know, and written back.
+
+use crate::cache::{Decoded, statement};
+use crate::error::{ok, spi};
+use crate::guard::with_lock_timeout;
+use crate::settings::{self, micros};
+use crate::world::{self, World};
+use coupon_model::events::Kind;
+use coupon_model::live::{Click, Visit};
+use coupon_model::segment::Variables;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use std::rc::Rc;
+
+/// A session as it is stored.
+pub struct Live {
+    pub session: String,
+    pub customer: Option<String>,
+    pub started_at: i64,
+    pub last_at: i64,
+    pub segment: u32,
+    pub version: Option<Rc<Decoded>>,
+    pub decided: Vec<String>,
+    pub visit: Visit,
+    /// It is stored already, and its row is locked.
+    pub known: bool,
+}
+
+/// What one statement sees beside its sessions.
+pub struct Scene {
+    pub world: Rc<World>,
+    pub active: Option<Rc<Decoded>>,
+    pub clock: i64,
+}
+
+pub enum Found {
+    Known(Box<Live>),
+    /// Not stored yet, with the segment its customer has.
+    New(u32),
+    /// It missed a click earlier: left as it is until it was rebuilt.
+    Gap,
+    /// Somebody else holds its row, and it is not worth waiting in a statement of many sessions.
+    Held,
+}
+
+/// What is read of a session and of the world. The rows are locked in the order of the array: a nested loop over it is
+/// the only plan that a lateral FOR UPDATE allows. No EXISTS: PostgreSQL may hash the whole table to answer one.
+macro_rules! load_sql {
+    ($lock:literal, $exists:literal) => {
+        concat!(
+            "SELECT t.version, t.revision::text, (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1), \
+             s.session IS NOT NULL, ",
+            $exists,
+            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
+             s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
+             k.searches_last_month, k.stay_per_session, k.visits_last_month \
+             FROM coupon.storage t, unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
+             LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
+            $lock,
+            ") s ON true \
+             LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true \
+             ORDER BY u.n"
+        )
+    };
+}
+const LOAD_WAIT: &str = load_sql!("FOR UPDATE", "s.session IS NOT NULL");
+const LOAD_SKIP: &str =
+    load_sql!("FOR UPDATE SKIP LOCKED", "(SELECT true FROM coupon.session y WHERE y.session = u.session)");
+const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
+
+/// Reads and locks; waits up to `wait` milliseconds, or not at all where it is 0.
+pub fn load(client: &mut SpiClient, sessions: &[&str], customers: &[Option<&str>], wait: i32) -> (Scene, Vec<Found>) {
+    let sql = if wait > 0 { LOAD_WAIT } else { LOAD_SKIP };
+    let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
+    let prepared = statement(client, sql, &types);
+    let args = [sessions.to_vec().into(), customers.to_vec().into()];
+    let rows = spi(with_lock_timeout(wait.max(1), || client.update(prepared, None, &args)));
+    read(client, rows, sessions, customers)
+}
+
+fn read(
+    client: &SpiClient,
+    rows: pgrx::spi::SpiTupleTable,
+    sessions: &[&str],
+    customers: &[Option<&str>],
+) -> (Scene, Vec<Found>) {
+    let mut scene = None;
+    let mut found = Vec::with_capacity(sessions.len());
+    for (i, row) in rows.enumerate() {
+        let scene = scene.get_or_insert_with(|| {
+            let storage = spi(row.get::<i32>(1)).unwrap_or(0);
+            let world = world::at(client, storage, spi(row.get::<&str>(2)).unwrap_or_default());
+            Scene { active: world.active(client), world, clock: settings::clock() }
+        });
+        let has = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
+        found.push(if has(3) {
+            Found::Gap
+        } else if has(4) {
+            Found::Known(Box::new(live(client, &row, sessions[i], &scene.world)))
+        } else if has(5) {
+            Found::Held
+        } else {
+            let variables = customers[i].and_then(|_| variables(&row));
+            Found::New(match (&scene.active, variables) {
+                (Some(active), Some(v)) => active.version.segment.assign(&v),
+                _ => 0,
+            })
+        });
+    }
+    (scene.expect("a row a session"), found)
+}
+
+fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World) -> Live {
+    let time = |n: usize| spi(row.get::<TimestampWithTimeZone>(n)).map_or(0, i64::from);
+    let flag = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
+    let views = spi(row.get::<i32>(9)).unwrap_or(0) as u32;
+    let mut visit = Visit::stored(views, flag(12), flag(13), spi(row.get(14)), spi(row.get(15)));
+    let mut version = spi(row.get::<i64>(11)).and_then(|number| world.version(client, number));
+    match (&version, spi(row.get::<&[u8]>(17))) {
+        (Some(version), Some(state)) => ok(visit.remember(&version.version, state)),
+        // A session whose state was swept is over: it is counted on and never scored again.
+        _ => version = None,
+    }
+    Live {
+        session: session.to_string(),
+        customer: spi(row.get(6)),
+        started_at: time(7),
+        last_at: time(8),
+        segment: spi(row.get::<i32>(10)).unwrap_or(0) as u32,
+        version,
+        decided: spi(row.get(16)).unwrap_or_default(),
+        visit,
+        known: true,
+    }
+}
+
+fn variables(row: &SpiHeapTupleData) -> Option<Variables> {
+    let number = |n: usize| spi(row.get::<f64>(n));
+    Some(Variables {
+        spending_last_month: number(18)?,
+        average_payment: number(19)?,
+        items_per_purchase: number(20)?,
+        searches_last_month: number(21)?,
+        stay_per_session: number(22)?,
+        visits_last_month: number(23)?,
+    })
+}
+
+pub fn update(client: &mut SpiClient, rows: &[Live]) {
+    if rows.is_empty() {
+        return;
+    }
+    let sql = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
+               frozen = u.frozen, purchased = u.purchased, churn = u.churn, interest = u.interest, state = u.state \
+               FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
+               $8::float8[], $9::bytea[]) u(session, customer, last_at, views, frozen, purchased, churn, interest, state) \
+               WHERE s.session = u.session";
+    use pg_sys::BuiltinOid::*;
+    let types = [
+        TEXTARRAYOID,
+        TEXTARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        BOOLARRAYOID,
+        BOOLARRAYOID,
+        FLOAT8ARRAYOID,
+        FLOAT8ARRAYOID,
+        BYTEAARRAYOID,
+    ];
+    let prepared = statement(client, sql, &types.map(Into::into));
+    let args = [
+        rows.iter().map(|r| r.session.as_str()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.customer.as_deref()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| micros(r.last_at)).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.views as i32).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.frozen).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.purchased).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.churn).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
+    ];
+    spi(client.update(prepared, None, &args));
+}
+
+/// Stores new sessions; those that another connection has stored meanwhile are returned.
+pub fn insert(client: &mut SpiClient, rows: &[Live]) -> Vec<String> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let sql = "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, version, frozen, \
+               purchased, churn, interest, state) \
+               SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::int[], \
+               $7::bigint[], $8::bool[], $9::bool[], $10::float8[], $11::float8[], $12::bytea[]) \
+               ON CONFLICT (session) DO NOTHING RETURNING session";
+    use pg_sys::BuiltinOid::*;
+    let types = [
+        TEXTARRAYOID,
+        TEXTARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        INT4ARRAYOID,
+        INT8ARRAYOID,
+        BOOLARRAYOID,
+        BOOLARRAYOID,
+        FLOAT8ARRAYOID,
+        FLOAT8ARRAYOID,
+        BYTEAARRAYOID,
+    ];
+    let prepared = statement(client, sql, &types.map(Into::into));
+    let args = [
+        rows.iter().map(|r| r.session.as_str()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.customer.as_deref()).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| micros(r.started_at)).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| micros(r.last_at)).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.views as i32).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.segment as i32).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.version.as_ref().map(|v| v.number)).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.frozen).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.purchased).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.churn).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
+        rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
+    ];
+    let stored = spi(client.update(prepared, None, &args));
+    if stored.len() == rows.len() {
+        return Vec::new();
+    }
+    let stored: Vec<String> = stored.filter_map(|row| spi(row.get(1))).collect();
+    rows.iter().map(|r| r.session.clone()).filter(|s| !stored.contains(s)).collect()
+}
+
+/// A purchase that knows only its customer freezes that customer's latest session, if it was seen within the timeout.
+pub fn freeze(client: &mut SpiClient, purchase: &Click) {
+    let sql = "UPDATE coupon.session SET frozen = true, purchased = purchased OR $4 WHERE session = (\
+               SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
+               ORDER BY s.last_at DESC LIMIT 1)";
+    use pg_sys::BuiltinOid::*;
+    let types = [TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID];
+    let prepared = statement(client, sql, &types.map(Into::into));
+    let timeout = (settings::session_timeout() * 1e6) as i64;
+    let args = [
+        purchase.customer.clone().into(),
+        micros(purchase.at).into(),
+        micros(purchase.at.saturating_sub(timeout)).into(),
+        (purchase.kind == Kind::Purchase).into(),
+    ];
+    if purchase.kind.ends() {
+        spi(with_lock_timeout(settings::max_wait().max(1), || client.update(prepared, None, &args)));
+    }
+}
+
+pub fn stored_clicks(client: &SpiClient, session: &str) -> Vec<Click> {
+    let sql = "SELECT at, customer, kind, page, category, product, quantity, price, order_id, zone, attributes \
+               FROM coupon.session_events($1)";
+    let rows = spi(client.select(sql, None, &[session.into()]));
+    let click = |row: SpiHeapTupleData| {
+        Some(Click {
+            at: spi(row.get::<TimestampWithTimeZone>(1))?.into(),
+            session: Some(session.to_string()),
+            customer: spi(row.get(2)),
+            kind: Kind::parse(spi(row.get::<&str>(3))?)?,
+            page: spi(row.get(4)),
+            category: spi(row.get(5)),
+            product: spi(row.get(6)),
+            quantity: spi(row.get(7)),
+            price: spi(row.get(8)),
+            order_id: spi(row.get(9)),
+            zone: spi(row.get(10)),
+            attributes: spi(row.get(11)).unwrap_or_default(),
+        })
+    };
+    rows.filter_map(click).collect()
+}
+
+/// A session as it is stored, unlocked, and whether it missed a click: what coupon.explain looks at.
+pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<World>, bool) {
+    let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
+    let args = [vec![session].into(), vec![None::<&str>].into()];
+    let rows = spi(client.select(statement(client, LOAD_READ, &types), None, &args));
+    let (scene, mut found) = read(client, rows, &[session], &[None]);
+    match found.pop() {
+        Some(Found::Known(live)) => (Some(*live), scene.world, false),
+        found => (None, scene.world, matches!(found, Some(Found::Gap))),
+    }
+}
