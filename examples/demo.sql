@@ -1,6 +1,7 @@
 -- The whole flow on a simulated shop: make demo
 -- (or: createdb shop && psql -X -q -d shop <examples/demo.sql, as a superuser; the database must not hold the extension yet)
 \set ON_ERROR_STOP on
+SET timezone = 'UTC';
 \pset footer off
 \pset null -
 
@@ -130,14 +131,14 @@ BEGIN
     FOR c IN SELECT * FROM walk WHERE n < clicks ORDER BY n LOOP
         PERFORM set_config('coupon_ext.clock', c.at::text, false);
         INSERT INTO answer SELECT c.n, c.page, c.category, NULL, (o).code
-        FROM coupon.record_click('walk-in', NULL, c.kind, NULL, c.page, c.category, c.product, c.quantity, c.price,
+        FROM coupon.record_click('s-42', NULL, c.kind, NULL, c.page, c.category, c.product, c.quantity, c.price,
             attributes => c.attributes) o;
-        UPDATE answer SET churn = (SELECT churn_probability('walk-in')) WHERE n = c.n;
+        UPDATE answer SET churn = (SELECT churn_probability('s-42')) WHERE n = c.n;
     END LOOP;
 END
 $$;
 SELECT n AS click, page, category, round(churn::numeric, 3) AS churn, code AS coupon FROM answer ORDER BY n DESC LIMIT 5;
-SELECT at, 'SELECT * FROM coupon.record_click(''walk-in'', ' || concat_ws(', ', 'kind => ' || quote_literal(kind),
+SELECT at, 'SELECT * FROM coupon.record_click(''s-42'', ' || concat_ws(', ', 'kind => ' || quote_literal(kind),
     'page => ' || quote_literal(page), 'category => ' || quote_literal(category), 'product => ' || quote_literal(product),
     'price => ' || price, 'quantity => ' || quantity, 'attributes => ' || quote_literal(attributes)) || ')' AS click
 FROM walk WHERE n = clicks \gset
@@ -151,26 +152,26 @@ SET coupon_ext.clock = :'at';
 \echo 'A shop whose own table is watched asks; asking twice never issues twice:'
 \echo
 \set ECHO queries
-SELECT * FROM issue_coupon('walk-in');
+SELECT * FROM issue_coupon('s-42');
 \set ECHO none
 \pset expanded off
 \set ECHO queries
-SELECT (SELECT code FROM issue_coupon('walk-in')) = (SELECT code FROM issue_coupon('walk-in')) AS same_code,
-    count(*) AS coupons FROM coupon.coupon WHERE session = 'walk-in';
+SELECT (SELECT code FROM issue_coupon('s-42')) = (SELECT code FROM issue_coupon('s-42')) AS same_code,
+    count(*) AS coupons FROM coupon.coupon WHERE session = 's-42';
 \set ECHO none
 \echo 'At the till. The visitor typed the code in small letters, o for 0, l for 1, and without hyphens:'
 \echo
-SELECT code, translate(lower(code), '01-', 'ol') AS typed FROM issue_coupon('walk-in') \gset
+SELECT code, translate(lower(code), '01-', 'ol') AS typed FROM issue_coupon('s-42') \gset
 \set ECHO queries
 SELECT * FROM redeem_coupon(:'typed', 'order-1001', 80.00, session => 'another');
-SELECT * FROM redeem_coupon(:'typed', 'order-1001', 80.00, session => 'walk-in');
-SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 'walk-in');
+SELECT * FROM redeem_coupon(:'typed', 'order-1001', 80.00, session => 's-42');
+SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 's-42');
 \set ECHO none
 \echo 'The order is cancelled; the coupon comes back while it is valid, and serves the next one:'
 \echo
 \set ECHO queries
 SELECT * FROM release_coupon(:'code', 'order-1001');
-SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 'walk-in');
+SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 's-42');
 \set ECHO none
 
 \echo

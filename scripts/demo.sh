@@ -21,7 +21,8 @@ fi
 
 scripts/install.sh
 say "running examples/$script.sql${log:+ on $log}"
+# From its input, not as a file, or psql would put the line number before everything that training tells.
 # psql substitutes no variables in \copy, but the shell it starts reads the environment: \copy t from program 'zcat -f "$LOG"'.
 LOG=$log PGOPTIONS='-c client_min_messages=warning' scripts/cluster.sh run demo -- bash -euc '
     createdb demo
-    psql -X -q -v ON_ERROR_STOP=1 -v log="$LOG" -P pager=off -d demo -f "$0"' "examples/$script.sql"
+    psql -X -q -P pager=off -d demo <"$0"' "examples/$script.sql"

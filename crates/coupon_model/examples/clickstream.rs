@@ -8,7 +8,7 @@
 use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
-use coupon_model::churn::{Example, Model, Spec, Step, Trainer, View, Vocabulary, Words, report};
+use coupon_model::churn::{Example, Spec, Step, Trainer, View, Vocabulary, Words, report};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES, SECOND};
 use coupon_model::metrics::Metrics;
 
@@ -80,7 +80,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let scored: usize = judge_views.iter().map(Vec::len).sum();
         println!("{loss}: microseconds a live step {:.2}", start.elapsed().as_secs_f64() * 1e6 / scored as f64);
         println!("{loss}: state bytes {}, {:?}", model.state_bytes(), model.calibrator(0));
-        speed(loss, &model, &judge_views);
         for (name, pair) in [("cut", &card.cut), ("live", &card.live)] {
             if let Some(pair) = pair {
                 show(&format!("{loss} {name}"), &pair.used);
@@ -94,37 +93,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn memory(when: &str, field: &str) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().filter(|l| l.starts_with(field)).for_each(|l| println!("memory {when}: {l}"));
-}
-
-/// Medians over many rounds: a session of 100 views from its start, and one view more from a stored state.
-fn speed(loss: &str, model: &Model, sessions: &[Vec<View>]) {
-    let views: Vec<View> = sessions.iter().flatten().take(100).copied().collect();
-    let mut array = Vec::new();
-    let mut live = Vec::new();
-    let mut state = model.begin();
-    for view in &views {
-        model.step(0, &mut state, view);
-    }
-    let stored = state.to_bytes();
-    for _ in 0..300 {
-        let start = Instant::now();
-        std::hint::black_box(model.score(0, std::hint::black_box(&views)));
-        array.push(start.elapsed().as_secs_f64() * 1e6);
-        let start = Instant::now();
-        if let Ok(mut state) = model.resume(std::hint::black_box(&stored)) {
-            std::hint::black_box(model.step(0, &mut state, &views[0]));
-            std::hint::black_box(state.to_bytes());
-        }
-        live.push(start.elapsed().as_secs_f64() * 1e6);
-    }
-    array.sort_by(f64::total_cmp);
-    live.sort_by(f64::total_cmp);
-    println!(
-        "{loss}: microseconds for {} views {:.1}, for one live click with its state {:.2}",
-        views.len(),
-        array[150],
-        live[150]
-    );
 }
 
 fn show(name: &str, m: &Metrics) {

@@ -402,5 +402,6 @@ RESET coupon_ext.clock;
 DROP TABLE page_hit, visit, order_line, shop_log, altered, dated CASCADE;
 DROP FOREIGN DATA WRAPPER nothing CASCADE;
 DELETE FROM coupon.click WHERE at < '2026-01-01' OR at = 'infinity';
+DELETE FROM coupon.session WHERE started_at < '2026-01-01';
 TRUNCATE coupon.fault, coupon.gap;
 SELECT relation FROM coupon.watched;

@@ -235,7 +235,7 @@ impl Model {
         self.groups[self.cell(variables) as usize]
     }
 
-    /// Joins the cells into groups by the sessions counted in each of them (see [`regroup`]), and tells the card.
+    /// Joins the cells into groups by the sessions counted in each of them (see [`regroup()`]), and tells the card.
     /// A cell in which nobody was seen takes the group of the nearest cell that was seen, centroid to centroid.
     pub fn regroup(&mut self, counts: &[CellCount], spec: &Spec, card: &mut Card) -> Result<()> {
         if counts.len() != self.cells() {

@@ -1,6 +1,7 @@
 //! The six loyalty variables of CCP/2DL, as of any day.
 
 use super::{Groups, Session, Sessions, Spec, group};
+use crate::Result;
 use crate::events::{DAY, Kind, Log, Micros, NONE, SECOND, Text};
 use crate::segment::Variables;
 use std::collections::{HashMap, HashSet};
@@ -76,15 +77,17 @@ impl<'a> Loyalty<'a> {
     }
 
     /// The variables each session's customer had at the start of the day of its first view; `None` for anonymous visits
-    /// and for customers never seen before. Nothing of the session itself, nor of its day, is visible.
-    pub fn as_of(&self, sessions: &Sessions) -> Vec<Option<Variables>> {
+    /// and for customers never seen before. Nothing of the session itself, nor of its day, is visible. `check` is called
+    /// before every session and may end the work with its error.
+    pub fn as_of(&self, sessions: &Sessions, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Option<Variables>>> {
         let mut cache: HashMap<(Text, Micros), Option<Variables>> = HashMap::new();
         let variables = |s: &Session| {
+            check()?;
             if s.customer == NONE {
-                return None;
+                return Ok(None);
             }
             let day = day_of(s.first);
-            *cache.entry((s.customer, day)).or_insert_with(|| self.variables(s.customer, day))
+            Ok(*cache.entry((s.customer, day)).or_insert_with(|| self.variables(s.customer, day)))
         };
         sessions.sessions.iter().map(variables).collect()
     }

@@ -100,7 +100,7 @@ fn loyalty_sees_thirty_days_strictly_before_the_day() {
     assert!(loyalty.variables(u, day(1) * SECOND).is_none(), "nothing happened before the first day");
     // The session of day 40 sees the same whatever it goes on to do.
     let sessions = Sessions::build(&log, 60 * DAY, &Spec::default());
-    let as_of = loyalty.as_of(&sessions);
+    let as_of = loyalty.as_of(&sessions, &mut || Ok(())).unwrap();
     let today = sessions.sessions.iter().position(|s| log.text(s.id) == Some("today")).unwrap();
     assert_eq!(as_of[today], Some(v));
 }

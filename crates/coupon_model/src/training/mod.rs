@@ -118,6 +118,7 @@ struct Ground<'a> {
     sessions: Sessions,
     /// Weight of each session; 1, or 1 / P(not issued) for one that was held out.
     weights: Vec<f32>,
+    loyalty: Loyalty<'a>,
     as_of: Vec<Option<Variables>>,
     windows: [std::ops::Range<usize>; 3],
     /// Sessions that were issued a coupon, and are not among these.
@@ -155,9 +156,8 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     };
     let mut stages = if fresh("sessions") { vec![sessions_stage(&ground)] } else { taken("sessions")? };
 
-    let loyalty = Loyalty::new(job.log, &job.spec.sessions);
     let segment = if fresh("segment") {
-        let (model, stage) = segment_stage::train(&ground, &loyalty, observer)?;
+        let (model, stage) = segment_stage::train(&ground, observer)?;
         stages.push(stage);
         model
     } else {
@@ -209,10 +209,10 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
     };
     let weights = sessions.sessions.iter().map(weight).collect();
     observer.check()?;
-    let as_of = Loyalty::new(job.log, &job.spec.sessions).as_of(&sessions);
-    observer.check()?;
+    let loyalty = Loyalty::new(job.log, &job.spec.sessions);
+    let as_of = loyalty.as_of(&sessions, &mut || observer.check())?;
     let windows = sessions.windows(&job.spec.sessions);
-    Ok(Ground { job, sessions, weights, as_of, windows, issued })
+    Ok(Ground { job, sessions, weights, loyalty, as_of, windows, issued })
 }
 
 fn sessions_stage(ground: &Ground) -> Stage {
@@ -258,7 +258,7 @@ pub fn judge(
     let mut sessions = Sessions::build(log, until, spec);
     sessions.sessions.retain(|s| s.first >= since);
     check()?;
-    let as_of = Loyalty::new(log, spec).as_of(&sessions);
+    let as_of = Loyalty::new(log, spec).as_of(&sessions, check)?;
     let segments: Vec<u32> = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
     churn_stage::judge(log, &sessions, &segments, model, check)
 }

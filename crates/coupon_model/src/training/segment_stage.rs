@@ -3,13 +3,13 @@
 use super::{Ground, Observer, Report};
 use crate::error::Result;
 use crate::segment::{CellCount, Fit, Model};
-use crate::sessions::{Loyalty, day_of};
+use crate::sessions::day_of;
 use crate::version::Stage;
 
 /// K-means on one snapshot at the start of tune (geometry only); churn rates from the fit window's sessions, each with
 /// the variables its customer had at the start of its own day.
-pub(super) fn train(ground: &Ground, loyalty: &Loyalty, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
-    let (job, day) = (ground.job, day_of(ground.cut()));
+pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
+    let (job, loyalty, day) = (ground.job, &ground.loyalty, day_of(ground.cut()));
     let mut snapshot = Vec::new();
     for customer in loyalty.customers(day) {
         observer.check()?;

@@ -197,7 +197,9 @@ fn live_share(thresholds: &Thresholds, pooled: bool) -> (f64, Vec<(u32, f64)>) {
 /// model, within three standard errors for the coin.
 #[test]
 fn the_plan_is_what_serving_does() {
-    let plan = &shop().version.plan;
+    let Version { plan, churn, segment, .. } = &shop().version;
+    assert!(segment.groups() > 1 && churn.as_ref().unwrap().segments().any(|(_, own)| own));
+    assert_ne!(plan.segments, plan.pooled, "there is something to confuse");
     let sessions = plan.segments.sessions as f64;
     for (replay, pooled) in [(&plan.segments, false), (&plan.pooled, true)] {
         for row in replay.rows.iter().step_by(4) {

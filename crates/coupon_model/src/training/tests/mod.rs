@@ -76,10 +76,10 @@ fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
 /// A small network, soon trained; a large judge window, so that few buyers are enough to compare.
 fn small(change: Value) -> Spec {
     let mut spec = json!({
-        "sessions": {"windows": [0.5, 0.2, 0.3]},
-        "segment": {"restarts": 1, "max_clusters": 4, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
+        "sessions": {"windows": [0.6, 0.2, 0.2]},
+        "segment": {"restarts": 3, "max_clusters": 6, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
         "churn": {"hidden": 8, "feed_forward": 8, "epochs": 2, "cycle": 2, "batch": 64, "max_length": 25,
-                  "learning_rate": 0.02, "min_sessions": 300, "min_buyers": 10},
+                  "learning_rate": 0.02, "min_sessions": 200, "min_buyers": 10},
         "rank": {"moments": 500},
     });
     for (word, keys) in change.as_object().into_iter().flatten() {
@@ -146,7 +146,7 @@ impl World {
     fn sessions(&self, version: &Version) -> (Sessions, Vec<u32>) {
         let spec = &self.spec.sessions;
         let sessions = Sessions::build(&self.log, self.until, spec);
-        let as_of = Loyalty::new(&self.log, spec).as_of(&sessions);
+        let as_of = Loyalty::new(&self.log, spec).as_of(&sessions, &mut || Ok(())).unwrap();
         let segments = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
         (sessions, segments)
     }
@@ -159,11 +159,11 @@ pub struct Trained {
     pub version: Version,
 }
 
-/// A simulated shop and its first version, for all tests.
+/// A simulated shop and its first version, for all tests: two segments, at least one with a network of its own.
 pub fn shop() -> &'static Trained {
     static SHOP: OnceLock<Trained> = OnceLock::new();
     SHOP.get_or_init(|| {
-        let world = World::new(shop_clicks(500, 28), small(json!({})));
+        let world = World::new(shop_clicks(1200, 45), small(json!({})));
         let stages = world.train().stages;
         let version = Version::decode(&stages).unwrap();
         Trained { world, stages, version }

@@ -1,0 +1,142 @@
+-- churn: a live session's state, the array form from the start, and the card, all of the same model.
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+SET client_min_messages = warning;
+
+-- The page views of a session as coupon.events reads them: what the array form is given.
+CREATE FUNCTION views_of(session text) RETURNS coupon.page_view[] LANGUAGE sql STABLE AS $$
+    SELECT array_agg((at, kind, page, category, product, price, attributes)::coupon.page_view ORDER BY n)
+    FROM (SELECT e.*, bool_or(kind IN ('checkout', 'purchase')) OVER (ORDER BY n) AS over
+          FROM (SELECT e.*, row_number() OVER () AS n FROM coupon.session_events(views_of.session) e) e) e WHERE NOT over
+$$;
+
+-- Hundreds of sessions, clicked live in many statements: what trains is what serves.
+SELECT coupon.simulate(800, 2, 0, '2026-02-02') > 1000 AS clicked;
+SELECT count(*) > 300 AS hundreds, count(*) FILTER (WHERE views > 5) > 50 AS long_ones, count(*) FILTER (WHERE version = 2) = count(*) AS under_the_active_version,
+    count(*) FILTER (WHERE live IS NULL OR live <= 0 OR live >= 1) AS not_a_probability, count(*) FILTER (WHERE abs(live - again) > 1e-6) AS differ,
+    count(DISTINCT round(live::numeric, 4)) > 100 AS they_differ_among_each_other
+FROM (SELECT s.session, s.views, s.version, churn_probability(s.session) AS live, churn_probability(s.segment, views_of(s.session)) AS again
+      FROM coupon.session s WHERE s.started_at >= '2026-02-02' AND s.views > 0) s;
+-- Interest is the largest probability of a purchase after any view so far.
+SELECT count(*) > 50 AS dozens, count(*) FILTER (WHERE abs(s.interest - p.interest) > 1e-6) AS differ
+FROM (SELECT s.*, views_of(session) AS v FROM coupon.session s WHERE started_at >= '2026-02-03' AND views BETWEEN 2 AND 20 OFFSET 0) s
+CROSS JOIN LATERAL (SELECT max(1 - churn_probability(s.segment, s.v[1:i])) AS interest FROM generate_series(1, cardinality(s.v)) i) p;
+
+-- Whatever the table, its types and the form of the INSERT, the trigger reads what coupon.events reads. The values are words the model knows.
+CREATE TYPE category AS ENUM ('hats', 'shoes');
+DO $$ DECLARE c text; BEGIN FOR c IN SELECT DISTINCT category FROM coupon.click WHERE category IS NOT NULL AND category NOT IN ('hats', 'shoes') LOOP EXECUTE format('ALTER TYPE category ADD VALUE %L', c); END LOOP; END $$;
+CREATE TABLE typed (visit bigint, at timestamp, what varchar(10), place char(20), kind_of_thing category, cost numeric(8, 2), device text, referrer name, n smallint);
+CREATE TABLE listed (visit uuid, day timestamptz, place text, cost int, facts text[]);
+SELECT coupon.watch('typed', '{"session": "visit", "at": "at", "kind": "what", "page": "place", "category": "kind_of_thing", "price": "cost", "attributes": ["device", "referrer"], "quantity": "n"}', kinds => '{"look": "view", "basket": "cart"}');
+SELECT coupon.watch('listed', '{"session": "visit", "at": "day", "page": "place", "price": "cost", "attributes": "facts"}');
+CREATE FUNCTION typed_rows(first int, last int) RETURNS SETOF typed LANGUAGE sql AS $$
+    SELECT 700000 + (n % 40), c.at AT TIME ZONE 'UTC' + interval '40 days', CASE c.kind WHEN 'view' THEN 'look' WHEN 'cart' THEN 'basket' ELSE c.kind END, c.page, c.category::category, c.price::numeric, c.attributes[1], c.attributes[2]::name, c.quantity::smallint
+    FROM (SELECT c.*, row_number() OVER (ORDER BY at, id) AS n FROM coupon.click c WHERE kind NOT IN ('checkout', 'purchase') AND at < '2026-01-20') c WHERE n BETWEEN first AND last
+$$;
+INSERT INTO typed SELECT * FROM typed_rows(1, 1);
+INSERT INTO typed SELECT * FROM typed_rows(2, 400);
+MERGE INTO typed t USING (SELECT * FROM typed_rows(401, 500)) r ON false WHEN NOT MATCHED THEN INSERT VALUES (r.visit, r.at, r.what, r.place, r.kind_of_thing, r.cost, r.device, r.referrer, r.n);
+WITH i AS (INSERT INTO typed SELECT * FROM typed_rows(501, 600) RETURNING 1) SELECT count(*) FROM i;
+COPY typed FROM stdin (DELIMITER ',', NULL 'null');
+700000,2026-02-25 10:00:00,look,product,shoes,19.90,mobile,search,1
+700041,2026-02-25 10:00:00,search,no such page,null,-1,null,nobody,null
+700041,2026-02-25 10:00:09,basket,null,hats,NaN,desktop,,1
+\.
+INSERT INTO listed SELECT md5((n % 30)::text)::uuid, at + interval '30 days', page, price::int, CASE n % 3 WHEN 0 THEN NULL WHEN 1 THEN attributes ELSE attributes || '{x,y,z,1,2,3,4,5}' END
+FROM (SELECT c.*, row_number() OVER (ORDER BY at, id) AS n FROM coupon.click c WHERE kind = 'view' AND at < '2026-01-10') c WHERE n <= 200;
+-- Several clicks of one session in one statement, in any order of rows, count in the order of their times.
+INSERT INTO listed SELECT md5('shuffled')::uuid, at + interval '30 days', page, price::int, attributes FROM coupon.click WHERE kind = 'view' AND at < '2026-01-06' ORDER BY md5(id::text) LIMIT 60;
+SELECT CASE WHEN s.session ~ '^7' THEN 'typed' ELSE 'listed' END AS of_table, count(*) AS sessions, sum(views) AS views, count(DISTINCT round(s.churn::numeric, 6)) > 10 AS they_differ,
+    count(*) FILTER (WHERE s.churn IS NULL OR abs(s.churn - churn_probability(s.segment, views_of(s.session))) > 1e-6) AS differ
+FROM coupon.session s WHERE s.session ~ '^7000' OR s.session IN (SELECT visit::text FROM listed) GROUP BY 1 ORDER BY 1;
+DROP FUNCTION typed_rows;
+DROP TABLE typed, listed;
+DELETE FROM coupon.session WHERE session ~ '^7000' OR length(session) = 36;
+
+-- Arrival order counts: a click of an earlier time, in a later statement, is the next step with no time passed.
+BEGIN;
+INSERT INTO coupon.click (session, at, kind, page) VALUES ('late', '2026-02-05 10:00:30', 'view', 'product');
+INSERT INTO coupon.click (session, at, kind, page) VALUES ('late', '2026-02-05 10:00:00', 'view', 'product');
+SELECT abs(churn - churn_probability(segment, ARRAY[('2026-02-05 10:00:30', 'view', 'product', NULL, NULL, NULL, NULL), ('2026-02-05 10:00:00', 'view', 'product', NULL, NULL, NULL, NULL)]::coupon.page_view[])) < 1e-6 AS in_order_of_arrival,
+    abs(churn - churn_probability(segment, ARRAY[('2026-02-05 10:00:30', 'view', 'product', NULL, NULL, NULL, NULL), ('2026-02-05 10:00:30', 'view', 'product', NULL, NULL, NULL, NULL)]::coupon.page_view[])) < 1e-6 AS gap_of_0,
+    started_at, last_at FROM coupon.session WHERE session = 'late';
+ROLLBACK;
+
+-- What a session's probability is not.
+SELECT churn_probability('nobody') AS unknown, churn_probability(NULL::text) AS no_session;
+SELECT churn_probability(session) AS began_before_there_was_a_model, views > 0 AS seen FROM coupon.session WHERE started_at < '2026-01-06' ORDER BY session LIMIT 1;
+BEGIN;
+INSERT INTO coupon.click (session, at, kind) VALUES ('gap', '2026-02-05 10:00:00', 'view');
+SELECT churn_probability('gap') IS NOT NULL AS known;
+INSERT INTO coupon.gap (session, reason) VALUES ('gap', 'test');
+SELECT churn_probability('gap') IS NOT NULL AS known_though_it_missed_a_click;
+ROLLBACK;
+-- After a checkout nothing but a purchase is noted.
+BEGIN;
+INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:00', 'view');
+SELECT churn_probability('over') AS before_checkout \gset
+INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:05', 'checkout');
+INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:10', 'view');
+SELECT views, frozen, purchased, churn = :before_checkout AS as_it_was FROM coupon.session WHERE session = 'over';
+INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:15', 'purchase');
+SELECT views, frozen, purchased FROM coupon.session WHERE session = 'over';
+ROLLBACK;
+
+-- The array form: nothing, NULL, bad input.
+CREATE FUNCTION view_at(at timestamptz, kind text DEFAULT 'view', page text DEFAULT 'product', price float8 DEFAULT 10, attributes text[] DEFAULT '{mobile,search}') RETURNS coupon.page_view LANGUAGE sql IMMUTABLE
+    AS $$ SELECT (at, kind, page, 'shoes', 'p1', price, attributes)::coupon.page_view $$;
+SELECT churn_probability(0, '{}') AS empty, churn_probability(0, NULL) AS null_array, churn_probability(NULL, ARRAY[view_at('2026-02-05')]) AS null_segment;
+SELECT refused($$SELECT churn_probability(0, ARRAY[view_at('2026-02-05'), NULL])$$);
+SELECT refused($$SELECT churn_probability(0, ARRAY[view_at(NULL)])$$);
+SELECT refused($$SELECT churn_probability(0, ARRAY[view_at('2026-02-05', 'hover')])$$);
+SELECT refused($$SELECT churn_probability(0, ARRAY[view_at('2026-02-05', 'purchase')])$$);
+SELECT refused($$SELECT churn_probability(0, ARRAY[view_at('2026-02-05'), view_at('2026-02-05', 'checkout')])$$);
+SELECT refused($$SELECT churn_probability(-1, ARRAY[view_at('2026-02-05')])$$);
+SELECT churn_probability(0, ARRAY[view_at('2026-02-05', NULL)]) = churn_probability(0, ARRAY[view_at('2026-02-05', 'view')]) AS no_kind_is_a_view;
+SELECT churn_probability(99, ARRAY[view_at('2026-02-05')]) = churn_probability(0, ARRAY[view_at('2026-02-05')]) AS unknown_segment_is_pooled;
+SELECT p BETWEEN 0 AND 1 AND p <> 'NaN' AS a_probability, what FROM (VALUES
+    ('NaN', churn_probability(0, ARRAY[view_at('2026-02-05', price => 'NaN')])), ('Infinity', churn_probability(0, ARRAY[view_at('2026-02-05', price => 'Infinity')])),
+    ('negative', churn_probability(0, ARRAY[view_at('2026-02-05', price => -1)])), ('huge', churn_probability(0, ARRAY[view_at('2026-02-05', price => 1e308)])),
+    ('no price', churn_probability(0, ARRAY[view_at('2026-02-05', price => NULL)])), ('no attributes', churn_probability(0, ARRAY[view_at('2026-02-05', attributes => NULL)])),
+    ('NULL attributes', churn_probability(0, ARRAY[view_at('2026-02-05', attributes => '{NULL,NULL}')])), ('many attributes', churn_probability(0, ARRAY[view_at('2026-02-05', attributes => array_fill('x'::text, ARRAY[1000]))])),
+    ('everything NULL but the time', churn_probability(0, ARRAY[('2026-02-05', NULL, NULL, NULL, NULL, NULL, NULL)]::coupon.page_view[])),
+    ('backwards', churn_probability(0, ARRAY[view_at('2026-02-05'), view_at('2025-02-05')])), ('BC', churn_probability(0, ARRAY[view_at('0044-03-15 BC'), view_at('290000-01-01')])),
+    ('long texts', churn_probability(0, ARRAY[view_at('2026-02-05', page => repeat('x', 1000000))])),
+    ('100,000 views', churn_probability(0, (SELECT array_agg(view_at('2026-02-05'::timestamptz + i * interval '1 second')) FROM generate_series(1, 100000) i)))) v(what, p);
+SELECT left(refused($$SELECT churn_probability(0, ARRAY[view_at('infinity')])$$), 5) AS sqlstate LIMIT 1;
+-- A prefix does not know what follows, and time matters only as it passes.
+SELECT churn_probability(0, ARRAY[view_at('2026-02-05 10:00'), view_at('2026-02-05 10:01')]) <> churn_probability(0, ARRAY[view_at('2026-02-05 10:00')]) AS a_view_more_changes_it,
+    churn_probability(0, ARRAY[view_at('2026-02-05 10:00'), view_at('2026-02-05 10:01')]) <> churn_probability(0, ARRAY[view_at('2026-02-05 10:00'), view_at('2026-02-05 10:20')]) AS so_does_its_time;
+-- In a parallel plan and in a read-only transaction.
+BEGIN READ ONLY;
+SET LOCAL force_parallel_mode = on;
+SELECT churn_probability(0, ARRAY[view_at('2026-02-05')]) IS NOT NULL AS parallel;
+RESET force_parallel_mode;
+SELECT count(*) > 0 AS read_only FROM (SELECT churn_probability(session) AS p FROM coupon.session WHERE version = 2 LIMIT 5) s WHERE p IS NOT NULL;
+COMMIT;
+
+-- The card, and the same judged again on the judge window.
+SELECT population, model, sessions > 100 AS sessions, predictions >= 20 AS predictions, base_rate BETWEEN 0.001 AND 0.2 AS base_rate, auroc BETWEEN 0.2 AND 1 AS auroc, auprc BETWEEN 0 AND 1 AS auprc,
+    brier BETWEEN 0 AND 0.25 AS brier, log_loss BETWEEN 0 AND 1 AS log_loss, ece BETWEEN 0 AND 1 AS ece, accuracy BETWEEN 0.5 AND 1 AS accuracy, majority BETWEEN 0.5 AND 1 AS majority
+FROM coupon.accuracy WHERE version = 2 ORDER BY 1, 2;
+SELECT '2000-01-01 00:00:00+00'::timestamptz + (card -> 'judge' ->> 'from')::bigint * interval '1 microsecond' AS judge FROM coupon.model WHERE version = 2 AND stage = 'sessions' \gset
+SELECT population, model, (j.sessions, j.predictions) = (a.sessions, a.predictions) AS counts, abs(j.base_rate - a.base_rate) < 1e-9 AS base_rate, abs(j.auroc - a.auroc) < 1e-9 AS auroc, abs(j.auprc - a.auprc) < 1e-9 AS auprc,
+    abs(j.brier - a.brier) < 1e-9 AS brier, abs(j.log_loss - a.log_loss) < 1e-9 AS log_loss, abs(j.ece - a.ece) < 1e-9 AS ece, abs(j.accuracy - a.accuracy) < 1e-9 AS accuracy, abs(j.majority - a.majority) < 1e-9 AS majority
+FROM coupon.judge_churn(:'judge', '2026-02-01') j FULL JOIN (SELECT * FROM coupon.accuracy WHERE version = 2) a USING (population, model) ORDER BY 1, 2;
+-- What the live population is made of, counted in SQL: every view of every closed session of the window that is no bot's.
+WITH s AS (SELECT session, bool_or(kind = 'purchase') AS buys, count(*) FILTER (WHERE NOT over) AS kept, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views, min(at) AS first
+    FROM (SELECT c.*, bool_or(kind IN ('checkout', 'purchase')) OVER (PARTITION BY session ORDER BY at, kind) AS over FROM coupon.click c WHERE at < '2026-02-01') c GROUP BY session)
+SELECT j.population, j.sessions = CASE j.population WHEN 'live' THEN l.sessions ELSE l.long END AS sessions, j.predictions = CASE j.population WHEN 'live' THEN l.views ELSE l.long END AS predictions
+FROM coupon.judge_churn(:'judge', '2026-02-01') j, (SELECT count(*) AS sessions, sum(kept) AS views, count(*) FILTER (WHERE kept > 3) AS long FROM s WHERE first >= :'judge' AND views <= 100 AND kept > 0) l
+WHERE j.model = 'final' ORDER BY 1;
+-- AUROC, Brier and the majority line of the live population recomputed in SQL from the array form.
+WITH s AS (SELECT session, max(customer) AS customer, min(at) AS first, bool_or(kind = 'purchase') AS buys, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views FROM coupon.click WHERE at < '2026-02-01' GROUP BY session),
+v AS (SELECT s.session, s.buys, p.churn FROM s CROSS JOIN LATERAL (SELECT views_of(s.session) AS v OFFSET 0) v CROSS JOIN LATERAL (SELECT churn_probability(0, v.v[1:i]) AS churn FROM generate_series(1, cardinality(v.v)) i) p
+      WHERE s.first >= :'judge' AND s.views <= 100),
+r AS (SELECT *, rank() OVER (ORDER BY -churn) + (count(*) OVER (PARTITION BY churn) - 1) / 2.0 AS rank FROM v)
+SELECT abs(j.auroc - (sum(r.rank) FILTER (WHERE buys) - count(*) FILTER (WHERE buys) * (count(*) FILTER (WHERE buys) + 1) / 2.0) / (count(*) FILTER (WHERE buys) * count(*) FILTER (WHERE NOT buys))) < 1e-5 AS auroc,
+    abs(j.brier - avg((churn - (NOT buys)::int) ^ 2)) < 1e-6 AS brier, abs(j.majority - greatest(avg(buys::int), 1 - avg(buys::int))) < 1e-9 AS majority,
+    abs(j.log_loss + avg(ln(CASE WHEN buys THEN 1 - churn ELSE churn END))) < 1e-5 AS log_loss
+FROM r, coupon.judge_churn(:'judge', '2026-02-01') j WHERE j.population = 'live' AND j.model = 'pooled' GROUP BY j.auroc, j.brier, j.majority, j.log_loss;
+SELECT count(*) AS no_window FROM coupon.judge_churn(NULL, '2026-02-01');
+SELECT count(*) AS rows_without_sessions FROM coupon.judge_churn('2030-01-01', '2030-01-02') WHERE sessions > 0;
