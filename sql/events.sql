@@ -186,7 +186,7 @@ DECLARE
         THEN format('coalesce(%L::jsonb ->> (%2$I::text), %2$I::text)', kinds, columns ->> 'kind')
         ELSE quote_literal(coalesce(kind, 'view')) || '::text' END;
     attributes text := CASE jsonb_typeof(columns -> 'attributes')
-        WHEN 'string' THEN (SELECT CASE WHEN a.atttypid = 'text[]'::regtype THEN format('%I[1:8]', a.attname)
+        WHEN 'string' THEN (SELECT CASE WHEN a.atttypid = 'text[]'::regtype THEN format('nullif(%I[1:8], ''{}'')', a.attname)
                             ELSE format('ARRAY[%I::text]', a.attname) END
                             FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = columns ->> 'attributes')
         WHEN 'array' THEN (SELECT 'ARRAY[' || string_agg(format('%I::text', a), ', ' ORDER BY n) || ']::text[]'

@@ -4,6 +4,6 @@ REVOKE EXECUTE ON FUNCTION assign_segment(text), churn_probability(text), churn_
     rank_categories(text, text, int), issue_coupon(text), issue_coupon(bigint), issue_coupon(uuid),
     redeem_coupon(text, text, numeric, text, text), release_coupon(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION coupon.clock(), coupon.storage_version(), coupon.growth(float8, float8),
-    coupon.estimated_sales(float8, float8, float8), coupon.normalise_code(text),
+    coupon.estimated_sales(float8, float8, float8), coupon.normalise_code(text), coupon.draw_arm(text, float8[], text),
     coupon.mapping_fault(regclass, jsonb, text, jsonb), coupon.column_names(regclass) TO PUBLIC;
 GRANT SELECT ON coupon.watched TO PUBLIC;

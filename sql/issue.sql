@@ -55,10 +55,9 @@ CREATE FUNCTION coupon.explain(session text)
 LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'explain_wrapper';
 COMMENT ON FUNCTION coupon.explain(text) IS 'What would happen to a session now and why, condition by condition, with no side effect';
 
-CREATE FUNCTION coupon.arm_of(campaign text, session text) RETURNS text
-LANGUAGE c STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'arm_of_wrapper';
-COMMENT ON FUNCTION coupon.arm_of(text, text) IS 'The arm of a campaign that a session is assigned to';
+CREATE FUNCTION coupon.draw_arm(salt text, shares float8[], session text) RETURNS int
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'draw_arm_wrapper';
+COMMENT ON FUNCTION coupon.draw_arm(text, float8[], text) IS 'Which arm a session falls into, from 1, by SHA-256 of salt and session; shares in order of the arms'' names';
 
 CREATE FUNCTION coupon.normalise_code(code text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'normalise_code_wrapper';

@@ -75,22 +75,22 @@ BEGIN
     COMMENT ON COLUMN coupon.segment_statistics.p50 IS 'Median';
 
     CREATE VIEW coupon.conversion_by_scenario AS
-    SELECT r.*, coupon.growth(r.issued_conversion, r.not_issued_conversion) AS growth,
+    SELECT r.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
+        a.ranking = 'personal' AS personalised, r.issued, r.issued_conversion, r.not_issued, r.not_issued_conversion,
+        coupon.growth(r.issued_conversion, r.not_issued_conversion) AS growth,
         r.issued::float8 / nullif(r.issued + r.not_issued, 0) AS issue_rate, false AS causal
-    FROM (
-        SELECT c.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
-            a.ranking = 'personal' AS personalised,
-            count(*) FILTER (WHERE x.issued) AS issued,
-            avg(x.purchased::int) FILTER (WHERE x.issued)::float8 AS issued_conversion,
-            count(*) FILTER (WHERE NOT x.issued) AS not_issued,
-            avg(x.purchased::int) FILTER (WHERE NOT x.issued)::float8 AS not_issued_conversion
-        FROM coupon.campaign c JOIN coupon.arm a USING (campaign)
-        LEFT JOIN LATERAL (
-            SELECT s.purchased, EXISTS (SELECT FROM coupon.decision d WHERE d.session = s.session
-                AND d.campaign = c.campaign AND d.outcome = 'issued') AS issued
-            FROM coupon.session s
-            WHERE s.started_at >= c.live_since AND coupon.arm_of(c.campaign, s.session) = a.arm) x ON true
-        GROUP BY c.campaign, a.arm, a.segments, a.policy, a.ranking) r;
+    FROM coupon.arm a JOIN (
+        SELECT c.campaign, g.arms[coupon.draw_arm(c.salt, g.shares, s.session)] AS arm,
+            count(d.session) AS issued,
+            avg(s.purchased::int) FILTER (WHERE d.session IS NOT NULL)::float8 AS issued_conversion,
+            count(*) FILTER (WHERE d.session IS NULL) AS not_issued,
+            avg(s.purchased::int) FILTER (WHERE d.session IS NULL)::float8 AS not_issued_conversion
+        FROM coupon.campaign c
+        CROSS JOIN LATERAL (SELECT array_agg(x.arm ORDER BY x.arm) AS arms, array_agg(x.share ORDER BY x.arm) AS shares
+            FROM coupon.arm x WHERE x.campaign = c.campaign) g
+        JOIN coupon.session s ON s.started_at >= c.live_since
+        LEFT JOIN coupon.decision d ON d.session = s.session AND d.campaign = c.campaign AND d.outcome = 'issued'
+        GROUP BY 1, 2) r USING (campaign, arm);
     COMMENT ON VIEW coupon.conversion_by_scenario IS 'Conversion of sessions given a coupon beside the others, by scenario, since the campaign went live (Seo & Yoo 2022, table 4)';
     COMMENT ON COLUMN coupon.conversion_by_scenario.causal IS 'Always false: coupons go to chosen sessions, so this comparison is the papers'', not an effect';
     COMMENT ON COLUMN coupon.conversion_by_scenario.growth IS 'issued_conversion / not_issued_conversion - 1';

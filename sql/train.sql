@@ -11,8 +11,8 @@ COMMENT ON FUNCTION coupon.train(timestamptz, timestamptz, jsonb, bigint) IS 'Tr
 
 CREATE FUNCTION coupon.train_segments(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''segments'', $1, $2, $3, $4)';
-COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, and the churn models that depend on them, into a new version; the ranking is taken over from the active one';
+LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''all'', $1, $2, $3, $4)';
+COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments and all that names them, which is everything: churn models and ranking are of certain segments. The same as coupon.train';
 
 CREATE FUNCTION coupon.train_churn(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step

@@ -3,10 +3,10 @@
 use crate::error::{no_model, ok, report, throw};
 use crate::{settings, store, threads, world};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
-use coupon_model::training::{self, Spec};
+use coupon_model::training;
 use pgrx::name;
 use pgrx::prelude::*;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 #[pg_extern(sql = false)]
@@ -89,16 +89,14 @@ fn judge_churn(
 > {
     let (since, until): (i64, i64) = (since.into(), until.into());
     let rows = Spi::connect_mut(|client| {
-        let Some(active) = world::active(client) else { throw(no_model()) };
+        let Some((active, stages)) = store::active_with_stages(client) else { throw(no_model()) };
+        let spec = store::sessions_spec(&stages);
         // The customers' past lies before the window: segments are as of each session's own day.
         let read = store::read_log(client, i64::MIN, until, settings::training_memory() / 2);
-        let mut spec = ok(Spec::read(&serde_json::Value::Null)).sessions;
-        spec.session_timeout = settings::session_timeout();
         let version = &active.version;
         let end = if until == i64::MAX { read.log.events.last().map_or(0, |e| e.at) + 1 } else { until };
         let work = |stop: &AtomicBool, _: Sender<()>| {
-            let mut check = || if stop.load(Ordering::Relaxed) { Err(coupon_model::Error::Cancelled) } else { Ok(()) };
-            training::judge(&read.log, since, end, &spec, version, &mut check)
+            training::judge(&read.log, since, end, &spec, version, &mut || threads::go_on(stop))
         };
         ok(threads::run(1, work, |()| {}))
     });

@@ -1,5 +1,6 @@
 //! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
 
+use crate::error::{report, throw};
 use crate::guard::{self, Caught};
 use crate::sessions::{self, Advance};
 use crate::transition::{self, Column, Row};
@@ -81,10 +82,21 @@ fn on_click(trigger: &PgTrigger) {
     let result = guard::subtransaction(|| {
         let arguments = trigger.extra_args().unwrap_or_default();
         let mapping = mapping(arguments.first().map_or("", String::as_str));
-        let columns = match resolve(&mapping, &relation) {
-            Ok(columns) => columns,
-            Err(missing) => error!("the mapping of \"{}\" no longer fits: it has no column \"{missing}\"", name()),
-        };
+        let columns = resolve(&mapping, &relation).unwrap_or_else(|missing| {
+            // Which sessions miss their clicks can still be said, unless it is the session's column that is gone.
+            if let Some(Names::One(session)) = mapping.columns.get("session")
+                && let Some(column) = transition::column(&relation, session)
+            {
+                transition::for_each(&data, &relation, |row| touched.borrow_mut().extend(row.text(column)));
+                touched.borrow_mut().sort();
+                touched.borrow_mut().dedup();
+            }
+            throw(report(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("the mapping of \"{}\" no longer fits: it has no column \"{missing}\"", name()),
+                "SELECT coupon.unwatch() it, then watch it with the columns it has.",
+            ))
+        });
         let mut advance = Advance::default();
         transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns) {
             Ok(Some(click)) => advance.push(click),

@@ -219,20 +219,6 @@ fn normalise_code(code: &str) -> Option<String> {
 }
 
 #[pg_extern(sql = false)]
-fn arm_of(campaign: &str, session: &str) -> Option<String> {
-    Spi::connect(|client| {
-        if !store::exists(client) {
-            return None;
-        }
-        let sql = "SELECT c.salt, array_agg(a.arm ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
-                   FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.campaign = $1 GROUP BY c.salt";
-        let prepared = statement(client, sql, &[PgBuiltInOids::TEXTOID.into()]);
-        let rows = spi(client.select(prepared, Some(1), &[campaign.into()]));
-        if rows.is_empty() {
-            return None;
-        }
-        let (salt, names, shares) = spi(rows.first().get_three::<String, Vec<String>, Vec<f64>>());
-        let (salt, names, shares) = (salt?, names?, shares?);
-        names.into_iter().nth(arm(draw(SALT_ARM, &salt, session), &shares))
-    })
+fn draw_arm(salt: &str, shares: Vec<f64>, session: &str) -> i32 {
+    arm(draw(SALT_ARM, salt, session), &shares) as i32 + 1
 }

@@ -189,3 +189,11 @@ pub fn active_with_stages(client: &SpiClient) -> Option<(std::rc::Rc<Decoded>, V
     let stages = stages(client, active.number);
     Some((active, stages))
 }
+
+/// The rules a version's sessions were made by, under today's `coupon_ext.session_timeout`.
+pub fn sessions_spec(stages: &[Stage]) -> coupon_model::sessions::Spec {
+    let stored = stages.iter().find(|s| s.stage == "sessions").map_or(&serde_json::Value::Null, |s| &s.spec);
+    let mut spec = ok(coupon_model::sessions::Spec::read(stored));
+    spec.session_timeout = crate::settings::session_timeout();
+    spec
+}

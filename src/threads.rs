@@ -52,6 +52,11 @@ pub fn run<T: Send, M: Send>(
     })
 }
 
+/// What a worker asks often: whether it may go on.
+pub fn go_on(stop: &AtomicBool) -> coupon_model::Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(coupon_model::Error::Cancelled) } else { Ok(()) }
+}
+
 /// Threads inherit the signal mask of the one that makes them: PostgreSQL's handlers must run on the main thread only.
 fn without_signals<T>(make: impl FnOnce() -> T) -> T {
     // SAFETY: sigset_t is plain data that sigfillset initialises; the old mask is put back before returning.

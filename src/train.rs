@@ -50,7 +50,6 @@ fn run_training(
 > {
     let stages = match stages {
         "all" => Stages::All,
-        "segments" => Stages::Segments,
         "churn" => Stages::Churn,
         "ranking" => Stages::Ranking,
         other => error!("no stages are called \"{other}\""),
@@ -69,7 +68,7 @@ struct Watcher<'a> {
 
 impl Observer for Watcher<'_> {
     fn check(&mut self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+        threads::go_on(self.stop)
     }
 
     fn report(&mut self, report: Report) {
@@ -123,8 +122,8 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         let work = |stop: &AtomicBool, sender: Sender<Line>| {
             let mut watcher = Watcher { stop, sender, last: Instant::now() };
             let outcome = train(&job, &mut watcher)?;
-            watcher.check()?;
-            Ok((outcome, customers(job.log, job.until, &job.spec.sessions)))
+            let customers = customers(job.log, job.until, &job.spec.sessions, &mut || watcher.check())?;
+            Ok((outcome, customers))
         };
         let trained = threads::run(threads, work, |line| {
             tell(&describe(&line.0), &mut told);
@@ -182,7 +181,10 @@ fn describe(r: &Report) -> String {
 
 /// INFO, at most once a second.
 fn tell(text: &str, told: &mut Option<Instant>) {
-    if told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
+    // INFO always reaches the client: who asks for no notices does not want it either.
+    // SAFETY: plain look at the message settings.
+    let wanted = unsafe { pg_sys::message_level_is_interesting(pg_sys::NOTICE as i32) };
+    if wanted && told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
         *told = Some(Instant::now());
         ereport!(PgLogLevel::INFO, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, format!("coupon_ext: {text}"));
     }
@@ -192,14 +194,16 @@ fn tell(text: &str, told: &mut Option<Instant>) {
 fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
     let at = as_of.map_or_else(settings::clock, Into::into);
     Spi::connect_mut(|client| {
-        if world::active(client).is_none() {
-            throw(crate::error::no_model());
-        }
+        let Some((_, stages)) = store::active_with_stages(client) else { throw(crate::error::no_model()) };
+        let spec = store::sessions_spec(&stages);
         let read = store::read_log(client, i64::MIN, at, settings::training_memory() / 2);
-        let spec = coupon_model::sessions::Spec::default();
-        let rows = customers(&read.log, at, &spec);
+        let rows = threads::run(
+            1,
+            |stop: &AtomicBool, _: Sender<()>| customers(&read.log, at, &spec, &mut || threads::go_on(stop)),
+            |()| {},
+        );
+        let rows = ok(rows);
         store::save_customers(client, &read.log, &rows, coupon_model::sessions::day_of(at));
-        spi(client.select("SELECT count(*) FROM coupon.customer", None, &[]).and_then(|t| t.first().get_one()))
-            .unwrap_or(0)
+        rows.len() as i64
     })
 }

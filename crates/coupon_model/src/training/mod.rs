@@ -56,8 +56,6 @@ impl Spec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stages {
     All,
-    /// Segments, and churn, whose models name the segments they were trained on.
-    Segments,
     Churn,
     Ranking,
 }
@@ -150,7 +148,6 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     };
     let fresh = |name: &str| match job.stages {
         Stages::All => true,
-        Stages::Segments => name != "rank",
         Stages::Churn => matches!(name, "churn" | "issue" | "sessions"),
         Stages::Ranking => name == "rank",
     };
@@ -273,14 +270,21 @@ pub struct Customer {
 }
 
 /// Everybody known before the day of `at`, in the order of first appearance.
-pub fn customers(log: &Log, at: Micros, spec: &sessions::Spec) -> Vec<Customer> {
+pub fn customers(
+    log: &Log,
+    at: Micros,
+    spec: &sessions::Spec,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Customer>> {
     let (loyalty, purchases, day) = (Loyalty::new(log, spec), Purchases::new(log), day_of(at));
-    let row = |customer| {
-        let variables = loyalty.variables(customer, day)?;
+    let mut rows = Vec::new();
+    for customer in loyalty.customers(day) {
+        check()?;
+        let Some(variables) = loyalty.variables(customer, day) else { continue };
         let lines = purchases.lines(customer, Micros::MIN, at).into_iter().collect();
-        Some(Customer { customer, variables, lines })
-    };
-    loyalty.customers(day).filter_map(row).collect()
+        rows.push(Customer { customer, variables, lines });
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]
