@@ -1,6 +1,8 @@
 -- events: a trigger on the shop's own table is the registration; its argument holds the mapping.
+-- DateStyle is pinned wherever rows become events, or a date used as an id would depend on who inserts it.
 CREATE FUNCTION coupon.on_click() RETURNS trigger
-LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'on_click_wrapper';
+LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD'
+AS 'MODULE_PATHNAME', 'on_click_wrapper';
 COMMENT ON FUNCTION coupon.on_click() IS 'Trigger of watched tables: advances the sessions of the inserted rows and issues coupons';
 
 -- The first thing that keeps a mapping from fitting a relation, if any.
@@ -45,7 +47,14 @@ BEGIN
         hint := 'It knows ' || array_to_string(ours, ', ') || '.';
         RETURN;
     END IF;
-    IF NOT columns ? 'at' OR NOT (columns ? 'session' OR columns ? 'customer' AND kind = 'purchase') THEN
+    SELECT k INTO name FROM jsonb_each(columns) e(k, v)
+    WHERE jsonb_typeof(v) <> 'string' AND NOT (k = 'attributes' AND jsonb_typeof(v) = 'array') ORDER BY k LIMIT 1;
+    IF FOUND THEN
+        code := 'invalid_parameter_value'; message := format('columns must map "%s" to the name of one column', name);
+        hint := 'Only attributes takes a list.';
+        RETURN;
+    END IF;
+    IF NOT columns ? 'at' OR NOT (columns ? 'session' OR columns ? 'customer' AND kind IS NOT DISTINCT FROM 'purchase') THEN
         code := 'invalid_parameter_value';
         message := format('columns of "%s" must name the columns for session and at', relation);
         detail := 'Only a table of purchases may name customer instead of session.';
@@ -84,7 +93,7 @@ BEGIN
             CASE jsonb_typeof(e.value) WHEN 'array' THEN e.value END) a(value) ON true
         ORDER BY array_position(ours, e.key)
     LOOP
-        SELECT a.atttypid, t.typcategory INTO typ, category
+        SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE a.atttypid END, t.typcategory INTO typ, category
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = relation AND a.attname = theirs AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
@@ -131,6 +140,10 @@ CROSS JOIN LATERAL coupon.mapping_fault(t.tgrelid::regclass, m.mapping -> 'colum
     m.mapping -> 'kinds') f
 WHERE t.tgfoid = 'coupon.on_click'::regproc AND t.tgnargs = 1;
 COMMENT ON VIEW coupon.watched IS 'Which tables are watched, with which mapping, and whether it still fits the table';
+COMMENT ON COLUMN coupon.watched.relation IS 'The watched table';
+COMMENT ON COLUMN coupon.watched.kind IS 'The kind of all its rows, where it holds only one';
+COMMENT ON COLUMN coupon.watched.kinds IS 'From the table''s kinds to ours';
+COMMENT ON COLUMN coupon.watched.fits IS 'Whether the mapping still fits the table';
 COMMENT ON COLUMN coupon.watched.columns IS 'From our names to the table''s columns';
 COMMENT ON COLUMN coupon.watched.live IS 'False for a table that is only trained from: its trigger stands, disabled';
 COMMENT ON COLUMN coupon.watched.problem IS 'What no longer fits, for example a column that was renamed';
@@ -245,7 +258,7 @@ $$;
 COMMENT ON FUNCTION coupon.events_query(text) IS 'The SELECT that reads all watched tables under a condition, in the total order; NULL when nothing is watched';
 
 CREATE FUNCTION coupon.events(since timestamptz, until timestamptz) RETURNS SETOF coupon.event
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' AS $$
 DECLARE
     query text := coupon.events_query('at >= $1 AND at < $2');
 BEGIN
@@ -257,7 +270,7 @@ $$;
 COMMENT ON FUNCTION coupon.events(timestamptz, timestamptz) IS 'All events of the watched tables in [since, until), in one total order';
 
 CREATE FUNCTION coupon.session_events(session text) RETURNS SETOF coupon.event
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' AS $$
 DECLARE
     query text := coupon.events_query('session = $1');
 BEGIN

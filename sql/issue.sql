@@ -4,6 +4,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     offer coupon.offer;
 BEGIN
+    IF to_regclass('coupon.coupon') IS NULL THEN
+        RETURN NULL;
+    END IF;
     SELECT c.code, c.category, c.discount, c.issued_at, c.expires_at, c.display_seconds, c.campaign, c.message
     INTO offer FROM coupon.coupon c
     WHERE c.session = $1 AND c.closed_at IS NULL AND c.expires_at > coupon.clock();
@@ -59,6 +62,19 @@ CREATE FUNCTION coupon.draw_arm(salt text, shares float8[], session text) RETURN
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'draw_arm_wrapper';
 COMMENT ON FUNCTION coupon.draw_arm(text, float8[], text) IS 'Which arm a session falls into, from 1, by SHA-256 of salt and session; shares in order of the arms'' names';
 
+CREATE FUNCTION coupon.arm_of(campaign text, session text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('coupon.arm') IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT (array_agg(a.arm ORDER BY a.arm))[
+            coupon.draw_arm(c.salt, array_agg(a.share ORDER BY a.arm), arm_of.session)]
+        FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.campaign = arm_of.campaign GROUP BY c.salt);
+END
+$$;
+COMMENT ON FUNCTION coupon.arm_of(text, text) IS 'The arm of a campaign that a session is assigned to';
+
 CREATE FUNCTION coupon.normalise_code(code text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'normalise_code_wrapper';
 COMMENT ON FUNCTION coupon.normalise_code(text) IS 'A code as it is stored: case, look-alikes, spaces and hyphens forgiven; NULL when its check symbol is wrong';
@@ -66,6 +82,7 @@ COMMENT ON FUNCTION coupon.normalise_code(text) IS 'A code as it is stored: case
 CREATE FUNCTION coupon.go_live(campaign text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM coupon.need_storage();
     UPDATE coupon.campaign c SET state = 'live' WHERE c.campaign = go_live.campaign;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no campaign "%"', campaign USING ERRCODE = 'undefined_object',
@@ -79,7 +96,7 @@ CREATE FUNCTION redeem_coupon(code text, order_id text, order_amount numeric, se
     customer text DEFAULT NULL) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c coupon.coupon;
+    c record;
     answer coupon.redemption;
 BEGIN
     IF code IS NULL OR order_id IS NULL OR order_amount IS NULL THEN
@@ -123,7 +140,7 @@ COMMENT ON FUNCTION redeem_coupon(text, text, numeric, text, text) IS 'Redeems a
 CREATE FUNCTION release_coupon(code text, order_id text) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    c coupon.coupon;
+    c record;
     answer coupon.redemption;
     alive boolean;
 BEGIN
@@ -156,6 +173,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s text;
 BEGIN
+    PERFORM coupon.need_storage();
     UPDATE coupon.coupon c SET closed_at = c.expires_at WHERE (c.session, c.id) IN (
         SELECT x.session, x.id FROM coupon.coupon x WHERE x.closed_at IS NULL AND x.expires_at <= coupon.clock()
         ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
@@ -163,7 +181,9 @@ BEGIN
     rebuilt := 0;
     FOR s IN SELECT DISTINCT g.session FROM coupon.gap g ORDER BY 1 LIMIT batch LOOP
         PERFORM coupon.consider(s);
-        rebuilt := rebuilt + 1;
+        IF NOT EXISTS (SELECT FROM coupon.gap g WHERE g.session = s) THEN
+            rebuilt := rebuilt + 1;
+        END IF;
     END LOOP;
     UPDATE coupon.session x SET state = NULL WHERE x.session IN (
         SELECT y.session FROM coupon.session y WHERE y.state IS NOT NULL

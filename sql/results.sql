@@ -21,7 +21,8 @@ DECLARE
         WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'v' AND c.relname = ANY (names)
             AND a.grantee <> c.relowner);
 BEGIN
-    FOREACH name IN ARRAY names LOOP
+    -- The last one first: a view may read an earlier one.
+    FOR name IN SELECT n FROM unnest(names) WITH ORDINALITY u(n, i) ORDER BY i DESC LOOP
         IF to_regclass('coupon.' || name) IS NOT NULL THEN
             EXECUTE format('DROP VIEW coupon.%I', name);
         END IF;
@@ -35,6 +36,13 @@ BEGIN
     FROM coupon.model m
     CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'rules') WITH ORDINALITY r(rule, n) WHERE m.stage = 'sessions';
     COMMENT ON VIEW coupon.preprocessing IS 'What each preprocessing rule removed from the training log, by version, in the order of application';
+    COMMENT ON COLUMN coupon.preprocessing.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.preprocessing.step IS 'Order of application, from 1';
+    COMMENT ON COLUMN coupon.preprocessing.rule IS 'What the rule takes out';
+    COMMENT ON COLUMN coupon.preprocessing.sessions_removed IS 'Sessions the rule took out whole';
+    COMMENT ON COLUMN coupon.preprocessing.views_removed IS 'Page views the rule took out, those of removed sessions included';
+    COMMENT ON COLUMN coupon.preprocessing.sessions_left IS 'Sessions after this rule';
+    COMMENT ON COLUMN coupon.preprocessing.views_left IS 'Page views after this rule';
     COMMENT ON COLUMN coupon.preprocessing.population IS 'The first rules hold for every model; the last two make the population the papers judge at the cut';
 
     CREATE VIEW coupon.accuracy AS
@@ -47,6 +55,14 @@ BEGIN
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
     COMMENT ON VIEW coupon.accuracy IS 'How well each version predicts on its judge window, which nothing was fitted on; AUPRC is of purchase';
+    COMMENT ON COLUMN coupon.accuracy.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.accuracy.sessions IS 'Sessions of the judge window in this population';
+    COMMENT ON COLUMN coupon.accuracy.predictions IS 'Scored views: one a session at the cut, one a view live';
+    COMMENT ON COLUMN coupon.accuracy.auroc IS 'Area under the ROC curve; NULL where only one class was seen';
+    COMMENT ON COLUMN coupon.accuracy.auprc IS 'Average precision of predicting a purchase';
+    COMMENT ON COLUMN coupon.accuracy.brier IS 'Mean squared error of the probability';
+    COMMENT ON COLUMN coupon.accuracy.log_loss IS 'Mean negative log likelihood, in nats';
+    COMMENT ON COLUMN coupon.accuracy.accuracy IS 'Share classified rightly at probability one half; read it beside majority';
     COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions';
     COMMENT ON COLUMN coupon.accuracy.model IS 'final: what serves; pooled: one model for everybody, for comparison';
     COMMENT ON COLUMN coupon.accuracy.base_rate IS 'Share of sessions with a purchase';
@@ -58,6 +74,11 @@ BEGIN
         (g.row ->> 'buyers')::bigint AS buyers, (g.row ->> 'churn_rate')::float8 AS churn_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row) WHERE m.stage = 'segment';
     COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rate in the fit window, as-of assignment';
+    COMMENT ON COLUMN coupon.segments.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.segments.segment IS 'Segment number, from 1; 1 is the most likely to leave';
+    COMMENT ON COLUMN coupon.segments.sessions IS 'Sessions of the fit window whose customer was in the segment at the start of their day';
+    COMMENT ON COLUMN coupon.segments.buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segments.churn_rate IS 'Share of these sessions that ended without a purchase';
 
     CREATE VIEW coupon.segment_statistics AS
     SELECT s.segment, v.variable, count(*) AS customers, avg(v.value) AS mean, stddev_samp(v.value) AS std,
@@ -71,15 +92,24 @@ BEGIN
         ('stay_per_session', c.stay_per_session), ('visits_last_month', c.visits_last_month)) v(variable, value)
     GROUP BY s.segment, v.variable;
     COMMENT ON VIEW coupon.segment_statistics IS 'Distribution of the six loyalty variables within each segment of the active version (Seo & Yoo 2022, table 6)';
+    COMMENT ON COLUMN coupon.segment_statistics.segment IS 'Segment number under the active version';
+    COMMENT ON COLUMN coupon.segment_statistics.customers IS 'Customers in the segment';
+    COMMENT ON COLUMN coupon.segment_statistics.mean IS 'Mean';
+    COMMENT ON COLUMN coupon.segment_statistics.std IS 'Sample standard deviation';
+    COMMENT ON COLUMN coupon.segment_statistics.min IS 'Smallest value';
+    COMMENT ON COLUMN coupon.segment_statistics.p25 IS 'First quartile';
+    COMMENT ON COLUMN coupon.segment_statistics.p75 IS 'Third quartile';
+    COMMENT ON COLUMN coupon.segment_statistics.max IS 'Largest value';
     COMMENT ON COLUMN coupon.segment_statistics.variable IS 'Money in the shop''s currency, stay in seconds, the rest counts; over 30 days';
     COMMENT ON COLUMN coupon.segment_statistics.p50 IS 'Median';
 
     CREATE VIEW coupon.conversion_by_scenario AS
-    SELECT r.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
-        a.ranking = 'personal' AS personalised, r.issued, r.issued_conversion, r.not_issued, r.not_issued_conversion,
+    SELECT a.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
+        a.ranking = 'personal' AS personalised, coalesce(r.issued, 0) AS issued, r.issued_conversion,
+        coalesce(r.not_issued, 0) AS not_issued, r.not_issued_conversion,
         coupon.growth(r.issued_conversion, r.not_issued_conversion) AS growth,
         r.issued::float8 / nullif(r.issued + r.not_issued, 0) AS issue_rate, false AS causal
-    FROM coupon.arm a JOIN (
+    FROM coupon.arm a LEFT JOIN (
         SELECT c.campaign, g.arms[coupon.draw_arm(c.salt, g.shares, s.session)] AS arm,
             count(d.session) AS issued,
             avg(s.purchased::int) FILTER (WHERE d.session IS NOT NULL)::float8 AS issued_conversion,
@@ -92,6 +122,16 @@ BEGIN
         LEFT JOIN coupon.decision d ON d.session = s.session AND d.campaign = c.campaign AND d.outcome = 'issued'
         GROUP BY 1, 2) r USING (campaign, arm);
     COMMENT ON VIEW coupon.conversion_by_scenario IS 'Conversion of sessions given a coupon beside the others, by scenario, since the campaign went live (Seo & Yoo 2022, table 4)';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.campaign IS 'The campaign';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.scenario IS 'The arm of the campaign';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.segments IS 'Whether the session''s segment chose the churn model';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.churn_model IS 'Whether a churn model chose the sessions, or a coin';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.personalised IS 'Whether the category was chosen for the visitor, or is the best seller';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.issued IS 'Sessions of the arm that were issued a coupon';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.issued_conversion IS 'Share of them with a purchase';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.not_issued IS 'All other sessions of the arm since the campaign went live';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.not_issued_conversion IS 'Share of them with a purchase';
+    COMMENT ON COLUMN coupon.conversion_by_scenario.issue_rate IS 'issued over all sessions of the arm';
     COMMENT ON COLUMN coupon.conversion_by_scenario.causal IS 'Always false: coupons go to chosen sessions, so this comparison is the papers'', not an effect';
     COMMENT ON COLUMN coupon.conversion_by_scenario.growth IS 'issued_conversion / not_issued_conversion - 1';
 
@@ -100,6 +140,12 @@ BEGIN
         coupon.estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) AS sales, v.causal
     FROM coupon.conversion_by_scenario v JOIN coupon.campaign c USING (campaign);
     COMMENT ON VIEW coupon.estimated_sales IS 'Estimated sales index by scenario, 100 = without coupons (Seo & Yoo 2022, table 5)';
+    COMMENT ON COLUMN coupon.estimated_sales.campaign IS 'The campaign';
+    COMMENT ON COLUMN coupon.estimated_sales.scenario IS 'The arm of the campaign';
+    COMMENT ON COLUMN coupon.estimated_sales.growth IS 'Conversion growth, issued over not issued, minus 1';
+    COMMENT ON COLUMN coupon.estimated_sales.discount IS 'Discount in percent';
+    COMMENT ON COLUMN coupon.estimated_sales.sales IS '100 * issue_rate * (1 + growth) * (1 - discount) + 100 * (1 - issue_rate)';
+    COMMENT ON COLUMN coupon.estimated_sales.causal IS 'Always false, as in conversion_by_scenario';
     COMMENT ON COLUMN coupon.estimated_sales.issue_rate IS 'Share of sessions given a coupon';
 
     FOREACH name IN ARRAY grants LOOP

@@ -25,6 +25,17 @@ END
 $$;
 COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext; does nothing when they are up to date';
 
+CREATE FUNCTION coupon.need_storage() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('coupon.storage') IS NULL THEN
+        RAISE EXCEPTION 'there is no storage yet' USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'SELECT coupon.watch(...) your click table, or SELECT coupon.create_storage().';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.need_storage() IS 'Refuses with a hint where there is no storage yet';
+
 CREATE FUNCTION coupon.storage_version() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 1';
 COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these functions work with';
@@ -90,7 +101,9 @@ BEGIN
 
     CREATE TABLE coupon.deployment (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, version bigint NOT NULL REFERENCES coupon.version,
-        at timestamptz NOT NULL DEFAULT now(), by text NOT NULL DEFAULT session_user, reason text NOT NULL);
+        at timestamptz NOT NULL DEFAULT now(), by text NOT NULL DEFAULT session_user, reason text NOT NULL,
+        restores bigint);
+    COMMENT ON COLUMN coupon.deployment.restores IS 'The earlier row that a roll-back puts back';
     COMMENT ON TABLE coupon.deployment IS 'Which version serves: the newest row; rolling back is one more row';
 
     CREATE TABLE coupon.customer (

@@ -6,27 +6,32 @@ COMMENT ON FUNCTION coupon.run_training(text, timestamptz, timestamptz, jsonb, b
 
 CREATE FUNCTION coupon.train(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''all'', $1, $2, $3, $4)';
+LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
+    coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, churn, ranking and thresholds on the log in [since, until) and activates the result if it passes the gate';
 
 CREATE FUNCTION coupon.train_segments(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''all'', $1, $2, $3, $4)';
+LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
+    coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments and all that names them, which is everything: churn models and ranking are of certain segments. The same as coupon.train';
 
 CREATE FUNCTION coupon.train_churn(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''churn'', $1, $2, $3, $4)';
+LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''churn'', coalesce($1, ''-infinity''), coalesce($2, now()),
+    coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_churn(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the churn models on the active version''s segments into a new version, a row per segment and epoch';
 
 CREATE FUNCTION coupon.train_ranking(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE STRICT AS 'SELECT * FROM coupon.run_training(''ranking'', $1, $2, $3, $4)';
+LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''ranking'', coalesce($1, ''-infinity''), coalesce($2, now()),
+    coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_ranking(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the recommender into a new version; segments and churn are taken over from the active one';
 
 CREATE FUNCTION coupon.activate(version bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM coupon.need_storage();
     IF NOT EXISTS (SELECT FROM coupon.version v WHERE v.version = activate.version) THEN
         RAISE EXCEPTION 'there is no version %', version USING ERRCODE = 'undefined_object',
             HINT = 'SELECT version, at FROM coupon.version shows what there is.';
@@ -39,16 +44,23 @@ COMMENT ON FUNCTION coupon.activate(bigint) IS 'Makes a version serve new sessio
 CREATE FUNCTION coupon.rollback() RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    active bigint := (SELECT d.version FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1);
-    earlier bigint := (SELECT d.version FROM coupon.deployment d
-        WHERE d.version < active ORDER BY d.id DESC LIMIT 1);
+    active record;
+    earlier record;
 BEGIN
-    IF earlier IS NULL THEN
+    PERFORM coupon.need_storage();
+    SELECT d.version, coalesce(d.restores, d.id) AS place INTO active
+    FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1;
+    -- What served before that place in history; going back twice goes back two steps.
+    SELECT d.version, d.id INTO earlier FROM coupon.deployment d
+    WHERE d.id < active.place AND d.restores IS NULL AND d.version <> active.version ORDER BY d.id DESC LIMIT 1;
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no earlier version to roll back to'
-            USING ERRCODE = 'object_not_in_prerequisite_state';
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'SELECT * FROM coupon.deployment shows which versions have served.';
     END IF;
-    INSERT INTO coupon.deployment (version, reason) VALUES (earlier, format('rolled back from %s', active));
-    RETURN earlier;
+    INSERT INTO coupon.deployment (version, reason, restores)
+    VALUES (earlier.version, format('rolled back from %s', active.version), earlier.id);
+    RETURN earlier.version;
 END
 $$;
 COMMENT ON FUNCTION coupon.rollback() IS 'Makes the version that served before the active one serve again; returns it';

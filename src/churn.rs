@@ -40,7 +40,8 @@ fn churn_of_views(
             };
             let Some(view) = view else { refuse("is NULL") };
             let text = |n: i32| field(view.get_by_index::<String>(index(n)));
-            let Some(at) = field(view.get_by_index::<TimestampWithTimeZone>(index(1))) else { refuse("has no time") };
+            let at = field(view.get_by_index::<TimestampWithTimeZone>(index(1))).map(i64::from);
+            let Some(at) = at.filter(|at| settings::finite(*at)) else { refuse("has no finite time") };
             let kind = match text(2).as_deref().map(Kind::parse) {
                 None => Kind::View,
                 Some(Some(kind)) if !kind.ends() => kind,
@@ -51,7 +52,7 @@ fn churn_of_views(
             let attributes = field(view.get_by_index::<pgrx::Array<&str>>(index(7)));
             let attributes: Vec<Option<&str>> = attributes.iter().flat_map(|a| a.iter()).take(MAX_ATTRIBUTES).collect();
             let vocabulary = model.vocabulary();
-            let seen = vocabulary.view(at.into(), kind, page.as_deref(), category.as_deref(), price, &attributes);
+            let seen = vocabulary.view(at, kind, page.as_deref(), category.as_deref(), price, &attributes);
             churn = Some(model.step(segment as u32, &mut state, &seen));
         }
         churn

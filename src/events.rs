@@ -3,7 +3,7 @@
 use crate::error::{report, throw};
 use crate::guard::{self, Caught};
 use crate::sessions::{self, Advance};
-use crate::transition::{self, Column, Row};
+use crate::transition::{self, Column, Role, Row};
 use crate::{fault, settings};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
@@ -82,10 +82,10 @@ fn on_click(trigger: &PgTrigger) {
     let result = guard::subtransaction(|| {
         let arguments = trigger.extra_args().unwrap_or_default();
         let mapping = mapping(arguments.first().map_or("", String::as_str));
-        let columns = resolve(&mapping, &relation).unwrap_or_else(|missing| {
+        let columns = resolve(&mapping, &relation).unwrap_or_else(|why| {
             // Which sessions miss their clicks can still be said, unless it is the session's column that is gone.
             if let Some(Names::One(session)) = mapping.columns.get("session")
-                && let Some(column) = transition::column(&relation, session)
+                && let Ok(column) = transition::column(&relation, session, Role::Text)
             {
                 transition::for_each(&data, &relation, |row| touched.borrow_mut().extend(row.text(column)));
                 touched.borrow_mut().sort();
@@ -93,7 +93,7 @@ fn on_click(trigger: &PgTrigger) {
             }
             throw(report(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("the mapping of \"{}\" no longer fits: it has no column \"{missing}\"", name()),
+                format!("the mapping of \"{}\" no longer fits: {why}", name()),
                 "SELECT coupon.unwatch() it, then watch it with the columns it has.",
             ))
         });
@@ -145,30 +145,32 @@ fn mapping(text: &str) -> Rc<Mapping> {
     })
 }
 
-/// The columns as they stand, or the first that is missing.
+/// The columns as they stand, or the first that does not fit.
 fn resolve(mapping: &Mapping, relation: &PgRelation) -> Result<Columns, String> {
-    let find = |name: &String| transition::column(relation, name).ok_or_else(|| name.clone());
-    let one = |ours: &str| match mapping.columns.get(ours) {
-        Some(Names::One(name)) => find(name).map(Some),
+    let one = |ours: &str, role: Role| match mapping.columns.get(ours) {
+        Some(Names::One(name)) => transition::column(relation, name, role).map(Some),
         _ => Ok(None),
     };
+    let text = |ours: &str| one(ours, Role::Text);
     let attributes = match mapping.columns.get("attributes") {
-        Some(Names::One(name)) => vec![find(name)?],
-        Some(Names::Many(names)) => names.iter().map(find).collect::<Result<_, _>>()?,
+        Some(Names::One(name)) => vec![transition::column(relation, name, Role::Texts)?],
+        Some(Names::Many(names)) => {
+            names.iter().map(|n| transition::column(relation, n, Role::Text)).collect::<Result<_, _>>()?
+        }
         None => Vec::new(),
     };
     Ok(Columns {
-        session: one("session")?,
-        customer: one("customer")?,
-        at: one("at")?.ok_or("at")?,
-        kind: one("kind")?,
-        page: one("page")?,
-        category: one("category")?,
-        product: one("product")?,
-        quantity: one("quantity")?,
-        price: one("price")?,
-        order_id: one("order_id")?,
-        zone: one("zone")?,
+        session: text("session")?,
+        customer: text("customer")?,
+        at: one("at", Role::Time)?.ok_or("it names no time")?,
+        kind: text("kind")?,
+        page: text("page")?,
+        category: text("category")?,
+        product: text("product")?,
+        quantity: one("quantity", Role::Number)?,
+        price: one("price", Role::Number)?,
+        order_id: text("order_id")?,
+        zone: text("zone")?,
         attributes,
     })
 }

@@ -12,7 +12,7 @@ type Line = (Option<String>, i32, String, Option<bool>, String);
 
 #[pg_extern(sql = false)]
 fn explain(
-    session: &str,
+    session: Option<&str>,
 ) -> TableIterator<
     'static,
     (
@@ -23,7 +23,7 @@ fn explain(
         name!(detail, String),
     ),
 > {
-    let lines = Spi::connect(|client| explain_lines(client, session));
+    let lines = Spi::connect(|client| explain_lines(client, session.unwrap_or_default()));
     TableIterator::new(lines)
 }
 
@@ -45,6 +45,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         return lines;
     }
     let (live, world, gap) = rows::peek(client, session);
+    let gap = gap || live.as_ref().is_some_and(|l| l.swept);
     let (campaigns, clock) = (&world.campaigns, settings::clock());
     if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
     {

@@ -122,14 +122,10 @@ thread_local! {
 /// Warns once a backend and SQLSTATE: the shop's log must not fill with one fault.
 pub fn warn(caught: &Caught) {
     if WARNED.with(|w| w.borrow_mut().insert(caught.code as i32)) {
-        let mut report =
-            pgrx::pg_sys::panic::ErrorReport::new(caught.code, format!("coupon_ext: {}", caught.message), "coupon_ext");
-        if let Some(detail) = &caught.detail {
-            report = report.set_detail(detail.clone());
-        }
-        report = report.set_hint(
-            caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.fault holds what failed.".into()),
-        );
+        // Without the detail: it may show one of our rows to whoever clicks. coupon.fault keeps it.
+        let message = format!("coupon_ext: {}", caught.message);
+        let hint = caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.fault holds what failed.".into());
+        let report = pgrx::pg_sys::panic::ErrorReport::new(caught.code, message, "coupon_ext").set_hint(hint);
         report.report(PgLogLevel::WARNING);
     }
 }

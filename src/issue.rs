@@ -3,10 +3,10 @@
 use crate::cache::{Decoded, statement};
 use crate::campaigns::{Campaign, Campaigns};
 use crate::error::{report, spi, throw};
+use crate::guard;
 use crate::rows::Live;
 use crate::sessions;
 use crate::settings::{self, micros};
-use crate::{guard, store};
 use coupon_model::issue::{Moment, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
 use coupon_model::rank::SessionCategories;
 use pgrx::JsonB;
@@ -160,7 +160,7 @@ fn issue(client: &mut SpiClient, due: &Due, category: Option<String>, clock: i64
                display_seconds, issued_at, expires_at) \
                SELECT $1, $2, c.campaign, $3, $4, c.discount, replace(replace(replace(c.message, \
                '{discount}', trim_scale(c.discount)::text), '{category}', coalesce($4, 'everything')), \
-               '{hours}', round(extract(epoch FROM c.valid_for) / 3600)::text), \
+               '{hours}', trim_scale(round(extract(epoch FROM c.valid_for) / 3600, 1))::text), \
                c.display_seconds, $5, $5 + c.valid_for FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
     let args = [
         due.session.as_str().into(),

@@ -24,6 +24,8 @@ pub struct Live {
     pub visit: Visit,
     /// It is stored already, and its row is locked.
     pub known: bool,
+    /// It was over for long, and its state was freed: to be rebuilt before it goes on.
+    pub swept: bool,
 }
 
 /// What one statement sees beside its sessions.
@@ -33,12 +35,16 @@ pub struct Scene {
     pub clock: i64,
 }
 
-pub enum Found {
+/// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
+pub struct Found {
+    pub row: Stored,
+    pub gap: bool,
+}
+
+pub enum Stored {
     Known(Box<Live>),
     /// Not stored yet, with the segment its customer has.
     New(u32),
-    /// It missed a click earlier: left as it is until it was rebuilt.
-    Gap,
     /// Somebody else holds its row, and it is not worth waiting in a statement of many sessions.
     Held,
 }
@@ -94,19 +100,18 @@ fn read(
             Scene { active: world.active(client), world, clock: settings::clock() }
         });
         let has = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
-        found.push(if has(3) {
-            Found::Gap
-        } else if has(4) {
-            Found::Known(Box::new(live(client, &row, sessions[i], &scene.world)))
+        let stored = if has(4) {
+            Stored::Known(Box::new(live(client, &row, sessions[i], &scene.world)))
         } else if has(5) {
-            Found::Held
+            Stored::Held
         } else {
             let variables = customers[i].and_then(|_| variables(&row));
-            Found::New(match (&scene.active, variables) {
+            Stored::New(match (&scene.active, variables) {
                 (Some(active), Some(v)) => active.version.segment.assign(&v),
                 _ => 0,
             })
-        });
+        };
+        found.push(Found { row: stored, gap: has(3) });
     }
     (scene.expect("a row a session"), found)
 }
@@ -116,11 +121,10 @@ fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World
     let flag = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
     let views = spi(row.get::<i32>(9)).unwrap_or(0) as u32;
     let mut visit = Visit::stored(views, flag(12), flag(13), spi(row.get(14)), spi(row.get(15)));
-    let mut version = spi(row.get::<i64>(11)).and_then(|number| world.version(client, number));
-    match (&version, spi(row.get::<&[u8]>(17))) {
-        (Some(version), Some(state)) => ok(visit.remember(&version.version, state)),
-        // A session whose state was swept is over: it is counted on and never scored again.
-        _ => version = None,
+    let version = spi(row.get::<i64>(11)).and_then(|number| world.version(client, number));
+    let state = spi(row.get::<&[u8]>(17));
+    if let (Some(version), Some(state)) = (&version, state) {
+        ok(visit.remember(&version.version, state));
     }
     Live {
         session: session.to_string(),
@@ -128,10 +132,11 @@ fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World
         started_at: time(7),
         last_at: time(8),
         segment: spi(row.get::<i32>(10)).unwrap_or(0) as u32,
-        version,
         decided: spi(row.get(16)).unwrap_or_default(),
         visit,
         known: true,
+        swept: version.is_some() && state.is_none(),
+        version,
     }
 }
 
@@ -231,6 +236,12 @@ pub fn insert(client: &mut SpiClient, rows: &[Live]) -> Vec<String> {
     rows.iter().map(|r| r.session.clone()).filter(|s| !stored.contains(s)).collect()
 }
 
+/// Marks a session that missed a click.
+pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
+    let sql = "INSERT INTO coupon.gap (session, reason) VALUES ($1, $2)";
+    spi(client.update(sql, None, &[session.into(), reason.into()]));
+}
+
 /// A purchase that knows only its customer freezes that customer's latest session, if it was seen within the timeout.
 pub fn freeze(client: &mut SpiClient, purchase: &Click) {
     let sql = "UPDATE coupon.session SET frozen = true, purchased = purchased OR $4 WHERE session = (\
@@ -280,8 +291,9 @@ pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<World>, bool
     let args = [vec![session].into(), vec![None::<&str>].into()];
     let rows = spi(client.select(statement(client, LOAD_READ, &types), None, &args));
     let (scene, mut found) = read(client, rows, &[session], &[None]);
-    match found.pop() {
-        Some(Found::Known(live)) => (Some(*live), scene.world, false),
-        found => (None, scene.world, matches!(found, Some(Found::Gap))),
+    let gap = found.iter().any(|f| f.gap);
+    match found.pop().map(|f| f.row) {
+        Some(Stored::Known(live)) => (Some(*live), scene.world, gap),
+        _ => (None, scene.world, gap),
     }
 }

@@ -4,7 +4,7 @@
 use crate::error::{report, spi, throw};
 use crate::guard::{self, Caught, with_lock_timeout, with_setting};
 use crate::issue::{self, Due};
-use crate::rows::{self, Found, Live, Scene};
+use crate::rows::{self, Live, Scene, Stored};
 use crate::{campaigns, settings};
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
@@ -86,14 +86,19 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
     let (scene, found) = rows::load(client, &names, &customers, if names.len() == 1 { wait } else { 0 });
     let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
     for ((session, clicks), found) in chunk.iter().zip(found) {
-        let mut live = match found {
-            Found::Gap => continue,
-            Found::Held => {
+        let mut live = match found.row {
+            Stored::Held => {
                 refused.push(held(session));
                 continue;
             }
-            Found::Known(live) => *live,
-            Found::New(segment) => begin(session, clicks, segment, &scene),
+            _ if found.gap => continue,
+            // No fault: it has come back after a day, and is rebuilt when somebody asks for it.
+            Stored::Known(live) if live.swept => {
+                rows::mark(client, session, "swept");
+                continue;
+            }
+            Stored::Known(live) => *live,
+            Stored::New(segment) => begin(session, clicks, segment, &scene),
         };
         let mut decision = None;
         for click in clicks {
@@ -143,6 +148,7 @@ fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
         version: scene.active.clone(),
         decided: Vec::new(),
         known: false,
+        swept: false,
     }
 }
 
@@ -170,13 +176,15 @@ pub fn consider(session: &str) {
                 hint: Some("SELECT * FROM coupon.train() trains one on the watched tables.".into()),
             });
         }
-        let mut live = match found.pop() {
-            Some(Found::Known(live)) => *live,
-            Some(Found::Gap) => match rebuild(client, session, &scene) {
+        let Some(found) = found.pop() else { return };
+        let mut live = match found.row {
+            Stored::Held => return,
+            Stored::Known(live) if !found.gap && !live.swept => *live,
+            Stored::New(_) if !found.gap => return,
+            stored => match rebuild(client, session, &scene, stored) {
                 Some(live) => live,
                 None => return,
             },
-            _ => return,
         };
         let last_at = live.last_at;
         if issue::fresh(last_at, scene.clock)
@@ -187,23 +195,27 @@ pub fn consider(session: &str) {
     });
 }
 
-/// Runs a session through its stored clicks from the start; `None` where the log holds none. The caller has locked the
-/// session's row before the log is read: whoever advances it waits, or has committed what the log now shows.
-fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live> {
-    spi(client.update("DELETE FROM coupon.gap WHERE session = $1", None, &[session.into()]));
+/// Runs a session through its stored clicks from the start; `None`, with the mark left, where the log holds none. The
+/// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
+/// now shows.
+fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
     let clicks = rows::stored_clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
-    let (_, mut found) = rows::load(client, &[session], &[customer], settings::max_wait());
     // Kept, because a purchase that knew only its customer is not among the session's own events.
     let mut kept = (false, false);
-    let mut live = match found.pop() {
-        Some(Found::Known(stored)) => {
-            kept = (stored.visit.frozen, stored.visit.purchased);
-            let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), stored.visit.scoring());
-            Live { visit: again, ..*stored }
-        }
-        Some(Found::New(segment)) => begin(session, &clicks, segment, scene),
-        _ => return None,
+    let mut live = if let Stored::Known(stored) = stored {
+        kept = (stored.visit.frozen, stored.visit.purchased);
+        let scoring = match stored.swept {
+            false => stored.visit.scoring(),
+            true if campaigns::pooled(&scene.world.campaigns, session) => 0,
+            true => stored.segment,
+        };
+        let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
+        Live { visit: again, ..*stored }
+    } else {
+        let (_, mut found) = rows::load(client, &[session], &[customer], settings::max_wait());
+        let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
+        begin(session, &clicks, segment, scene)
     };
     for click in &clicks {
         let version = live.version.clone();
@@ -213,6 +225,7 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live>
     }
     live.visit.frozen |= kept.0;
     live.visit.purchased |= kept.1;
+    live.swept = false;
     let live = [live];
     if live[0].known {
         rows::update(client, &live);
@@ -220,5 +233,6 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene) -> Option<Live>
         // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
         throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }
+    spi(client.update("DELETE FROM coupon.gap WHERE session = $1", None, &[session.into()]));
     live.into_iter().next()
 }

@@ -195,3 +195,8 @@ fn clock_now() -> TimestampWithTimeZone {
 pub fn micros(at: i64) -> TimestampWithTimeZone {
     TimestampWithTimeZone::try_from(at).unwrap_or_else(|_| TimestampWithTimeZone::positive_infinity())
 }
+
+/// Whether a time is one: PostgreSQL's infinities are the ends of the range.
+pub fn finite(at: i64) -> bool {
+    at != i64::MIN && at != i64::MAX
+}

@@ -22,6 +22,13 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
             "Both count; a shop has at least one customer.",
         ));
     }
+    if start.is_some_and(|t| !settings::finite(t.into())) {
+        throw(report(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "start is infinite",
+            "Pass the shop's first day.",
+        ));
+    }
     // By default the shop's last day is yesterday, so that its log is history.
     let start = start.map_or_else(|| day_of(settings::clock()) - i64::from(days) * DAY, Into::into);
     let shop = ok(Shop::new(customers as u32, seed as u64));

@@ -39,6 +39,12 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
     rows.filter_map(stage).collect()
 }
 
+/// Whoever stores what was trained waits for whoever else does, until that one commits.
+pub fn one_at_a_time(client: &mut SpiClient) {
+    let sql = "SELECT pg_advisory_xact_lock(hashtextextended('coupon_ext training', 0))";
+    spi(client.update(sql, None, &[]));
+}
+
 /// Stores a version; its number.
 pub fn save(client: &mut SpiClient, stages: &[Stage], since: i64, until: i64, seed: i64, threads: i32) -> i64 {
     let build = concat!(env!("CARGO_PKG_VERSION"), " ", env!("COUPON_TARGET"));

@@ -1,12 +1,12 @@
 //! Training from SQL: read the log, compute on threads of its own, store, deploy, tell.
 
-use crate::error::{ok, report, spi, throw};
-use crate::{settings, store, threads, world};
+use crate::error::{ok, report, throw};
+use crate::{settings, store, threads};
+use coupon_model::Result;
 use coupon_model::training::{Job, Observer, Report, Spec, Stages, customers, train};
-use coupon_model::{Error, Result};
 use pgrx::prelude::*;
 use pgrx::{JsonB, Spi, name};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             lines.push(line);
         });
         let (outcome, customers) = ok(trained);
+        store::one_at_a_time(client);
         let version = store::save(client, &outcome.stages, since, until, seed, threads as i32);
         store::save_customers(client, &read.log, &customers, coupon_model::sessions::day_of(end));
         let active = store::deploy(client, version, &outcome.gate);
@@ -193,6 +194,9 @@ fn tell(text: &str, told: &mut Option<Instant>) {
 #[pg_extern(sql = false)]
 fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
     let at = as_of.map_or_else(settings::clock, Into::into);
+    if !settings::finite(at) {
+        throw(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "as_of is infinite", "Pass a day."));
+    }
     Spi::connect_mut(|client| {
         let Some((_, stages)) = store::active_with_stages(client) else { throw(crate::error::no_model()) };
         let spec = store::sessions_spec(&stages);
@@ -203,6 +207,7 @@ fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
             |()| {},
         );
         let rows = ok(rows);
+        store::one_at_a_time(client);
         store::save_customers(client, &read.log, &rows, coupon_model::sessions::day_of(at));
         rows.len() as i64
     })

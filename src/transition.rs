@@ -14,14 +14,35 @@ pub struct Row {
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     index: usize,
+    /// The type itself, or what a domain is over.
     typ: pg_sys::Oid,
 }
 
-/// The relation's column of that name, if it still exists.
-pub fn column(relation: &PgRelation, name: &str) -> Option<Column> {
+/// What a column is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Text,
+    Number,
+    Time,
+    /// A text[], or any other type as one element.
+    Texts,
+}
+
+/// The relation's column of that name, or what keeps it from being read in that role.
+pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, String> {
+    use pg_sys::{DATEOID, FLOAT4OID, FLOAT8OID, INT2OID, INT4OID, INT8OID, NUMERICOID, TIMESTAMPOID, TIMESTAMPTZOID};
     let tuple = relation.tuple_desc();
-    let (index, attribute) = tuple.iter().enumerate().find(|(_, a)| !a.attisdropped && a.name() == name)?;
-    Some(Column { index, typ: attribute.atttypid })
+    let found = tuple.iter().enumerate().find(|(_, a)| !a.attisdropped && a.name() == name);
+    let Some((index, attribute)) = found else { return Err(format!("it has no column \"{name}\"")) };
+    // SAFETY: catalogue look-up of a type that exists.
+    let typ = unsafe { pg_sys::getBaseType(attribute.atttypid) };
+    let fits = match role {
+        Role::Time => [TIMESTAMPTZOID, TIMESTAMPOID, DATEOID].contains(&typ),
+        Role::Number => [INT2OID, INT4OID, INT8OID, FLOAT4OID, FLOAT8OID, NUMERICOID].contains(&typ),
+        // Anything has an output function; watch() has kept out what makes no sense as an id.
+        Role::Text | Role::Texts => true,
+    };
+    if fits { Ok(Column { index, typ }) } else { Err(format!("its column \"{name}\" is of another type now")) }
 }
 
 /// Calls `f` for every inserted row, in insertion order. Returns the number of rows.

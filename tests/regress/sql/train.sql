@@ -27,9 +27,6 @@ SELECT training('{}', '2026-01-01');
 SELECT training('{}', '-infinity');
 SELECT r FROM training('{}', stages => 'train_churn') r LIMIT 1;
 SELECT r FROM training('{}', stages => 'train_ranking') r LIMIT 1;
--- NULL arguments train nothing.
-SELECT count(*) FROM coupon.train(until => NULL);
-SELECT count(*) FROM coupon.train(seed => NULL);
 SET coupon_ext.training_memory = '16MB';
 SELECT left(r, 5) AS sqlstate, r LIKE '%memory%' OR r LIKE '%Train on a shorter window%' AS says_why FROM training('{"sessions": {"session_timeout": 60}}') r LIMIT 1;
 RESET coupon_ext.training_memory;
@@ -150,4 +147,8 @@ INSERT INTO coupon.click (session, at, kind) SELECT 'coin', '2026-01-28 11:59:00
 SELECT campaign, condition, regexp_replace(regexp_replace(detail, '[\d.]+ %', 'N %'), 'version \d+', 'version N') AS detail FROM coupon.explain('coin') WHERE condition IN ('a model is active', 'arm', 'drawn') ORDER BY step;
 SELECT count(*) AS customers_ranked_without_a_churn_model FROM rank_categories(NULL, NULL, 1);
 ROLLBACK;
-
+-- NULL is the default: from the first click, until now, with no overrides, seed 0.
+BEGIN;
+SELECT count(*) > 0 AS trained FROM coupon.train(NULL, NULL, '{"churn": {"epochs": 1}}', NULL);
+SELECT since, until = now() AS until_now, seed FROM coupon.version ORDER BY version DESC LIMIT 1;
+ROLLBACK;

@@ -45,11 +45,7 @@ fn the_digest_is_a_value_of_log_specification_and_seed() {
 #[test]
 fn a_stage_trained_alone_takes_the_others_over() {
     let Trained { world, stages, version } = shop();
-    for (which, fresh) in [
-        (Stages::Segments, &["sessions", "segment", "churn", "issue"][..]),
-        (Stages::Churn, &["sessions", "churn", "issue"]),
-        (Stages::Ranking, &["rank"]),
-    ] {
+    for (which, fresh) in [(Stages::Churn, &["sessions", "churn", "issue"][..]), (Stages::Ranking, &["rank"])] {
         let job = Job { base: Some((version, stages)), ..world.job(7, which) };
         let trained = train(&job, &mut Watcher::default()).unwrap().stages;
         assert!(Version::decode(&trained).is_ok());
@@ -63,13 +59,11 @@ fn a_stage_trained_alone_takes_the_others_over() {
                 "sessions" => assert!(same),
                 // A ranking draws only which moments it is chosen by.
                 "rank" if fresh.contains(&name) => assert_ne!(stage(&trained, name).card, stage(stages, name).card),
-                "segment" if fresh.contains(&name) => assert_ne!(stage(&trained, name).card, stage(stages, name).card),
                 _ => assert_eq!(same, !fresh.contains(&name), "{which:?} {name}"),
             }
         }
         let refused = train(&Job { base: None, ..job }, &mut Watcher::default()).err();
         match which {
-            Stages::Segments => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("rank"))),
             Stages::Churn => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("segment"))),
             _ => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("sessions"))),
         }
@@ -139,7 +133,7 @@ fn too_small_a_log_falls_back_to_a_coin() {
     let empty = World::new(Vec::new(), world.spec.clone());
     let refused = train(&empty.job(0, Stages::All), &mut Watcher::default()).err();
     assert!(matches!(refused, Some(Error::TooLittle(_))));
-    assert!(customers(&empty.log, START, &empty.spec.sessions).is_empty());
+    assert!(customers(&empty.log, START, &empty.spec.sessions, &mut || Ok(())).unwrap().is_empty());
 }
 
 #[test]
