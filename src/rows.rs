@@ -50,8 +50,8 @@ pub enum Stored {
 }
 
 /// What is read of a session and of the world. The rows are locked in the order of the array: a nested loop over it is
-/// the only plan that a lateral FOR UPDATE allows. No EXISTS: PostgreSQL may hash the
-/// whole table to answer one. LIMIT 1: a table never analysed is taken for a large one, and its plan compiled by JIT.
+/// the only plan that a lateral FOR UPDATE allows. No EXISTS: PostgreSQL may hash the whole table to answer one.
+/// LIMIT 1: a table that was never analysed is taken for a large one, and its plan then compiled by JIT at each call.
 macro_rules! load_sql {
     ($lock:literal, $exists:literal) => {
         concat!(
@@ -61,7 +61,8 @@ macro_rules! load_sql {
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
              s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
              k.searches_last_month, k.stay_per_session, k.visits_last_month \
-             FROM (SELECT version, revision FROM coupon.storage LIMIT 1) t, unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
+             FROM (SELECT version, revision FROM coupon.storage LIMIT 1) t, \
+             unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
              LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
             $lock,
             ") s ON true \
