@@ -122,6 +122,7 @@ BEGIN
         display_seconds int NOT NULL DEFAULT 6 CHECK (display_seconds > 0),
         target float8 NOT NULL DEFAULT 0.0134 CHECK (target >= 0.001 AND target <= 0.5),
         holdout float8 NOT NULL DEFAULT 0.2 CHECK (holdout >= 0.05 AND holdout < 1),
+        holdout_next float8 CHECK (holdout_next >= 0.05 AND holdout_next < 1), holdout_from timestamptz,
         message text NOT NULL DEFAULT '{discount} % off {category}, for you, for the next {hours} hours',
         salt text NOT NULL DEFAULT gen_random_uuid()::text,
         priority int NOT NULL DEFAULT 0, live_since timestamptz);
@@ -129,6 +130,7 @@ BEGIN
     COMMENT ON COLUMN coupon.campaign.discount IS 'Percent off one category';
     COMMENT ON COLUMN coupon.campaign.target IS 'Share of all sessions that should become eligible';
     COMMENT ON COLUMN coupon.campaign.holdout IS 'Share of eligible sessions that get nothing, so that the effect can be measured';
+    COMMENT ON COLUMN coupon.campaign.holdout_next IS 'The share that counts from holdout_from on: a live campaign changes it at the start of a day (UTC)';
     COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s';
     CREATE TRIGGER campaign_state BEFORE INSERT OR UPDATE ON coupon.campaign
         FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign_state();
@@ -212,6 +214,13 @@ BEGIN
         RAISE EXCEPTION 'campaign "%" cannot go from % to %', NEW.campaign, was, NEW.state
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = 'A campaign goes draft → shadow → live → paused → ended; paused goes back to shadow or live.';
+    END IF;
+    -- Within a day all eligible sessions are drawn with one probability, or the day's comparison mixes two.
+    IF TG_OP = 'UPDATE' AND was = 'live' AND NEW.holdout <> OLD.holdout THEN
+        NEW.holdout_next := NEW.holdout;
+        NEW.holdout_from := (date_trunc('day', coupon.clock() AT TIME ZONE 'UTC') + interval '1 day') AT TIME ZONE 'UTC';
+        NEW.holdout := CASE WHEN OLD.holdout_from <= coupon.clock() THEN OLD.holdout_next ELSE OLD.holdout END;
+        RAISE NOTICE 'campaign "%" is live: its hold-out share changes at the start of the next day (UTC)', NEW.campaign;
     END IF;
     IF NEW.state = 'live' AND was <> 'live' THEN
         NEW.live_since := coalesce(NEW.live_since, coupon.clock());

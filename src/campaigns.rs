@@ -3,6 +3,7 @@
 use crate::cache::Decoded;
 use crate::error::{ok, spi};
 use coupon_model::issue::{Policy, SALT_ARM, Thresholds, arm, draw};
+use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,7 +21,9 @@ pub struct Campaign {
     pub name: String,
     pub live: bool,
     target: f64,
-    pub holdout: f64,
+    holdout: f64,
+    /// The share that counts from a time on.
+    holdout_next: Option<(f64, i64)>,
     pub salt: String,
     pub arms: Vec<Arm>,
     shares: Vec<f64>,
@@ -34,7 +37,8 @@ pub type Campaigns = Vec<Rc<Campaign>>;
 pub fn read(client: &SpiClient) -> Campaigns {
     let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
                array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
-               array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm) \
+               array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm), \
+               c.holdout_next, c.holdout_from \
                FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.state IN ('shadow', 'live') \
                GROUP BY c.campaign ORDER BY c.priority DESC, c.campaign";
     let campaign = |row: SpiHeapTupleData| {
@@ -54,6 +58,7 @@ pub fn read(client: &SpiClient) -> Campaigns {
             salt: spi(row.get(5))?,
             arms: arms.map(arm).collect::<Option<_>>()?,
             shares: spi(row.get(10))?,
+            holdout_next: spi(row.get(11)).zip(spi(row.get::<TimestampWithTimeZone>(12)).map(i64::from)),
             thresholds: RefCell::default(),
         }))
     };
@@ -61,6 +66,11 @@ pub fn read(client: &SpiClient) -> Campaigns {
 }
 
 impl Campaign {
+    /// The share of eligible sessions that is held out at a time.
+    pub fn holdout(&self, clock: i64) -> f64 {
+        self.holdout_next.filter(|(_, from)| clock >= *from).map_or(self.holdout, |(share, _)| share)
+    }
+
     /// The arm of a session, and the probability with which it got there.
     pub fn arm(&self, session: &str) -> (usize, f64) {
         let at = arm(draw(SALT_ARM, &self.salt, session), &self.shares);

@@ -109,7 +109,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
             }
         }
         let detail = if campaign.live {
-            format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout)
+            format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout(clock))
         } else {
             "in shadow: it decides and logs and issues nothing".into()
         };

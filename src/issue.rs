@@ -104,7 +104,7 @@ pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
     let issue_draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
     let probability = match (campaign.live, blind) {
         (false, _) => 0.0,
-        (true, false) => 1.0 - campaign.holdout,
+        (true, false) => 1.0 - campaign.holdout(clock),
         (true, true) => 1.0 - BLIND_HOLDOUT,
     };
     let outcome = match campaign.live {

@@ -328,6 +328,22 @@ DELETE FROM coupon.arm;
 CALL look('armless', 6);
 SELECT count(*) AS decisions FROM coupon.decision WHERE session = 'armless';
 ROLLBACK;
+-- A live campaign changes its hold-out share at the start of a day (UTC): until then the old one counts, in the draw and in the log.
+BEGIN;
+UPDATE coupon.arm SET policy = 'random';
+UPDATE coupon.campaign SET target = 0.5, priority = CASE campaign WHEN 'default' THEN 100 ELSE 0 END;
+SET LOCAL coupon_ext.clock = '2026-02-20 15:00:00';
+UPDATE coupon.campaign SET holdout = 0.5 WHERE campaign = 'default';
+SELECT holdout, holdout_next, holdout_from FROM coupon.campaign WHERE campaign = 'default';
+INSERT INTO coupon.click (session, at, kind) SELECT 'today-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
+SET LOCAL coupon_ext.clock = '2026-02-21 00:00:05';
+INSERT INTO coupon.click (session, at, kind) SELECT 'tomorrow-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
+SELECT split_part(session, '-', 1) AS day, count(*) > 10 AS dozens, array_agg(DISTINCT issue_probability) AS probabilities, bool_and((outcome = 'issued') = (issue_draw < issue_probability)) AS as_drawn
+FROM coupon.decision WHERE session ~ '^(today|tomorrow)-' GROUP BY 1 ORDER BY 1;
+-- Changed back the next day: what counts on that day is what was announced for it.
+UPDATE coupon.campaign SET holdout = 0.3 WHERE campaign = 'default';
+SELECT holdout, holdout_next, holdout_from FROM coupon.campaign WHERE campaign = 'default';
+ROLLBACK;
 -- At most one live coupon a session: the index says so, whatever writes.
 SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
 
