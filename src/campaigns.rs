@@ -71,10 +71,11 @@ impl Campaign {
         self.holdout_next.filter(|(_, from)| clock >= *from).map_or(self.holdout, |(share, _)| share)
     }
 
-    /// The arm of a session, and the probability with which it got there.
-    pub fn arm(&self, session: &str) -> (usize, f64) {
-        let at = arm(draw(SALT_ARM, &self.salt, session), &self.shares);
-        (at, self.shares[at] / self.shares.iter().sum::<f64>())
+    /// The arm of a session, its draw, and the probability with which it got there.
+    pub fn arm(&self, session: &str) -> (usize, f64, f64) {
+        let draw = draw(SALT_ARM, &self.salt, session);
+        let at = arm(draw, &self.shares);
+        (at, draw, self.shares[at] / self.shares.iter().sum::<f64>())
     }
 
     /// The policy an arm follows under a version, and its thresholds.

@@ -82,7 +82,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     }
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
-        let (at, share) = campaign.arm(&live.session);
+        let (at, _, share) = campaign.arm(&live.session);
         let t = campaign.thresholds(at, &version);
         let m = issue::moment(&live, campaign);
         say(

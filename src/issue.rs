@@ -30,6 +30,7 @@ pub struct Due {
     pub session: String,
     campaign: Rc<Campaign>,
     arm: usize,
+    arm_draw: f64,
     arm_probability: f64,
     thresholds: Rc<Thresholds>,
     version: Rc<Decoded>,
@@ -61,7 +62,7 @@ pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Du
         if live.visit.views < version.version.plan.segments.min_views {
             return None;
         }
-        let (arm, arm_probability) = campaign.arm(&live.session);
+        let (arm, arm_draw, arm_probability) = campaign.arm(&live.session);
         let thresholds = campaign.thresholds(arm, &version);
         if eligible(&thresholds, &moment(live, campaign)) {
             live.decided.push(campaign.name.clone());
@@ -69,6 +70,7 @@ pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Du
                 session: live.session.clone(),
                 campaign: campaign.clone(),
                 arm,
+                arm_draw,
                 arm_probability,
                 thresholds,
                 customer: live.customer.clone(),
@@ -114,10 +116,10 @@ pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
     };
     let reason = if blind { "no churn model: policy random" } else { "eligible" };
     let sql = "WITH d AS (INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
-               decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_probability, \
-               issue_draw, issue_probability, category, categories, outcome, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, \
-               $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) \
-               ON CONFLICT DO NOTHING RETURNING session) \
+               decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_draw, \
+               arm_probability, issue_draw, issue_probability, category, categories, outcome, reason) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
+               $22, $23, $24, $25) ON CONFLICT DO NOTHING RETURNING session) \
                UPDATE coupon.session s SET decided = array_append(s.decided, $2) FROM d WHERE s.session = d.session";
     let t = &due.thresholds;
     let args = [
@@ -138,6 +140,7 @@ pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
         t.eta.into(),
         t.tau.into(),
         t.target.into(),
+        due.arm_draw.into(),
         due.arm_probability.into(),
         issue_draw.into(),
         probability.into(),

@@ -95,7 +95,7 @@ INSERT INTO foreseen SELECT s.session, v.view FROM (SELECT session, views, draw(
     WHERE s.unit / t.random_share < u.upto ORDER BY view LIMIT 1) v WHERE s.unit < t.random_share AND s.views >= v.view;
 SELECT count(*) > 5 AS some, count(*) FILTER (WHERE d.session IS NULL) AS missed, count(*) FILTER (WHERE f.session IS NULL) AS too_many, count(*) FILTER (WHERE d.view <> f.view) AS at_another_view
 FROM foreseen f FULL JOIN (SELECT * FROM coupon.decision WHERE arm = 'b') d USING (session);
-SELECT arm, policy, segments, ranking, round(arm_probability::numeric, 6) AS arm_probability, bool_and(outcome = CASE WHEN draw('issue', 'regress', session) < 0.8 THEN 'issued' ELSE 'held out' END) AS as_drawn,
+SELECT arm, policy, segments, ranking, round(arm_probability::numeric, 6) AS arm_probability, bool_and(abs(arm_draw - draw('arm', 'regress', session)) < 1e-15) AS arm_drawn, bool_and(outcome = CASE WHEN draw('issue', 'regress', session) < 0.8 THEN 'issued' ELSE 'held out' END) AS as_drawn,
     count(DISTINCT (segment, categories)) = count(DISTINCT segment) AS the_same_for_all_of_a_segment
 FROM coupon.decision WHERE clicked_at >= '2026-02-07' GROUP BY 1, 2, 3, 4, 5 ORDER BY 1;
 -- In an arm without segments the pooled model scores, whatever segment is noted.

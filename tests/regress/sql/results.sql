@@ -28,8 +28,8 @@ INSERT INTO coupon.session (session, started_at, last_at, views, segment, frozen
 SELECT session, '2030-01-01 00:00:00'::timestamptz + n * interval '1 minute', '2030-01-02', 5, 0, false, arm = 's1' AND n IN (1, 2, 9, 10) OR arm = 's4' AND n <= 1 FROM planted WHERE arm = 's1' AND n <= 28 OR arm = 's4' AND n <= 10;
 -- A buyer of before the campaign went live does not count.
 INSERT INTO coupon.session (session, started_at, last_at, views, segment, frozen, purchased) SELECT session, '2029-12-31 23:59:59.999999', '2030-01-01', 5, 0, true, true FROM planted WHERE n BETWEEN 50 AND 60;
-INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, decided_at, clicked_at, view, segment, version, target, arm_probability, issue_draw, issue_probability, categories, outcome, reason)
-SELECT session, 'planted', arm, 'at_risk', true, 'personal', '2030-01-01', '2030-01-01', 4, 0, 2, 0.0134, 0.5, 0.5, 0.8, '[]', CASE WHEN n <= 8 THEN 'issued' ELSE 'held out' END, 'eligible' FROM planted WHERE arm = 's1' AND (n <= 8 OR n IN (9, 11));
+INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, decided_at, clicked_at, view, segment, version, target, arm_draw, arm_probability, issue_draw, issue_probability, categories, outcome, reason)
+SELECT session, 'planted', arm, 'at_risk', true, 'personal', '2030-01-01', '2030-01-01', 4, 0, 2, 0.0134, 0.5, 0.5, 0.5, 0.8, '[]', CASE WHEN n <= 8 THEN 'issued' ELSE 'held out' END, 'eligible' FROM planted WHERE arm = 's1' AND (n <= 8 OR n IN (9, 11));
 -- 2 / 8 = 25 %, 2 / 20 = 10 %: growth 1.5; 8 of 28 issued. Sales: 100 · 8/28 · 2.5 · 0.75 + 100 · 20/28 = 125.
 SELECT scenario, segments, churn_model, personalised, issued, issued_conversion, not_issued, not_issued_conversion, round(growth::numeric, 6) AS growth, round(issue_rate::numeric, 6) AS issue_rate, causal
 FROM coupon.conversion_by_scenario WHERE campaign = 'planted' ORDER BY scenario;
