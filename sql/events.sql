@@ -269,18 +269,6 @@ END
 $$;
 COMMENT ON FUNCTION coupon.events(timestamptz, timestamptz) IS 'All events of the watched tables in [since, until), in one total order';
 
-CREATE FUNCTION coupon.session_events(session text) RETURNS SETOF coupon.event
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' AS $$
-DECLARE
-    query text := coupon.events_query('session = $1');
-BEGIN
-    IF query IS NOT NULL THEN
-        RETURN QUERY EXECUTE query USING session;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION coupon.session_events(text) IS 'The stored events of one session; what a session that missed a click is rebuilt from';
-
 CREATE FUNCTION coupon.record_click(session text, at timestamptz DEFAULT NULL, kind text DEFAULT 'view',
     customer text DEFAULT NULL, page text DEFAULT NULL, category text DEFAULT NULL, product text DEFAULT NULL,
     quantity float8 DEFAULT NULL, price float8 DEFAULT NULL, order_id text DEFAULT NULL, zone text DEFAULT NULL,

@@ -1,4 +1,8 @@
 -- issue: decisions and coupons.
+CREATE FUNCTION coupon.clock() RETURNS timestamptz
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'clock_now_wrapper';
+COMMENT ON FUNCTION coupon.clock() IS 'The one clock of coupons: now(), or the time the superuser-only setting coupon_ext.clock holds';
+
 CREATE FUNCTION coupon.live_offer(session text) RETURNS coupon.offer
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

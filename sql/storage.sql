@@ -149,8 +149,8 @@ BEGIN
         session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
         ranking text NOT NULL, customer text, decided_at timestamptz NOT NULL, clicked_at timestamptz NOT NULL,
         view int NOT NULL, segment int NOT NULL, version bigint NOT NULL, churn float8, interest float8, eta float8,
-        tau float8, target float8 NOT NULL, arm_draw float8 NOT NULL,
-        arm_probability float8 NOT NULL, issue_draw float8 NOT NULL, issue_probability float8 NOT NULL, category text, categories jsonb NOT NULL,
+        tau float8, target float8 NOT NULL, arm_draw float8 NOT NULL, arm_probability float8 NOT NULL,
+        issue_draw float8 NOT NULL, issue_probability float8 NOT NULL, category text, categories jsonb NOT NULL,
         outcome text NOT NULL CHECK (outcome IN ('issued', 'held out', 'shadow')), reason text NOT NULL,
         PRIMARY KEY (session, campaign));
     COMMENT ON TABLE coupon.decision IS 'One row when a session first becomes eligible, given a coupon or not: what honest measurement needs';

@@ -55,13 +55,11 @@ pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
 /// The first campaign that finds the session eligible now. The first decision takes a session: no other follows.
 pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Due> {
     let version = live.version.clone()?;
-    if live.visit.frozen || !live.decided.is_empty() {
+    let early = live.visit.views < version.version.plan.segments.min_views;
+    if early || live.visit.frozen || !live.decided.is_empty() {
         return None;
     }
     for campaign in campaigns {
-        if live.visit.views < version.version.plan.segments.min_views {
-            return None;
-        }
         let (arm, arm_draw, arm_probability) = campaign.arm(&live.session);
         let thresholds = campaign.thresholds(arm, &version);
         if eligible(&thresholds, &moment(live, campaign)) {

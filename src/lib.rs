@@ -30,10 +30,10 @@ use pgrx::prelude::*;
 pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/schema.sql", bootstrap);
-extension_sql_file!("../sql/sessions.sql");
-extension_sql_file!("../sql/storage.sql", requires = ["sessions"]);
+extension_sql_file!("../sql/storage.sql");
 extension_sql_file!("../sql/events.sql", requires = ["storage"]);
-extension_sql_file!("../sql/segment.sql", requires = ["events"]);
+extension_sql_file!("../sql/sessions.sql", requires = ["events"]);
+extension_sql_file!("../sql/segment.sql", requires = ["sessions"]);
 extension_sql_file!("../sql/churn.sql", requires = ["segment"]);
 extension_sql_file!("../sql/rank.sql", requires = ["churn"]);
 extension_sql_file!("../sql/issue.sql", requires = ["rank"]);

@@ -106,7 +106,7 @@ fn read(
         } else if has(5) {
             Stored::Held
         } else {
-            let variables = customers[i].and_then(|_| variables(&row));
+            let variables = customers[i].and_then(|_| variables(&row, 18));
             Stored::New(match (&scene.active, variables) {
                 (Some(active), Some(v)) => active.version.segment.assign(&v),
                 _ => 0,
@@ -141,15 +141,16 @@ fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World
     }
 }
 
-fn variables(row: &SpiHeapTupleData) -> Option<Variables> {
-    let number = |n: usize| spi(row.get::<f64>(n));
+/// The six loyalty variables, from the `first` column on; `None` for a customer who is not known.
+pub fn variables(row: &SpiHeapTupleData, first: usize) -> Option<Variables> {
+    let number = |n: usize| spi(row.get::<f64>(first + n));
     Some(Variables {
-        spending_last_month: number(18)?,
-        average_payment: number(19)?,
-        items_per_purchase: number(20)?,
-        searches_last_month: number(21)?,
-        stay_per_session: number(22)?,
-        visits_last_month: number(23)?,
+        spending_last_month: number(0)?,
+        average_payment: number(1)?,
+        items_per_purchase: number(2)?,
+        searches_last_month: number(3)?,
+        stay_per_session: number(4)?,
+        visits_last_month: number(5)?,
     })
 }
 

@@ -2,8 +2,7 @@
 
 use crate::cache::statement;
 use crate::error::spi;
-use crate::world;
-use coupon_model::segment::Variables;
+use crate::{rows, world};
 use pgrx::prelude::*;
 
 #[pg_extern(sql = false)]
@@ -11,33 +10,11 @@ pub fn assign_segment(customer: Option<&str>) -> i32 {
     let Some(customer) = customer else { return 0 };
     Spi::connect(|client| {
         let Some(active) = world::active(client) else { return 0 };
-        let sql = "SELECT ARRAY[spending_last_month, average_payment, items_per_purchase, searches_last_month, \
-                   stay_per_session, visits_last_month] FROM coupon.customer WHERE customer = $1";
+        let sql = "SELECT spending_last_month, average_payment, items_per_purchase, searches_last_month, \
+                   stay_per_session, visits_last_month FROM coupon.customer WHERE customer = $1";
         let prepared = statement(client, sql, &[PgBuiltInOids::TEXTOID.into()]);
-        let rows = spi(client.select(prepared, Some(1), &[customer.into()]));
-        if rows.is_empty() {
-            return 0;
-        }
-        let values: Vec<f64> = spi(rows.first().get_one()).unwrap_or_default();
-        let &[
-            spending_last_month,
-            average_payment,
-            items_per_purchase,
-            searches_last_month,
-            stay_per_session,
-            visits_last_month,
-        ] = values.as_slice()
-        else {
-            return 0;
-        };
-        let variables = Variables {
-            spending_last_month,
-            average_payment,
-            items_per_purchase,
-            searches_last_month,
-            stay_per_session,
-            visits_last_month,
-        };
-        active.version.segment.assign(&variables) as i32
+        let row = spi(client.select(prepared, Some(1), &[customer.into()])).next();
+        let variables = row.and_then(|row| rows::variables(&row, 1));
+        variables.map_or(0, |v| active.version.segment.assign(&v) as i32)
     })
 }

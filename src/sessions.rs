@@ -152,13 +152,17 @@ fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
     }
 }
 
-fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
-    let version = live.version.clone();
-    live.visit.click(version.as_ref().map(|v| &v.version), click);
+/// Live and when rebuilding alike.
+fn take_in(live: &mut Live, click: &Click) {
+    live.visit.click(live.version.as_ref().map(|v| &v.version), click);
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
         live.customer.clone_from(&click.customer);
     }
+}
+
+fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
+    take_in(live, click);
     if decision.is_none() && issue::fresh(click.at, scene.clock) {
         *decision = issue::due(&scene.world.campaigns, live, click.at);
     }
@@ -218,10 +222,7 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored)
         begin(session, &clicks, segment, scene)
     };
     for click in &clicks {
-        let version = live.version.clone();
-        live.visit.click(version.as_ref().map(|v| &v.version), click);
-        live.last_at = live.last_at.max(click.at);
-        live.customer = live.customer.or_else(|| click.customer.clone());
+        take_in(&mut live, click);
     }
     live.visit.frozen |= kept.0;
     live.visit.purchased |= kept.1;

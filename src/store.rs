@@ -10,7 +10,7 @@ use coupon_model::training::{Customer, Treatment};
 use coupon_model::version::{Stage, digest};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use pgrx::{JsonB, check_for_interrupts};
+use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts};
 use std::collections::HashMap;
 
 /// Rows a fetch: large enough to be quick, small enough that a cancel is noticed.
@@ -105,10 +105,21 @@ pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize) -
         if rows.is_empty() {
             return read;
         }
-        for row in rows {
-            let event = event(&row, &mut read);
-            read.log.events.push(event);
+        // What decoding detoasts goes with the batch's context, what SPI fetched with its table: either would otherwise
+        // stay until training ends, as large as the log and outside the budget.
+        let mut context = PgMemoryContexts::new("coupon_ext batch");
+        // SAFETY: everything decoded is copied into the log before the context is left and dropped.
+        unsafe {
+            context.switch_to(|_| {
+                for row in rows {
+                    let event = event(&row, &mut read);
+                    read.log.events.push(event);
+                }
+            });
         }
+        drop(context);
+        // SAFETY: no other SPI call came between, so this is the table that was fetched, and it has been read.
+        unsafe { pg_sys::SPI_freetuptable(pg_sys::SPI_tuptable) };
         // Texts average about fifty bytes, twice: in the list and in the index.
         let needed = read.log.events.len() * size_of::<Event>() + read.log.texts.len() * 150;
         if needed > budget {
