@@ -2,7 +2,7 @@
 //! events → sessions → segment → churn → rank → issue → results.
 //!
 //! Nothing in here knows PostgreSQL, reads a clock or holds global state: every function is a value of its arguments.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod churn;
 pub mod error;

@@ -1,24 +1,28 @@
 //! The training of one network: epochs of Adam on the fit window, early stopping on tune. One call a batch.
 
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::adam::Adam;
+use super::batch::{counts, length};
 use super::calibrate::{Platt, Scored};
-use super::graph::{Batch, Graph, counts, length};
 use super::inputs::Layout;
 use super::model::{advance, blank};
 use super::net::Net;
+use super::pass::{Mirror, Pass};
 use super::{Example, Loss, Spec};
 use crate::metrics::Metrics;
 use crate::{Error, Result};
 
 /// Sessions of tune that one step scores.
 const EVALUATED: usize = 128;
-/// Batches that are drawn together and sorted by length, so that little is padded.
+/// Batches that are drawn together and sorted by length, so that the steps of a batch are of many rows.
 const POOL: usize = 32;
+/// Sessions of a batch that are worth a thread: with fewer rows a step the matrix product is slow.
+const SHARE: usize = 8;
 /// The cycle ends at this share of its peak rate, where training then stays.
 const FLOOR: f64 = 0.01;
 
@@ -84,9 +88,17 @@ pub(super) struct Fit {
     pub segment: u32,
     fit: Vec<u32>,
     pub tune: Vec<u32>,
-    graph: Graph,
-    adam: AdamW,
+    /// As it is being trained.
+    net: Net,
+    mirror: Mirror,
+    /// One a thread; their gradients are added up in this order.
+    passes: Vec<Pass>,
+    adam: Adam,
     rng: Xoshiro256PlusPlus,
+    seed: u64,
+    /// Weights of churned and purchased while training, and what that adds to the logits.
+    classes: [f32; 2],
+    shift: f32,
     /// What the weighted sum of a batch's losses is divided by: its mean over all batches.
     scale: f64,
     peak: f64,
@@ -94,7 +106,8 @@ pub(super) struct Fit {
     batches: Vec<Vec<u32>>,
     phase: Phase,
     loss: f64,
-    net: Net,
+    /// As it would serve: after an epoch, without the shift and without weights of inputs never seen.
+    shown: Net,
     /// Which inputs the fit window has; a segment's network inherits the answer with the pooled weights.
     seen: Option<Vec<bool>>,
     scores: Scores,
@@ -103,7 +116,8 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// `fit` and `tune` number the examples of the windows. `peak` is the highest learning rate.
+    /// `fit` and `tune` number the examples of the windows. `peak` is the highest learning rate. Batches are shared
+    /// among the threads of the pool it is made in.
     pub fn new(
         data: &Data,
         segment: u32,
@@ -119,28 +133,42 @@ impl Fit {
         };
         let fit: Vec<u32> = fit.into_iter().filter(|&i| counted(&data.fit[i as usize]) > 0).collect();
         let tune: Vec<u32> = tune.into_iter().filter(|&i| counted(&data.tune[i as usize]) > 0).collect();
-        let total: f64 =
-            fit.iter().map(|&i| &data.fit[i as usize]).map(|e| counted(e) as f64 * f64::from(e.weight)).sum();
+        let mut totals = [0.0; 2];
+        for e in fit.iter().map(|&i| &data.fit[i as usize]) {
+            totals[usize::from(e.purchased)] += counted(e) as f64 * f64::from(e.weight);
+        }
+        let [churned, purchased] = totals;
+        let total = churned + purchased;
         if !(total > 0.0 && total.is_finite()) {
             return Err(Error::TooLittle("no session of the fit window counts in the loss".into()));
         }
-        let graph = Graph::new(start.clone()).map_err(numerics)?;
-        let params = ParamsAdamW { lr: peak, weight_decay: 0.0, ..ParamsAdamW::default() };
-        let adam = AdamW::new(graph.vars.clone(), params).map_err(numerics)?;
+        let raised =
+            |mine: f64, other: f64| if mine > 0.0 { (other / mine).max(1.0).powf(data.spec.balance) } else { 1.0 };
+        let classes = [raised(churned, purchased), raised(purchased, churned)];
+        let shift = (classes[0] / classes[1]).ln() as f32;
+        let mut net = start.clone();
+        let bias = net.places.f2[1].start;
+        net.values[bias] += shift;
+        let threads = rayon::current_num_threads().min(data.spec.batch.div_ceil(SHARE)).max(1);
         let mut made = Fit {
             segment,
-            scale: total / fit.len() as f64 * data.spec.batch as f64,
+            scale: (churned * classes[0] + purchased * classes[1]) / fit.len() as f64 * data.spec.batch as f64,
             fit,
             tune,
-            graph,
-            adam,
+            adam: Adam::new(net.values.len()),
+            net,
+            mirror: Mirror::default(),
+            passes: (0..threads).map(|_| Pass::default()).collect(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed ^ (u64::from(segment) << 32)),
+            seed,
+            classes: classes.map(|w| w as f32),
+            shift,
             peak,
             epoch: 0,
             batches: Vec::new(),
             phase: Phase::Train { at: 0 },
             loss: 0.0,
-            net: start,
+            shown: start,
             seen: (segment == 0).then(|| vec![false; data.layout.inputs()]),
             scores: Scores::default(),
             best: None,
@@ -156,17 +184,8 @@ impl Fit {
         match self.phase {
             Phase::Train { at } if at == 0 && self.done(data, cycle) => Ok(None),
             Phase::Train { at } if at < self.batches.len() => {
-                let examples: Vec<_> = self.batches[at].iter().map(|&i| &data.fit[i as usize]).collect();
-                let batch = Batch::new(&examples, &data.layout, &data.spec);
-                if let (0, Some(seen)) = (self.epoch, &mut self.seen) {
-                    batch.inputs.entries.iter().for_each(|&(i, _)| seen[i as usize] = true);
-                }
                 let progress = self.epoch as f64 + at as f64 / self.batches.len() as f64;
-                self.adam.set_learning_rate(one_cycle(self.peak, progress, cycle));
-                let dropout = Some((data.spec.dropout, &mut self.rng));
-                let loss = self.graph.loss(&batch, self.scale, dropout).map_err(numerics)?;
-                self.adam.backward_step(&loss).map_err(numerics)?;
-                let loss = f64::from(loss.to_scalar::<f32>().map_err(numerics)?);
+                let loss = self.train(data, at, one_cycle(self.peak, progress, cycle));
                 if !loss.is_finite() {
                     return Err(Error::Numerics(format!(
                         "the loss is not finite in epoch {}: try a lower learning_rate",
@@ -178,9 +197,10 @@ impl Fit {
                 Ok(Some(Progress::Batch { loss }))
             }
             Phase::Train { .. } => {
-                self.net = self.graph.net().map_err(numerics)?.clone();
+                self.shown.clone_from(&self.net);
+                self.shown.values[self.net.places.f2[1].start] -= self.shift;
                 if let Some(seen) = &self.seen {
-                    silence(&mut self.net, seen);
+                    silence(&mut self.shown, seen);
                 }
                 self.scores = Scores::default();
                 self.phase = Phase::Evaluate { at: 0 };
@@ -188,8 +208,15 @@ impl Fit {
             }
             Phase::Evaluate { at } if at < self.tune.len() => {
                 let to = (at + EVALUATED).min(self.tune.len());
-                for &i in &self.tune[at..to] {
-                    score(data, &self.net, &data.tune[i as usize], &mut self.scores);
+                let one = |&i: &u32| score(data, &self.shown, &data.tune[i as usize]);
+                let sessions: Vec<Vec<Scored>> = if self.passes.len() > 1 {
+                    self.tune[at..to].par_iter().map(one).collect()
+                } else {
+                    self.tune[at..to].iter().map(one).collect()
+                };
+                for session in sessions {
+                    self.scores.views.extend(session);
+                    self.scores.ends.push(self.scores.views.len());
                 }
                 self.phase = Phase::Evaluate { at: to };
                 Ok(Some(Progress::Scoring))
@@ -205,8 +232,40 @@ impl Fit {
 
     /// The best weights on tune; the last ones where tune is empty.
     pub fn finish(self) -> Best {
-        let Fit { net, scores, best, .. } = self;
+        let Fit { shown: net, scores, best, .. } = self;
         best.unwrap_or(Best { net, loss: f64::NAN, scores })
+    }
+
+    /// One gradient step; the batch's loss.
+    fn train(&mut self, data: &Data, at: usize, rate: f64) -> f64 {
+        self.mirror.update(&self.net);
+        let (batch, threads) = (&self.batches[at], self.passes.len());
+        let (net, mirror, seed) = (&self.net, &self.mirror, self.seed ^ (self.adam.steps() << 8));
+        let (scale, classes) = (self.scale, self.classes);
+        let work = |(share, pass): (usize, &mut Pass)| {
+            // Neighbours are of like length: taken in turns, every thread has as much to do.
+            let mine = batch.iter().skip(share).step_by(threads).map(|&i| &data.fit[i as usize]);
+            pass.batch.fill(mine, &data.layout, &data.spec);
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed + share as u64);
+            pass.forward(net, Some((data.spec.dropout, &mut rng)));
+            pass.backward(net, mirror, scale, classes);
+        };
+        if threads > 1 {
+            self.passes.par_iter_mut().enumerate().for_each(work);
+        } else {
+            self.passes.iter_mut().enumerate().for_each(work);
+        }
+        if let (0, Some(seen)) = (self.epoch, &mut self.seen) {
+            let entries = self.passes.iter().flat_map(|pass| pass.batch.inputs()).flatten();
+            entries.for_each(|&(i, _)| seen[i as usize] = true);
+        }
+        let (first, others) = self.passes.split_at_mut(1);
+        for other in others {
+            first[0].gradient.iter_mut().zip(&other.gradient).for_each(|(g, o)| *g += o);
+            first[0].loss += other.loss;
+        }
+        self.adam.step(&mut self.net.values, &first[0].gradient, rate);
+        first[0].loss / scale
     }
 
     fn done(&self, data: &Data, cycle: usize) -> bool {
@@ -224,7 +283,7 @@ impl Fit {
         let tune_loss = tune.as_ref().map(|m| m.log_loss);
         let best = tune_loss.is_some_and(|loss| self.best.as_ref().is_none_or(|best| loss < best.loss));
         if let (true, Some(loss)) = (best, tune_loss) {
-            self.best = Some(Best { net: self.net.clone(), loss, scores: std::mem::take(&mut self.scores) });
+            self.best = Some(Best { net: self.shown.clone(), loss, scores: std::mem::take(&mut self.scores) });
             self.since_best = 0;
         } else if self.epoch > cycle {
             self.since_best += 1;
@@ -248,24 +307,29 @@ impl Fit {
 }
 
 /// Scores the views of a session that the loss counts.
-fn score(data: &Data, net: &Net, example: &Example, scores: &mut Scores) {
+fn score(data: &Data, net: &Net, example: &Example) -> Vec<Scored> {
     let mut state = blank(&data.spec, &data.layout);
+    let mut scores = Vec::new();
     for (t, view) in example.views.iter().take(length(example, &data.spec)).enumerate() {
         let logit = advance(&data.layout, net, &mut state, view);
         if counts(example, t, &data.spec) {
             let (number, churned) = (t as u32 + 1, !example.purchased);
-            scores.views.push(Scored { logit, number, churned, weight: example.weight });
+            scores.push(Scored { logit, number, churned, weight: example.weight });
         }
     }
-    scores.ends.push(scores.views.len());
+    scores
 }
 
 /// An input that training never saw still has its random weights and would blur the first view that has it: it gets none.
 fn silence(net: &mut Net, seen: &[bool]) {
-    if let Some(layer) = net.layers.first_mut() {
-        let rows = layer.w.chunks_exact_mut(4 * net.hidden).zip(seen);
-        rows.filter(|(_, seen)| !**seen).for_each(|(row, _)| row.fill(0.0));
-    }
+    let shape = net.shape;
+    let [convolution, _] = &net.places.convolution;
+    let (place, width) = match shape.channels {
+        0 => (net.places.layers[0].w.clone(), shape.gates()),
+        channels => (convolution.clone(), shape.taps * channels),
+    };
+    let rows = net.values[place].chunks_exact_mut(width).zip(seen);
+    rows.filter(|(_, seen)| !**seen).for_each(|(row, _)| row.fill(0.0));
 }
 
 /// Learning rate after `progress` epochs: three tenths of the cycle up from peak/25, then down along a cosine.
@@ -279,8 +343,4 @@ fn one_cycle(peak: f64, progress: f64, cycle: usize) -> f64 {
         x if x < 1.0 => wave(peak, peak * FLOOR, (x - 0.3) / 0.7),
         _ => peak * FLOOR,
     }
-}
-
-pub(super) fn numerics(e: candle_core::Error) -> Error {
-    Error::Numerics(e.to_string())
 }

@@ -79,6 +79,12 @@ impl Tracker {
         Tracker { views: 0, first: 0, last: 0, kind: 0, page: 0, counters: vec![0.0; layout.counters()] }
     }
 
+    /// Before the first view again, of another session.
+    pub fn reset(&mut self) {
+        (self.views, self.first, self.last, self.kind, self.page) = (0, 0, 0, 0, 0);
+        self.counters.fill(0.0);
+    }
+
     /// How many views the session has had.
     pub fn views(&self) -> u32 {
         self.views

@@ -1,21 +1,25 @@
 //! churn: a session's page views and its segment → the probability that it ends without a purchase.
 //!
-//! A stacked LSTM over page views, dropout, max pooling over the last steps, a feed-forward layer, one logit
-//! (Seo & Yoo, IEEE Access 2022). One network is trained on all sessions (segment 0, "pooled"); a segment gets its own
-//! only where that wins on sessions neither has seen. Training differentiates with candle ([`Trainer`]); scoring is a
-//! forward step written by hand ([`Net::step`]), O(1) a view, that shares its inputs and its cell with training.
+//! A stacked LSTM over page views, dropout, pooling over the last steps, a feed-forward layer, one logit
+//! (Seo & Yoo, IEEE Access 2022); optionally GRU cells, and a convolution before them. One network is trained on all
+//! sessions (segment 0, "pooled"); a segment gets its own only where that wins on sessions neither has seen. Training
+//! ([`Trainer`]) runs batches forward and backward through time; scoring ([`Net::step`]) is O(1) a view and shares its
+//! inputs and its inner loops with training.
 //!
 //! Words → [`View`] happens in [`Vocabulary::view`] and `View` → numbers in [`inputs`], for training and serving alike.
 
+mod adam;
+mod batch;
 mod calibrate;
 mod fit;
-mod graph;
 pub mod inputs;
 mod math;
 mod model;
 mod net;
-mod ops;
+mod pass;
+mod recurrent;
 mod report;
+mod simd;
 mod spec;
 mod store;
 mod trainer;
@@ -31,7 +35,8 @@ pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
 pub use report::{Card, Gate, Pair, Report, gate, report};
-pub use spec::{Inputs, Loss, Spec};
+pub use simd::level as simd_level;
+pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
 pub use trainer::{SegmentReport, Step, Trainer};
 pub use vocabulary::{Vocabulary, Words};
 

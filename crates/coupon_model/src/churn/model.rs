@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::inputs::{Layout, Tracker};
-use super::net::{Net, Scratch};
+use super::net::{Net, Scratch, Shape};
 use super::{Platt, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
@@ -99,7 +99,7 @@ impl Model {
     pub fn begin(&self) -> State {
         State {
             tracker: Tracker::new(&self.layout),
-            memory: vec![0.0; self.spec.recurrent()],
+            memory: vec![0.0; Shape::new(&self.spec, self.layout.inputs()).memory()],
             scratch: Scratch::new(&self.spec, self.layout.entries()),
         }
     }
@@ -158,7 +158,7 @@ pub(super) fn advance(layout: &Layout, net: &Net, state: &mut State, view: &View
 pub(super) fn blank(spec: &Spec, layout: &Layout) -> State {
     State {
         tracker: Tracker::new(layout),
-        memory: vec![0.0; spec.recurrent()],
+        memory: vec![0.0; Shape::new(spec, layout.inputs()).memory()],
         scratch: Scratch::new(spec, layout.entries()),
     }
 }

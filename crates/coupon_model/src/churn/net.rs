@@ -1,34 +1,155 @@
-//! The network and its forward step, by hand.
+//! The network: what it is made of, and its forward step.
+//!
+//! views → (causal convolution, ReLU) → recurrent layers → pooling → feed-forward, ReLU → one logit of churn
+
+use std::ops::Range;
 
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
-use super::math::{add_rows, axpy, cell};
+use super::simd::{add_rows, add_sparse, gru, lstm};
+use super::spec::{Cell, Pooling};
 
-/// One LSTM layer; gates i, f, g, o. Matrices are row-major by input, so that a step is a sum of rows.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Layer {
-    /// inputs × 4H.
-    pub w: Vec<f32>,
-    /// H × 4H.
-    pub u: Vec<f32>,
-    /// 4H.
-    pub b: Vec<f32>,
+/// The sizes of a network, which say where each tensor lies among its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub inputs: usize,
+    /// Channels of the convolution; 0: none.
+    pub channels: usize,
+    /// Views the convolution looks over.
+    pub taps: usize,
+    pub cell: Cell,
+    pub layers: usize,
+    pub hidden: usize,
+    pub pooling: Pooling,
+    pub kernel: usize,
+    pub stride: usize,
+    pub feed_forward: usize,
 }
 
-/// A trained network: LSTM layers, pooling over `kernel` steps, a feed-forward layer, one logit.
+/// Where one recurrent layer's tensors lie. Matrices are row-major by input, so that a step is a sum of rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// inputs × gates·H.
+    pub w: Range<usize>,
+    /// H × gates·H.
+    pub u: Range<usize>,
+    /// gates·H.
+    pub b: Range<usize>,
+    /// H: the bias inside the reset gate's product; empty but for a GRU.
+    pub r: Range<usize>,
+}
+
+/// Where everything lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Places {
+    /// inputs × taps·channels, the newest view's first, and channels; empty without a convolution.
+    pub convolution: [Range<usize>; 2],
+    pub layers: Vec<Layer>,
+    /// H × feed-forward, and its bias.
+    pub f1: [Range<usize>; 2],
+    /// feed-forward × 1, and its bias.
+    pub f2: [Range<usize>; 2],
+    pub total: usize,
+}
+
+impl Shape {
+    pub fn new(spec: &Spec, inputs: usize) -> Shape {
+        Shape {
+            inputs,
+            channels: spec.convolution,
+            taps: spec.convolution_kernel,
+            cell: spec.cell,
+            layers: spec.layers,
+            hidden: spec.hidden,
+            pooling: spec.pooling,
+            kernel: spec.kernel,
+            stride: spec.stride,
+            feed_forward: spec.feed_forward,
+        }
+    }
+
+    /// Numbers of a layer's gates.
+    pub fn gates(&self) -> usize {
+        self.hidden * if self.cell == Cell::Lstm { 4 } else { 3 }
+    }
+
+    /// Length of what enters layer `l`.
+    pub fn below(&self, l: usize) -> usize {
+        match l {
+            0 if self.channels > 0 => self.channels,
+            0 => self.inputs,
+            _ => self.hidden,
+        }
+    }
+
+    /// Numbers a session carries from view to view: sums of the convolution still to come, h (and c) a layer, the
+    /// outputs that the pooling still looks at, newest first, and with a stride the window that stands.
+    pub fn memory(&self) -> usize {
+        let state = self.layers * self.state();
+        let window = (self.kernel - 1) * self.hidden + if self.stride > 1 { self.hidden } else { 0 };
+        self.pending() + state + window
+    }
+
+    fn state(&self) -> usize {
+        self.hidden * if self.cell == Cell::Lstm { 2 } else { 1 }
+    }
+
+    fn pending(&self) -> usize {
+        if self.channels > 0 { (self.taps - 1) * self.channels } else { 0 }
+    }
+
+    pub fn places(&self) -> Places {
+        let mut total = 0;
+        let mut take = |n: usize| {
+            total += n;
+            total - n..total
+        };
+        let (h, g, ff) = (self.hidden, self.gates(), self.feed_forward);
+        let convolution = [take(self.inputs * self.taps * self.channels), take(self.channels)];
+        let layer = |l: usize| Layer {
+            w: take(self.below(l) * g),
+            u: take(h * g),
+            b: take(g),
+            r: take(if self.cell == Cell::Gru { h } else { 0 }),
+        };
+        let layers = (0..self.layers).map(layer).collect();
+        let (f1, f2) = ([take(h * ff), take(ff)], [take(ff), take(1)]);
+        Places { convolution, layers, f1, f2, total }
+    }
+
+    /// Every tensor with its name, shape and place, in the order of their places: what is saved.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Range<usize>)> {
+        let Places { convolution: [cw, cb], layers, f1, f2, .. } = self.places();
+        let (h, g, ff) = (self.hidden, self.gates(), self.feed_forward);
+        let mut all = vec![
+            ("convolution.w".to_string(), vec![self.inputs, self.taps * self.channels], cw),
+            ("convolution.b".to_string(), vec![self.channels], cb),
+        ];
+        for (l, Layer { w, u, b, r }) in layers.into_iter().enumerate() {
+            all.push((format!("{l}.w"), vec![self.below(l), g], w));
+            all.push((format!("{l}.u"), vec![h, g], u));
+            all.push((format!("{l}.b"), vec![g], b));
+            all.push((format!("{l}.r"), vec![h], r));
+        }
+        let [w1, b1] = f1;
+        let [w2, b2] = f2;
+        all.push(("f1.w".into(), vec![h, ff], w1));
+        all.push(("f1.b".into(), vec![ff], b1));
+        all.push(("f2.w".into(), vec![ff, 1], w2));
+        all.push(("f2.b".into(), vec![1], b2));
+        all.retain(|tensor| !tensor.2.is_empty());
+        all
+    }
+}
+
+/// A trained network: all its numbers in one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Net {
-    pub(super) inputs: usize,
-    pub(super) hidden: usize,
-    pub(super) kernel: usize,
-    pub(super) layers: Vec<Layer>,
-    /// H × feed-forward.
-    pub(super) f1: Vec<f32>,
-    pub(super) f1_bias: Vec<f32>,
-    pub(super) f2: Vec<f32>,
-    pub(super) f2_bias: Vec<f32>,
+    pub(super) shape: Shape,
+    pub(super) places: Places,
+    pub(super) values: Vec<f32>,
 }
 
 /// Buffers of a step, made once a session.
@@ -36,107 +157,137 @@ pub struct Net {
 pub struct Scratch {
     /// The view's inputs.
     pub entries: Vec<(u32, f32)>,
+    taps: Vec<f32>,
     gates: Vec<f32>,
-    pooled: Vec<f32>,
+    back: Vec<f32>,
+    output: Vec<f32>,
     wide: Vec<f32>,
 }
 
 impl Scratch {
     pub(super) fn new(spec: &Spec, entries: usize) -> Scratch {
+        let shape = Shape::new(spec, 0);
         Scratch {
             entries: Vec::with_capacity(entries),
-            gates: vec![0.0; 4 * spec.hidden],
-            pooled: vec![0.0; spec.hidden],
-            wide: vec![0.0; spec.feed_forward],
+            taps: vec![0.0; shape.taps * shape.channels],
+            gates: vec![0.0; shape.gates()],
+            back: vec![0.0; if shape.cell == Cell::Gru { shape.gates() } else { 0 }],
+            output: vec![0.0; shape.hidden],
+            wide: vec![0.0; shape.feed_forward],
         }
     }
 }
 
 impl Net {
-    /// A network before training: every weight uniform within 1/√(fan), as PyTorch starts.
+    pub(super) fn new(shape: Shape, values: Vec<f32>) -> Net {
+        let places = shape.places();
+        debug_assert_eq!(places.total, values.len());
+        Net { shape, places, values }
+    }
+
+    /// A network before training: every weight uniform within 1/√(units), as PyTorch starts recurrent layers.
     pub(super) fn random(spec: &Spec, inputs: usize, rng: &mut Xoshiro256PlusPlus) -> Net {
-        let (h, ff) = (spec.hidden, spec.feed_forward);
-        let mut draw = |n: usize, fan: usize| -> Vec<f32> {
-            let bound = 1.0 / (fan as f32).sqrt();
-            (0..n).map(|_| rng.gen_range(-bound..=bound)).collect()
+        let shape = Shape::new(spec, inputs);
+        let units = |name: &str| match name {
+            "convolution.w" | "convolution.b" => shape.channels,
+            "f2.w" | "f2.b" => shape.feed_forward,
+            _ => shape.hidden,
         };
-        let layers = (0..spec.layers)
-            .map(|l| Layer {
-                w: draw(if l == 0 { inputs } else { h } * 4 * h, h),
-                u: draw(4 * h * h, h),
-                b: draw(4 * h, h),
-            })
-            .collect();
-        Net {
-            inputs,
-            hidden: h,
-            kernel: spec.kernel,
-            layers,
-            f1: draw(h * ff, h),
-            f1_bias: draw(ff, h),
-            f2: draw(ff, ff),
-            f2_bias: draw(1, ff),
+        let mut values = Vec::with_capacity(shape.places().total);
+        for (name, _, place) in shape.tensors() {
+            let bound = 1.0 / (units(&name) as f32).sqrt();
+            values.extend(place.map(|_| rng.gen_range(-bound..=bound)));
         }
-    }
-
-    /// Every tensor with its name and shape, in one fixed order: what is saved, trained and counted.
-    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, &Vec<f32>)> {
-        let (h, ff) = (self.hidden, self.f2.len());
-        let mut all = Vec::new();
-        for (l, layer) in self.layers.iter().enumerate() {
-            let inputs = if l == 0 { self.inputs } else { h };
-            all.push((format!("lstm.{l}.w"), vec![inputs, 4 * h], &layer.w));
-            all.push((format!("lstm.{l}.u"), vec![h, 4 * h], &layer.u));
-            all.push((format!("lstm.{l}.b"), vec![4 * h], &layer.b));
-        }
-        all.push(("f1.w".into(), vec![h, ff], &self.f1));
-        all.push(("f1.b".into(), vec![ff], &self.f1_bias));
-        all.push(("f2.w".into(), vec![ff, 1], &self.f2));
-        all.push(("f2.b".into(), vec![1], &self.f2_bias));
-        all
-    }
-
-    /// The same tensors, to be written, in the same order.
-    pub(super) fn tensors_mut(&mut self) -> Vec<&mut Vec<f32>> {
-        let layers = self.layers.iter_mut().flat_map(|l| [&mut l.w, &mut l.u, &mut l.b]);
-        layers.chain([&mut self.f1, &mut self.f1_bias, &mut self.f2, &mut self.f2_bias]).collect()
+        Net::new(shape, values)
     }
 
     /// Advances a session by one view whose inputs are `scratch.entries`, and returns the logit of churn.
     ///
-    /// `memory` is the recurrent state (h and c a layer, then the last outputs, newest first), `before` the number of
-    /// views it has seen. Costs (entries + H·layers) · 4H multiply-adds; allocates nothing.
+    /// `memory` is [`Shape::memory`] numbers, zeros before the first view; `before` is the number of views it has seen.
+    /// Costs (entries + H·layers) · gates·H multiply-adds; allocates nothing.
     pub fn step(&self, memory: &mut [f32], before: u32, scratch: &mut Scratch) -> f32 {
-        let n = self.hidden;
-        let Scratch { entries, gates, pooled, wide } = scratch;
-        let (states, ring) = memory.split_at_mut(2 * n * self.layers.len());
-        for (l, layer) in self.layers.iter().enumerate() {
-            let (below, state) = states.split_at_mut(2 * n * l);
-            let (h, c) = state[..2 * n].split_at_mut(n);
-            gates.copy_from_slice(&layer.b);
-            if l == 0 {
-                for &(i, x) in entries.iter() {
-                    let i = i as usize * 4 * n;
-                    axpy(gates, x, &layer.w[i..i + 4 * n]);
-                }
-            } else {
-                add_rows(gates, &below[2 * n * (l - 1)..][..n], &layer.w);
-            }
-            add_rows(gates, h, &layer.u);
-            cell(gates, c, h);
+        let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
+        let n = shape.hidden;
+        let Scratch { entries, taps, gates, back, output, wide } = scratch;
+        let (pending, memory) = memory.split_at_mut(shape.pending());
+        let (states, window) = memory.split_at_mut(shape.layers * shape.state());
+        if shape.channels > 0 {
+            convolve(taps, pending, entries, at(&self.places.convolution[0]), at(&self.places.convolution[1]));
         }
-        let output = &states[2 * n * (self.layers.len() - 1)..][..n];
-        pooled.copy_from_slice(output);
-        // Before `kernel` views have been seen the pooling looks at those there are: the first output repeated.
-        for earlier in ring.chunks_exact(n).take(before as usize) {
-            pooled.iter_mut().zip(earlier).for_each(|(p, e)| *p = p.max(*e));
+        for (l, layer) in self.places.layers.iter().enumerate() {
+            gates.copy_from_slice(at(&layer.b));
+            match l {
+                0 if shape.channels > 0 => add_rows(gates, &taps[..shape.channels], at(&layer.w)),
+                0 => add_sparse(gates, entries, at(&layer.w)),
+                _ => add_rows(gates, output, at(&layer.w)),
+            }
+            let state = &mut states[l * shape.state()..(l + 1) * shape.state()];
+            match shape.cell {
+                Cell::Lstm => {
+                    let (h, c) = state.split_at_mut(n);
+                    add_rows(gates, h, at(&layer.u));
+                    lstm(gates, c, h, n);
+                    output.copy_from_slice(h);
+                }
+                Cell::Gru => {
+                    back[..2 * n].fill(0.0);
+                    back[2 * n..].copy_from_slice(at(&layer.r));
+                    add_rows(back, state, at(&layer.u));
+                    gru(gates, back, state, output, n);
+                    state.copy_from_slice(output);
+                }
+            }
+        }
+        // The window that stands becomes the output, and the newest output joins the ring.
+        let (ring, standing) = window.split_at_mut((shape.kernel - 1) * n);
+        let pooled = &mut gates[..n];
+        if (before as usize).is_multiple_of(shape.stride) {
+            pool(shape.pooling, pooled, output, ring, before as usize);
+            standing.copy_from_slice(&pooled[..standing.len()]);
+        } else {
+            pooled.copy_from_slice(standing);
         }
         if !ring.is_empty() {
             ring.copy_within(..ring.len() - n, n);
             ring[..n].copy_from_slice(output);
         }
-        wide.copy_from_slice(&self.f1_bias);
-        add_rows(wide, pooled, &self.f1);
-        wide.iter().zip(&self.f2).map(|(x, w)| x.max(0.0) * w).sum::<f32>() + self.f2_bias[0]
+        wide.copy_from_slice(at(&self.places.f1[1]));
+        add_rows(wide, pooled, at(&self.places.f1[0]));
+        let sum: f32 = wide.iter().zip(at(&self.places.f2[0])).map(|(x, w)| x.max(0.0) * w).sum();
+        sum + at(&self.places.f2[1])[0]
+    }
+}
+
+/// One view's contribution to each of the next `taps` steps is added up as it comes, so that no view has to be kept;
+/// the channels of this step are left in front of `taps`.
+fn convolve(taps: &mut [f32], pending: &mut [f32], entries: &[(u32, f32)], w: &[f32], b: &[f32]) {
+    let channels = b.len();
+    taps.fill(0.0);
+    add_sparse(taps, entries, w);
+    let (now, later) = taps.split_at_mut(channels);
+    now.iter_mut().zip(b).for_each(|(x, b)| *x += b);
+    if !pending.is_empty() {
+        now.iter_mut().zip(&*pending).for_each(|(x, p)| *x += p);
+        pending.copy_within(channels.., 0);
+        let end = pending.len() - channels;
+        pending[end..].fill(0.0);
+        pending.iter_mut().zip(later).for_each(|(p, x)| *p += *x);
+    }
+    now.iter_mut().for_each(|x| *x = x.max(0.0));
+}
+
+/// Over the newest output and the earlier ones in the ring; before `kernel` views were seen over those there are.
+fn pool(pooling: Pooling, pooled: &mut [f32], output: &[f32], ring: &[f32], before: usize) {
+    pooled.copy_from_slice(output);
+    let mut count = 1.0;
+    for earlier in ring.chunks_exact(output.len()).take(before) {
+        count += 1.0;
+        match pooling {
+            Pooling::Max => pooled.iter_mut().zip(earlier).for_each(|(p, e)| *p = p.max(*e)),
+            Pooling::Mean => pooled.iter_mut().zip(earlier).for_each(|(p, e)| *p += e),
+        }
+    }
+    if pooling == Pooling::Mean {
+        pooled.iter_mut().for_each(|p| *p /= count);
     }
 }

@@ -1,82 +1,78 @@
-//! The hand-written step and candle's graph against PyTorch: `models/fixtures/churn_oracle.py` made the numbers.
-
-use std::sync::Arc;
+//! The step that serves and the pass that trains against PyTorch, in every version of the inner loops that this CPU can
+//! run: `models/fixtures/churn_oracle.py` made the numbers.
 
 use safetensors::SafeTensors;
 
-use super::graph::{Batch, Graph};
-use super::net::{Layer, Net, Scratch};
-use super::ops::{Sparse, read};
-use super::{Loss, Spec};
+use super::batch::{Batch, Counted};
+use super::net::{Net, Scratch, Shape};
+use super::pass::{Mirror, Pass};
+use super::simd::tests::with_each_level;
+use super::{Cell, Pooling, Spec};
 
 const FILE: &[u8] = include_bytes!("../../../../models/fixtures/churn_oracle.safetensors");
+const CASES: usize = 8;
+const INPUTS: usize = 6;
+const STEPS: usize = 7;
 
 struct Oracle {
     file: SafeTensors<'static>,
+    case: usize,
     spec: Spec,
     net: Net,
 }
 
 impl Oracle {
-    fn read() -> Oracle {
+    fn read(case: usize) -> Oracle {
         let file = SafeTensors::deserialize(FILE).unwrap();
-        let get = |name: &str| numbers(&file, name);
-        let layer = |l: usize| Layer {
-            w: get(&format!("lstm.{l}.w")),
-            u: get(&format!("lstm.{l}.u")),
-            b: get(&format!("lstm.{l}.b")),
+        let get = |name: &str| numbers(&file, case, name);
+        let sizes: Vec<usize> = get("sizes").iter().map(|s| *s as usize).collect();
+        let spec = Spec {
+            convolution: sizes[0],
+            convolution_kernel: sizes[1],
+            cell: if sizes[2] == 1 { Cell::Gru } else { Cell::Lstm },
+            layers: sizes[3],
+            hidden: sizes[4],
+            pooling: if sizes[5] == 1 { Pooling::Mean } else { Pooling::Max },
+            kernel: sizes[6],
+            stride: sizes[7],
+            feed_forward: 5,
+            ..Spec::default()
         };
-        let net = Net {
-            inputs: 6,
-            hidden: 8,
-            kernel: 3,
-            layers: vec![layer(0), layer(1)],
-            f1: get("f1.w"),
-            f1_bias: get("f1.b"),
-            f2: get("f2.w"),
-            f2_bias: get("f2.b"),
-        };
-        let spec = Spec { layers: 2, hidden: 8, kernel: 3, feed_forward: 5, loss: Loss::EveryView, ..Spec::default() };
-        Oracle { file, spec, net }
+        let shape = Shape::new(&spec, INPUTS);
+        let values = shape.tensors().iter().flat_map(|(name, _, _)| get(name)).collect();
+        Oracle { file, case, spec, net: Net::new(shape, values) }
     }
 
     fn get(&self, name: &str) -> Vec<f32> {
-        numbers(&self.file, name)
+        numbers(&self.file, self.case, name)
     }
 
     fn entries(&self, session: usize, t: usize) -> Vec<(u32, f32)> {
-        let row = &self.get("inputs")[(session * 7 + t) * 6..][..6];
+        let row = &self.get("inputs")[(session * STEPS + t) * INPUTS..][..INPUTS];
         row.iter().zip(0..).filter(|(x, _)| **x != 0.0).map(|(x, i)| (i, *x)).collect()
     }
 
     fn lengths(&self) -> Vec<usize> {
-        let file = self.file.tensor("lengths").unwrap();
-        file.data().as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x) as usize).collect()
+        self.get("lengths").iter().map(|n| *n as usize).collect()
     }
 
-    /// The three sessions side by side, padded to `steps`.
-    fn batch(&self, steps: usize) -> Batch {
-        let (churned, weights) = (self.get("churned"), self.get("weights"));
-        let mut sparse = Sparse { starts: vec![0], entries: Vec::new() };
-        let mut batch = Batch { sessions: 3, ..Batch::default() };
-        for t in 0..steps {
-            for (b, &n) in self.lengths().iter().enumerate() {
-                if t < n {
-                    sparse.entries.extend(self.entries(b, t));
-                    batch.rows.push((3 * t + b) as u32);
-                    batch.targets.push(churned[b]);
-                    batch.weights.push(weights[b]);
-                }
-                sparse.starts.push(sparse.entries.len() as u32);
+    /// The three sessions, which are in falling order of length, side by side.
+    fn batch(&self) -> Batch {
+        let (churned, weights, lengths) = (self.get("churned"), self.get("weights"), self.lengths());
+        let (mut starts, mut rows, mut counted) = (vec![0], Vec::new(), Vec::new());
+        for step in 0..STEPS {
+            for session in (0..lengths.len()).filter(|&b| step < lengths[b]) {
+                rows.push(self.entries(session, step));
+                counted.push(Counted { step, session, target: churned[session], weight: weights[session] });
             }
+            starts.push(rows.len());
         }
-        batch.inputs = Arc::new(sparse);
-        batch
+        Batch::of(starts, rows, counted)
     }
 }
 
-fn numbers(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let tensor = file.tensor(name).unwrap();
+fn numbers(file: &SafeTensors, case: usize, name: &str) -> Vec<f32> {
+    let tensor = file.tensor(&format!("{case}.{name}")).unwrap_or_else(|e| panic!("{case}.{name}: {e}"));
     tensor.data().as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
 }
 
@@ -86,42 +82,53 @@ fn close(ours: f32, theirs: f32, tolerance: f32, what: &str) {
 
 #[test]
 fn the_step_agrees_with_pytorch() {
-    let oracle = Oracle::read();
-    let logits = oracle.get("logits");
-    for (b, &n) in oracle.lengths().iter().enumerate() {
-        let mut memory = vec![0.0; oracle.spec.recurrent()];
-        let mut scratch = Scratch::new(&oracle.spec, 6);
-        for t in 0..n {
-            scratch.entries = oracle.entries(b, t);
-            let ours = oracle.net.step(&mut memory, t as u32, &mut scratch);
-            close(ours, logits[b * 7 + t], 1e-5, "logit");
+    with_each_level(|level| {
+        for case in 0..CASES {
+            let oracle = Oracle::read(case);
+            let logits = oracle.get("logits");
+            for (b, &n) in oracle.lengths().iter().enumerate() {
+                let mut memory = vec![0.0; oracle.net.shape.memory()];
+                let mut scratch = Scratch::new(&oracle.spec, INPUTS);
+                for t in 0..n {
+                    scratch.entries = oracle.entries(b, t);
+                    let ours = oracle.net.step(&mut memory, t as u32, &mut scratch);
+                    close(ours, logits[b * STEPS + t], 1e-5, &format!("{level:?}, case {case}, logit {t}"));
+                }
+            }
         }
-    }
+    });
 }
 
 #[test]
-fn the_graph_its_loss_and_its_gradient_agree_with_pytorch_whatever_the_padding() {
-    let oracle = Oracle::read();
-    let graph = Graph::new(oracle.net.clone()).unwrap();
-    for steps in [7, 12] {
-        let batch = oracle.batch(steps);
-        let theirs = oracle.get("logits");
-        let ours = graph.logits(&batch, None).unwrap().to_vec1::<f32>().unwrap();
-        for (row, z) in batch.rows.iter().zip(ours) {
-            close(z, theirs[(row % 3 * 7 + row / 3) as usize], 1e-5, "logit");
-        }
-        // The scale divides the loss, and so its gradient.
-        let loss = graph.loss(&batch, 2.0, None).unwrap();
-        close(2.0 * loss.to_scalar::<f32>().unwrap(), oracle.get("loss")[0], 1e-5, "loss");
-        let gradients = loss.backward().unwrap();
-        for ((name, _, _), var) in oracle.net.tensors().iter().zip(&graph.vars) {
-            let theirs = oracle.get(&format!("gradient.{name}"));
-            let ours = read(gradients.get(var).unwrap(), <[f32]>::to_vec).unwrap();
-            assert_eq!(ours.len(), theirs.len());
-            assert!(theirs.iter().any(|g| g.abs() > 1e-3), "{name} has a gradient to compare");
-            for (a, b) in ours.iter().zip(theirs) {
-                close(2.0 * a, b, 2e-5, name);
+fn the_pass_its_loss_and_its_gradient_agree_with_pytorch() {
+    with_each_level(|level| {
+        for case in 0..CASES {
+            let oracle = Oracle::read(case);
+            let mut mirror = Mirror::default();
+            mirror.update(&oracle.net);
+            let theirs = oracle.get("logits");
+            let mut pass = Pass::default();
+            pass.batch = oracle.batch();
+            let ours = pass.forward(&oracle.net, None).to_vec();
+            for (c, z) in pass.batch.counted.iter().zip(ours) {
+                let theirs = theirs[c.session * STEPS + c.step];
+                close(
+                    z,
+                    theirs,
+                    1e-5,
+                    &format!("{level:?}, case {case}, logit of session {} view {}", c.session, c.step),
+                );
+            }
+            // The scale divides the gradient, not the loss.
+            pass.backward(&oracle.net, &mirror, 2.0, [1.0, 1.0]);
+            close(pass.loss as f32, oracle.get("loss")[0], 1e-5, "loss");
+            for (name, _, place) in oracle.net.shape.tensors() {
+                let theirs = oracle.get(&format!("gradient.{name}"));
+                assert!(theirs.iter().any(|g| g.abs() > 1e-3), "case {case}: {name} has a gradient to compare");
+                for (a, b) in pass.gradient[place].iter().zip(theirs) {
+                    close(2.0 * a, b, 2e-5, &format!("{level:?}, case {case}, {name}"));
+                }
             }
         }
-    }
+    });
 }

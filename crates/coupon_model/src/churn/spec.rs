@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::Layout;
+use super::net::Shape;
 use crate::events::MAX_ATTRIBUTES;
 use crate::spec::{self, require};
 use crate::{Error, Result};
@@ -31,18 +32,45 @@ pub enum Inputs {
     Rich,
 }
 
+/// The recurrent layer's cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cell {
+    /// Hochreiter & Schmidhuber 1997, with a forget gate.
+    Lstm,
+    /// Cho et al. 2014, in PyTorch's form: the reset gate acts after the recurrent product.
+    Gru,
+}
+
+/// How the last outputs become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    Max,
+    Mean,
+}
+
 /// Layers, inputs and training of a churn model. Unknown keys are refused by name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// Stacked LSTM layers, 1..=4.
+    /// Channels of a causal convolution over the views before the recurrent layers, 0..=256; 0: none.
+    pub convolution: usize,
+    /// Views the convolution looks over, 1..=8.
+    pub convolution_kernel: usize,
+    pub cell: Cell,
+    /// Stacked recurrent layers, 1..=4.
     pub layers: usize,
     /// Units a layer, 1..=256.
     pub hidden: usize,
     /// Share of the last layer's outputs zeroed while training, 0..=0.9.
     pub dropout: f32,
-    /// Steps the max pooling looks over, 1..=8.
+    pub pooling: Pooling,
+    /// Outputs the pooling looks over, 1..=8.
     pub kernel: usize,
+    /// Views from one pooling window to the next, 1..=8, counted from the first view: between two windows the last one
+    /// stands.
+    pub stride: usize,
     /// Units of the feed-forward layer, 1..=256.
     pub feed_forward: usize,
     pub inputs: Inputs,
@@ -55,6 +83,12 @@ pub struct Spec {
     /// Views of a session that training looks at, 1..=500; live scoring goes on.
     pub max_length: usize,
     pub loss: Loss,
+    /// How much the rarer outcome's weight is raised while training, 0..=1: its weight is that of the commoner one to
+    /// this power (1: both weigh the same). The shift this gives the logits is taken out again.
+    pub balance: f64,
+    /// Whether training starts from the active version's networks, words it knows in their new places, at a quarter of
+    /// the learning rate.
+    pub warm_start: bool,
     /// Passes over the fit window at most, 1..=10000.
     pub epochs: usize,
     /// Sessions a gradient step, 1..=4096.
@@ -85,9 +119,12 @@ impl Spec {
     /// Refuses values out of range, and a live session's state that is too large, with [`Error::Spec`].
     pub fn validate(&self) -> Result<()> {
         for (name, value, low, high) in [
+            ("convolution", self.convolution, 0, 256),
+            ("convolution_kernel", self.convolution_kernel, 1, 8),
             ("layers", self.layers, 1, 4),
             ("hidden", self.hidden, 1, 256),
             ("kernel", self.kernel, 1, 8),
+            ("stride", self.stride, 1, 8),
             ("feed_forward", self.feed_forward, 1, 256),
             ("pages", self.pages, 0, 256),
             ("categories", self.categories, 0, 1024),
@@ -101,13 +138,14 @@ impl Spec {
             require((low..=high).contains(&value), name, &format!("from {low} to {high}"))?;
         }
         require((0.0..=0.9).contains(&self.dropout), "dropout", "from 0 to 0.9")?;
+        require((0.0..=1.0).contains(&self.balance), "balance", "from 0 to 1")?;
         require(self.learning_rate > 0.0 && self.learning_rate <= 1.0, "learning_rate", "above 0 and at most 1")?;
         let largest = Layout::new(self.inputs, self.pages, self.categories, &[self.attributes; MAX_ATTRIBUTES]);
         let bytes = self.state_bytes(&largest);
         if bytes > MAX_STATE {
             return Err(Error::Spec(format!(
                 "the state of a live session would take {bytes} bytes, at most {MAX_STATE} are allowed: \
-                 lower hidden, layers, kernel, pages or categories"
+                 lower hidden, layers, kernel, convolution, pages or categories"
             )));
         }
         Ok(())
@@ -128,14 +166,9 @@ impl Spec {
         Ok(())
     }
 
-    /// Numbers of the recurrent state: h and c a layer, and the outputs that the pooling still looks at.
-    pub(super) fn recurrent(&self) -> usize {
-        self.hidden * (2 * self.layers + self.kernel - 1)
-    }
-
     /// Bytes of a saved state.
     pub(super) fn state_bytes(&self, layout: &Layout) -> usize {
-        super::inputs::Tracker::HEADER + 4 * (layout.counters() + self.recurrent())
+        super::inputs::Tracker::HEADER + 4 * (layout.counters() + Shape::new(self, layout.inputs()).memory())
     }
 }
 

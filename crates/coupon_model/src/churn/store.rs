@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::model::{Model, Segment, layout};
-use super::net::{Layer, Net};
+use super::net::{Net, Shape};
 use super::{Platt, Spec, Vocabulary};
 use crate::{Error, Result};
 
@@ -111,9 +111,11 @@ impl Model {
             if segment == 0 {
                 head.shared = Some((self.spec().clone(), self.vocabulary().clone()));
             }
-            for (name, shape, data) in net.map(Net::tensors).unwrap_or_default() {
-                let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();
-                blobs.push((format!("{segment}.{name}"), Dtype::F32, shape, bytes));
+            if let Some(net) = net {
+                for (name, shape, place) in net.shape.tensors() {
+                    let bytes = net.values[place].iter().flat_map(|x| x.to_le_bytes()).collect();
+                    blobs.push((format!("{segment}.{name}"), Dtype::F32, shape, bytes));
+                }
             }
             let numbers = [platt.slope, platt.views, platt.intercept];
             let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -137,29 +139,17 @@ fn check_shared(spec: &Spec, vocabulary: &Vocabulary) -> Result<()> {
 }
 
 fn read_net(file: &SafeTensors, segment: u32, spec: &Spec, inputs: usize) -> Result<Net> {
-    let layer = || Layer { w: Vec::new(), u: Vec::new(), b: Vec::new() };
-    // Shapes come from the specification, never from the file, so that a file cannot ask for memory.
-    let mut net = Net {
-        inputs,
-        hidden: spec.hidden,
-        kernel: spec.kernel,
-        layers: (0..spec.layers).map(|_| layer()).collect(),
-        f1: Vec::new(),
-        f1_bias: Vec::new(),
-        f2: vec![0.0; spec.feed_forward],
-        f2_bias: Vec::new(),
-    };
-    let expected: Vec<_> = net.tensors().into_iter().map(|(name, shape, _)| (name, shape)).collect();
-    for ((name, shape), to) in expected.into_iter().zip(net.tensors_mut()) {
-        *to = read_tensor(file, &format!("{segment}.{name}"), Dtype::F32, &shape)?
-            .chunks_exact(4)
-            .map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]))
-            .collect();
-        if !to.iter().all(|x| sane(f64::from(*x))) {
+    // Sizes come from the specification, never from the file, so that a file cannot ask for memory.
+    let shape = Shape::new(spec, inputs);
+    let mut values = Vec::with_capacity(shape.places().total);
+    for (name, dims, place) in shape.tensors() {
+        let bytes = read_tensor(file, &format!("{segment}.{name}"), Dtype::F32, &dims)?;
+        values.extend(bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)));
+        if !values[place].iter().all(|x| sane(f64::from(*x))) {
             return Err(corrupt(format!("{segment}.{name} holds a number that is not finite or far too large")));
         }
     }
-    Ok(net)
+    Ok(Net::new(shape, values))
 }
 
 fn read_platt(file: &SafeTensors, segment: u32) -> Result<Platt> {

@@ -5,8 +5,9 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
-use super::graph::{Batch, Graph};
 use super::model::{Segment, layout};
+use super::net::Net;
+use super::pass::Pass;
 use super::*;
 use crate::Error;
 use crate::events::{MAX_ATTRIBUTES, SECOND};
@@ -54,14 +55,22 @@ fn view() -> impl Strategy<Value = View> {
 const DAY_OF_CLICKS: i64 = 86_400 * SECOND;
 
 fn spec() -> impl Strategy<Value = Spec> {
-    (1usize..4, 1usize..20, 1usize..9, 1usize..9, any::<bool>()).prop_map(|(layers, hidden, kernel, ff, rich)| Spec {
-        layers,
-        hidden,
-        kernel,
-        feed_forward: ff,
-        inputs: if rich { Inputs::Rich } else { Inputs::Plain },
-        ..Spec::default()
-    })
+    let network = (0usize..9, 1usize..9, any::<bool>(), 1usize..4, 1usize..20, any::<bool>(), 1usize..9, 1usize..9);
+    (network, 1usize..9, any::<bool>()).prop_map(
+        |((convolution, taps, gru, layers, hidden, mean, kernel, stride), ff, rich)| Spec {
+            convolution,
+            convolution_kernel: taps,
+            cell: if gru { Cell::Gru } else { Cell::Lstm },
+            layers,
+            hidden,
+            pooling: if mean { Pooling::Mean } else { Pooling::Max },
+            kernel,
+            stride,
+            feed_forward: ff,
+            inputs: if rich { Inputs::Rich } else { Inputs::Plain },
+            ..Spec::default()
+        },
+    )
 }
 
 proptest! {
@@ -86,9 +95,9 @@ proptest! {
         }
     }
 
-    /// What trains is what serves: candle's graph over padded batches against the step.
+    /// What trains is what serves: a batch's pass against the step.
     #[test]
-    fn the_graph_agrees_with_the_step(
+    fn the_pass_agrees_with_the_step(
         spec in spec(),
         seed in any::<u64>(),
         sessions in prop::collection::vec(prop::collection::vec(view(), 1..15), 1..6),
@@ -98,22 +107,24 @@ proptest! {
         let model = random_model(spec.clone(), seed);
         let examples: Vec<_> =
             sessions.iter().map(|views| Example { views, purchased: false, weight: 1.0, segment: 0 }).collect();
-        let all: Vec<_> = examples.iter().collect();
-        let layout = layout(&spec, &vocabulary());
-        let batch = Batch::new(&all, &layout, &spec);
-        let counted: usize = sessions.iter().map(|s| match spec.loss {
-            Loss::EveryView => s.len().min(9),
-            Loss::Last => usize::from(s.len() > 3),
-        }).sum();
-        prop_assert_eq!(batch.rows.len(), counted);
-        if counted > 0 {
-            let logits = Graph::new(model.pooled().0.clone()).unwrap().logits(&batch, None).unwrap();
-            for (row, z) in batch.rows.iter().zip(logits.to_vec1::<f32>().unwrap()) {
-                let (t, b) = (*row as usize / batch.sessions, *row as usize % batch.sessions);
+        let mut pass = Pass::default();
+        // Twice, because what an earlier batch left in the buffers must not matter.
+        for examples in [&examples[..1], &examples] {
+            pass.batch.fill(examples.iter(), &layout(&spec, &vocabulary()), &spec);
+            let counted: usize = examples.iter().map(|e| match spec.loss {
+                Loss::EveryView => e.views.len().min(9),
+                Loss::Last => usize::from(e.views.len() > 3),
+            }).sum();
+            prop_assert_eq!(pass.batch.counted.len(), counted);
+            let mut order: Vec<_> = examples.iter().collect();
+            order.sort_by_key(|e| std::cmp::Reverse(super::batch::length(e, &spec)));
+            let logits = pass.forward(&model.pooled().0, None).to_vec();
+            for (c, z) in pass.batch.counted.iter().zip(logits) {
+                let views = order[c.session].views;
                 if last {
-                    prop_assert_eq!(t + 1, (sessions[b].len() - 3).min(9));
+                    prop_assert_eq!(c.step + 1, (views.len() - 3).min(9));
                 }
-                let p = model.score(0, &sessions[b])[t];
+                let p = model.score(0, views)[c.step];
                 prop_assert!((p - Platt::IDENTITY.probability(z, 1)).abs() < 1e-5);
             }
         }
@@ -177,7 +188,7 @@ fn saved_whole_and_in_parts_a_model_is_itself() {
     corrupt(&[(0, parts[0].1.clone())]);
     let mut nan = model.clone();
     let mut net = model.pooled().0.clone();
-    net.f1[0] = f32::NAN;
+    net.values[0] = f32::NAN;
     nan = Model::new(nan.spec().clone(), vocabulary(), (net, Platt::IDENTITY), Default::default());
     corrupt(&nan.parts());
 }
@@ -211,6 +222,10 @@ fn a_specification_is_refused_by_name() {
         (r#"{"learning_rate": 0}"#, "learning_rate"),
         (r#"{"loss": "first"}"#, "first"),
         (r#"{"hidden": 256, "layers": 2}"#, "state"),
+        (r#"{"convolution": 256, "convolution_kernel": 8}"#, "state"),
+        (r#"{"kernel": 9}"#, "kernel"),
+        (r#"{"cell": "rnn"}"#, "rnn"),
+        (r#"{"balance": 1.5}"#, "balance"),
         (r#"[1]"#, "object"),
     ] {
         let Err(Error::Spec(message)) = Spec::read(&serde_json::from_str(json).unwrap()) else {
@@ -306,8 +321,8 @@ fn segments_that_differ_get_their_own_network() {
 
     // No session searched: that input has no weight, in the pooled network and in those that began with it.
     let row = Kind::Search as usize * 4 * spec.hidden;
-    for net in [Some(&model.pooled().0), model.own(1).and_then(|own| own.net.as_ref())] {
-        assert!(net.unwrap().layers[0].w[row..row + 4 * spec.hidden].iter().all(|w| *w == 0.0));
+    for net in [Some(&model.pooled().0), model.own(1).and_then(|own| own.net.as_ref())].map(Option::unwrap) {
+        assert!(net.values[net.places.layers[0].w.clone()][row..row + 4 * spec.hidden].iter().all(|w| *w == 0.0));
     }
 
     // The same log, specification and seed give the same bytes; another seed does not.

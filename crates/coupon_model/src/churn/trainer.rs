@@ -6,11 +6,11 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
+use super::batch::length;
 use super::calibrate::{Platt, Scored};
 use super::fit::{Best, Data, EpochReport, Fit, Progress};
-use super::graph::length;
 use super::model::{Model, Segment, layout};
-use super::net::Net;
+use super::net::{Net, Shape};
 use super::{Example, Spec, Vocabulary};
 use crate::{Error, Result};
 
@@ -117,13 +117,20 @@ impl<'a> Trainer<'a> {
     /// gradients, the largest batch with what its backward pass needs, and the scores on tune.
     pub fn memory(fit: &[Example], tune: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> usize {
         let layout = layout(spec, vocabulary);
-        let (h, ff) = (spec.hidden, spec.feed_forward);
-        let weights = 4 * h * (layout.inputs() + h + 1) + (spec.layers - 1) * 4 * h * (2 * h + 1) + ff * (h + 2) + 1;
+        let shape = Shape::new(spec, layout.inputs());
+        let (h, g, ff) = (shape.hidden, shape.gates(), shape.feed_forward);
+        let threads = rayon::current_num_threads();
         let longest = fit.iter().map(|e| length(e, spec)).max().unwrap_or(0);
         let rows = longest * spec.batch.min(fit.len());
-        let row = spec.layers * 24 * h + (6 + 2 * spec.kernel) * h + 10 * ff + 2 * layout.entries();
+        let row = (1 + shape.taps) * shape.channels
+            + shape.layers * (3 * g + 3 * h)
+            + 5 * h
+            + 3 * ff
+            + 8
+            + 2 * layout.entries();
         let views: usize = tune.iter().map(|e| length(e, spec)).sum();
-        4 * (20 * weights + rows * row) + views * (3 * size_of::<Scored>() + 32) + 32 * (fit.len() + tune.len())
+        let numbers = (12 + threads) * shape.places().total + 2 * rows * row;
+        4 * numbers + views * (3 * size_of::<Scored>() + 32) + 32 * (fit.len() + tune.len())
     }
 
     /// About one batch of work, well below a second.

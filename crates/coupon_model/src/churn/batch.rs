@@ -1,0 +1,117 @@
+//! Sessions side by side, as the network is trained on them.
+
+use std::ops::Range;
+
+use super::inputs::{Layout, Tracker};
+use super::{Example, Loss, Spec};
+
+/// Sessions of like length, the longest first. Step t holds the rows `starts[t]..starts[t + 1]`, one a session that has
+/// a view there, so that nothing is padded: row b of a step is the same session as row b of the step before.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub starts: Vec<usize>,
+    /// Inputs of each row, as a stretch of `entries`.
+    rows: Vec<Range<u32>>,
+    entries: Vec<(u32, f32)>,
+    /// The views whose logits count.
+    pub counted: Vec<Counted>,
+    order: Vec<(usize, u32)>,
+    buffer: Vec<(u32, f32)>,
+    tracker: Option<Tracker>,
+}
+
+/// A view whose logit counts in the loss.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    pub step: usize,
+    pub session: usize,
+    /// 1: churn.
+    pub target: f32,
+    pub weight: f32,
+}
+
+impl Batch {
+    /// Puts the sessions in, through the same [`Tracker`] that serves; none longer than `spec.max_length`.
+    pub fn fill<'a>(&mut self, examples: impl Iterator<Item = &'a Example<'a>> + Clone, layout: &Layout, spec: &Spec) {
+        self.order.clear();
+        self.order.extend(examples.clone().zip(0..).map(|(e, i)| (length(e, spec), i)));
+        self.order.sort_by(|a, b| b.0.cmp(&a.0));
+        self.starts.clear();
+        self.starts.push(0);
+        let (mut row, mut active) = (0, self.order.len());
+        for t in 0..self.order.first().map_or(0, |o| o.0) {
+            while active > 0 && self.order[active - 1].0 <= t {
+                active -= 1;
+            }
+            row += active;
+            self.starts.push(row);
+        }
+        self.rows.clear();
+        self.rows.resize(row, 0..0);
+        self.entries.clear();
+        self.counted.clear();
+        let tracker = self.tracker.get_or_insert_with(|| Tracker::new(layout));
+        let all: Vec<_> = examples.collect();
+        for (session, &(n, i)) in self.order.iter().enumerate() {
+            let example = all[i as usize];
+            tracker.reset();
+            for (t, view) in example.views[..n].iter().enumerate() {
+                tracker.advance(layout, view, &mut self.buffer);
+                let from = self.entries.len() as u32;
+                self.entries.extend_from_slice(&self.buffer);
+                self.rows[self.starts[t] + session] = from..self.entries.len() as u32;
+                if counts(example, t, spec) {
+                    let target = if example.purchased { 0.0 } else { 1.0 };
+                    self.counted.push(Counted { step: t, session, target, weight: example.weight });
+                }
+            }
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn steps(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The rows of a step.
+    pub fn step(&self, t: usize) -> Range<usize> {
+        self.starts[t]..self.starts[t + 1]
+    }
+
+    /// The inputs of every row.
+    pub fn inputs(&self) -> impl Iterator<Item = &[(u32, f32)]> {
+        self.rows.iter().map(|r| &self.entries[r.start as usize..r.end as usize])
+    }
+
+    #[cfg(test)]
+    pub fn of(starts: Vec<usize>, inputs: Vec<Vec<(u32, f32)>>, counted: Vec<Counted>) -> Batch {
+        let mut batch = Batch { starts, counted, ..Batch::default() };
+        for row in inputs {
+            let from = batch.entries.len() as u32;
+            batch.entries.extend(row);
+            batch.rows.push(from..batch.entries.len() as u32);
+        }
+        batch
+    }
+}
+
+/// How many views of a session training looks at: up to the last one that the loss counts, 0 where it counts none.
+pub fn length(example: &Example, spec: &Spec) -> usize {
+    let views = match spec.loss {
+        Loss::EveryView => example.views,
+        Loss::Last => example.cut().unwrap_or_default(),
+    };
+    views.len().min(spec.max_length)
+}
+
+/// Whether the loss counts the view at position `t`.
+pub fn counts(example: &Example, t: usize, spec: &Spec) -> bool {
+    let length = length(example, spec);
+    match spec.loss {
+        Loss::EveryView => t < length,
+        Loss::Last => t + 1 == length,
+    }
+}

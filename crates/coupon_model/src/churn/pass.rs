@@ -1,0 +1,288 @@
+//! One batch through the network and back: its loss, and the gradient of every number of the network.
+
+use rand::RngCore;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::batch::Batch;
+use super::math::softplus;
+use super::net::{Net, Shape};
+use super::recurrent::{Run, sized};
+use super::simd::{add_columns, add_sparse, product, scatter};
+use super::spec::Pooling;
+
+/// The dense matrices transposed, which carry gradients down: made once a step for all batches that run side by side.
+#[derive(Debug, Default)]
+pub struct Mirror(Vec<f32>);
+
+impl Mirror {
+    pub fn update(&mut self, net: &Net) {
+        let (shape, places) = (&net.shape, &net.places);
+        let to = sized(&mut self.0, places.total);
+        let mut transpose = |place: &std::ops::Range<usize>, columns: usize| {
+            let (from, to) = (&net.values[place.clone()], &mut to[place.clone()]);
+            let rows = from.len() / columns;
+            for (i, row) in from.chunks_exact(columns).enumerate() {
+                row.iter().enumerate().for_each(|(j, x)| to[j * rows + i] = *x);
+            }
+        };
+        for (l, layer) in places.layers.iter().enumerate() {
+            transpose(&layer.u, shape.gates());
+            if l > 0 || shape.channels > 0 {
+                transpose(&layer.w, shape.gates());
+            }
+        }
+        transpose(&places.f1[0], shape.feed_forward);
+    }
+}
+
+/// A share of a batch, with room for all that a pass needs; kept from batch to batch.
+#[derive(Debug, Default)]
+pub struct Pass {
+    pub batch: Batch,
+    /// As long as the network's numbers.
+    pub gradient: Vec<f32>,
+    /// Weighted sum of the log losses.
+    pub loss: f64,
+    layers: Vec<Run>,
+    /// Outputs of the convolution: rows × channels, and each view's contributions to it: rows × taps·channels.
+    convolved: Vec<f32>,
+    taps: Vec<f32>,
+    /// The last layer's outputs after dropout, and what they were multiplied by.
+    outputs: Vec<f32>,
+    mask: Vec<f32>,
+    /// One row a counted view: pooled outputs, where a maximum came from, and the feed-forward layer.
+    pooled: Vec<f32>,
+    origin: Vec<u8>,
+    wide: Vec<f32>,
+    logits: Vec<f32>,
+    /// Gradients: of the logits (rescaled log loss), the feed-forward layer, the pooled outputs, a layer's outputs.
+    of_logits: Vec<f32>,
+    of_wide: Vec<f32>,
+    of_pooled: Vec<f32>,
+    of_outputs: Vec<f32>,
+}
+
+impl Pass {
+    /// Logits of churn of the views that count, in their order. `dropout` is the share of outputs zeroed, and the
+    /// generator to draw them.
+    pub fn forward(&mut self, net: &Net, dropout: Option<(f32, &mut Xoshiro256PlusPlus)>) -> &[f32] {
+        let (shape, values) = (&net.shape, &net.values);
+        let (n, g, rows) = (shape.hidden, shape.gates(), self.batch.rows());
+        self.layers.resize_with(shape.layers, Run::default);
+        if shape.channels > 0 {
+            self.convolve(net);
+        }
+        for (l, layer) in net.places.layers.iter().enumerate() {
+            let (below, run) = self.layers.split_at_mut(l);
+            let run = &mut run[0];
+            run.gates.clear();
+            (0..rows).for_each(|_| run.gates.extend_from_slice(&values[layer.b.clone()]));
+            let w = &values[layer.w.clone()];
+            match below.last() {
+                Some(below) => product(&mut run.gates, &below.outputs, false, w, [rows, g, n]),
+                None if shape.channels > 0 => {
+                    product(&mut run.gates, &self.convolved, false, w, [rows, g, shape.channels]);
+                }
+                None => {
+                    let gates = run.gates.chunks_exact_mut(g);
+                    self.batch.inputs().zip(gates).for_each(|(x, gates)| add_sparse(gates, x, w));
+                }
+            }
+            run.forward(shape, layer, values, &self.batch);
+        }
+        let last = &self.layers[shape.layers - 1].outputs;
+        self.outputs.clone_from(last);
+        self.mask.clear();
+        if let Some((share, rng)) = dropout.filter(|(share, _)| *share > 0.0) {
+            draw(&mut self.mask, last.len(), share, rng);
+            self.outputs.iter_mut().zip(&self.mask).for_each(|(y, m)| *y *= m);
+        }
+        self.pool(shape);
+        let (f1, f2) = (&net.places.f1, &net.places.f2);
+        let counted = self.batch.counted.len();
+        let ff = shape.feed_forward;
+        self.wide.clear();
+        (0..counted).for_each(|_| self.wide.extend_from_slice(&values[f1[1].clone()]));
+        product(&mut self.wide, &self.pooled, false, &values[f1[0].clone()], [counted, ff, n]);
+        self.wide.iter_mut().for_each(|x| *x = x.max(0.0));
+        let out = &values[f2[0].clone()];
+        let dot = |x: &[f32]| x.iter().zip(out).map(|(x, w)| x * w).sum::<f32>() + values[f2[1].start];
+        self.logits.clear();
+        self.logits.extend(self.wide.chunks_exact(ff).map(dot));
+        &self.logits
+    }
+
+    /// After [`Pass::forward`]: the loss, and its gradient divided by `scale`, a constant of the training: longer
+    /// sessions weigh more, on purpose. A view's weight is multiplied by that of its class (`churned`, else purchased).
+    pub fn backward(&mut self, net: &Net, mirror: &Mirror, scale: f64, [churned, purchased]: [f32; 2]) {
+        let (shape, places, values) = (&net.shape, &net.places, &net.values);
+        let (n, g, rows, ff) = (shape.hidden, shape.gates(), self.batch.rows(), shape.feed_forward);
+        let counted = self.batch.counted.len();
+        let mut gradient = std::mem::take(&mut self.gradient);
+        sized(&mut gradient, places.total).fill(0.0);
+        self.loss = 0.0;
+        self.of_logits.clear();
+        for (c, &z) in self.batch.counted.iter().zip(&self.logits) {
+            let weight = c.weight * if c.target > 0.5 { churned } else { purchased };
+            self.loss += f64::from(weight) * softplus(f64::from(if c.target > 0.5 { -z } else { z }));
+            let p = super::math::sigmoid(z);
+            self.of_logits.push((f64::from(weight * (p - c.target)) / scale) as f32);
+        }
+        // logit = f2 · relu(f1 · pooled + bias) + bias
+        let out = &values[places.f2[0].clone()];
+        self.of_wide.clear();
+        for (x, &dz) in self.wide.chunks_exact(ff).zip(&self.of_logits) {
+            let slope = |(x, w): (&f32, &f32)| if *x > 0.0 { dz * w } else { 0.0 };
+            self.of_wide.extend(x.iter().zip(out).map(slope));
+        }
+        product(&mut gradient[places.f2[0].clone()], &self.wide, true, &self.of_logits, [ff, 1, counted]);
+        gradient[places.f2[1].start] = self.of_logits.iter().sum();
+        product(&mut gradient[places.f1[0].clone()], &self.pooled, true, &self.of_wide, [n, ff, counted]);
+        add_columns(&mut gradient[places.f1[1].clone()], &self.of_wide);
+        sized(&mut self.of_pooled, counted * n).fill(0.0);
+        let mirror = &mirror.0;
+        product(&mut self.of_pooled, &self.of_wide, false, &mirror[places.f1[0].clone()], [counted, n, ff]);
+        self.unpool(shape);
+        if !self.mask.is_empty() {
+            self.of_outputs.iter_mut().zip(&self.mask).for_each(|(d, m)| *d *= m);
+        }
+        for (l, layer) in places.layers.iter().enumerate().rev() {
+            let (below, run) = self.layers.split_at_mut(l);
+            let run = &mut run[0];
+            run.backward(shape, layer, &mirror[layer.u.clone()], &self.batch, &mut self.of_outputs, &mut gradient);
+            let of_w = &mut gradient[layer.w.clone()];
+            let x = match below.last() {
+                Some(below) => &below.outputs,
+                None if shape.channels > 0 => &self.convolved,
+                None => {
+                    let sums = run.sums.chunks_exact(g);
+                    self.batch.inputs().zip(sums).for_each(|(x, sums)| scatter(of_w, x, sums));
+                    continue;
+                }
+            };
+            let inputs = shape.below(l);
+            product(of_w, x, true, &run.sums, [inputs, g, rows]);
+            sized(&mut self.of_outputs, rows * inputs).fill(0.0);
+            product(&mut self.of_outputs, &run.sums, false, &mirror[layer.w.clone()], [rows, inputs, g]);
+        }
+        if shape.channels > 0 {
+            self.convolve_back(net, &mut gradient);
+        }
+        self.gradient = gradient;
+    }
+
+    /// Row t of the result: relu(bias + Σ_j part j of the view j steps earlier).
+    fn convolve(&mut self, net: &Net) {
+        let (channels, taps) = (net.shape.channels, net.shape.taps);
+        let [w, b] = net.places.convolution.clone().map(|place| &net.values[place]);
+        sized(&mut self.taps, self.batch.rows() * taps * channels).fill(0.0);
+        let parts = self.taps.chunks_exact_mut(taps * channels);
+        self.batch.inputs().zip(parts).for_each(|(x, parts)| add_sparse(parts, x, w));
+        self.convolved.clear();
+        for t in 0..self.batch.steps() {
+            for session in 0..self.batch.step(t).len() {
+                let from = self.convolved.len();
+                self.convolved.extend_from_slice(b);
+                let sum = &mut self.convolved[from..];
+                for j in 0..taps.min(t + 1) {
+                    let row = self.batch.starts[t - j] + session;
+                    let part = &self.taps[(row * taps + j) * channels..][..channels];
+                    sum.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+                }
+                sum.iter_mut().for_each(|x| *x = x.max(0.0));
+            }
+        }
+    }
+
+    fn convolve_back(&mut self, net: &Net, gradient: &mut [f32]) {
+        let (channels, taps) = (net.shape.channels, net.shape.taps);
+        self.of_outputs.iter_mut().zip(&self.convolved).for_each(|(d, y)| *d = if *y > 0.0 { *d } else { 0.0 });
+        let [w, b] = net.places.convolution.clone();
+        add_columns(&mut gradient[b], &self.of_outputs);
+        self.taps.fill(0.0);
+        for t in 0..self.batch.steps() {
+            for (session, row) in self.batch.step(t).enumerate() {
+                for j in 0..taps.min(t + 1) {
+                    let part = (self.batch.starts[t - j] + session) * taps + j;
+                    let from = &self.of_outputs[row * channels..][..channels];
+                    self.taps[part * channels..][..channels].copy_from_slice(from);
+                }
+            }
+        }
+        let parts = self.taps.chunks_exact(taps * channels);
+        let of_w = &mut gradient[w];
+        self.batch.inputs().zip(parts).for_each(|(x, parts)| scatter(of_w, x, parts));
+    }
+
+    /// The rows under a counted view's window, newest first. The window ends where the stride last came by.
+    fn window(shape: &Shape, starts: &[usize], step: usize, session: usize) -> impl Iterator<Item = usize> {
+        let end = step - step % shape.stride;
+        (0..shape.kernel.min(end + 1)).map(move |j| starts[end - j] + session)
+    }
+
+    fn pool(&mut self, shape: &Shape) {
+        let n = shape.hidden;
+        let starts = &self.batch.starts;
+        self.pooled.clear();
+        self.origin.clear();
+        for c in &self.batch.counted {
+            let from = self.pooled.len();
+            self.origin.resize(from + n, 0);
+            let origin = &mut self.origin[from..];
+            let mut window = Pass::window(shape, starts, c.step, c.session);
+            let newest = window.next().expect("a window holds its own end");
+            self.pooled.extend_from_slice(&self.outputs[newest * n..(newest + 1) * n]);
+            let pooled = &mut self.pooled[from..];
+            let mut count = 1;
+            for row in window {
+                let row = &self.outputs[row * n..(row + 1) * n];
+                match shape.pooling {
+                    Pooling::Max => {
+                        for ((p, o), x) in pooled.iter_mut().zip(&mut *origin).zip(row) {
+                            *o = if *x > *p { count } else { *o };
+                            *p = p.max(*x);
+                        }
+                    }
+                    Pooling::Mean => pooled.iter_mut().zip(row).for_each(|(p, x)| *p += x),
+                }
+                count += 1;
+            }
+            if shape.pooling == Pooling::Mean {
+                pooled.iter_mut().for_each(|p| *p /= f32::from(count));
+            }
+        }
+    }
+
+    fn unpool(&mut self, shape: &Shape) {
+        let n = shape.hidden;
+        sized(&mut self.of_outputs, self.batch.rows() * n).fill(0.0);
+        let rows = self.of_pooled.chunks_exact(n).zip(self.origin.chunks_exact(n));
+        for (c, (gradient, origin)) in self.batch.counted.iter().zip(rows) {
+            let window = || Pass::window(shape, &self.batch.starts, c.step, c.session);
+            let share = 1.0 / window().count() as f32;
+            for (j, row) in (0u8..).zip(window()) {
+                let to = &mut self.of_outputs[row * n..(row + 1) * n];
+                match shape.pooling {
+                    Pooling::Max => {
+                        for ((to, g), o) in to.iter_mut().zip(gradient).zip(origin) {
+                            *to += if *o == j { *g } else { 0.0 };
+                        }
+                    }
+                    Pooling::Mean => to.iter_mut().zip(gradient).for_each(|(to, g)| *to += share * g),
+                }
+            }
+        }
+    }
+}
+
+/// Zero with probability `share`, else what keeps the expectation.
+fn draw(mask: &mut Vec<f32>, n: usize, share: f32, rng: &mut Xoshiro256PlusPlus) {
+    let keep = 1.0 / (1.0 - share);
+    let limit = (f64::from(share) * f64::from(u32::MAX)) as u32;
+    mask.resize_with(n.next_multiple_of(2), || 0.0);
+    for pair in mask.as_chunks_mut::<2>().0 {
+        let bits = rng.next_u64();
+        *pair = [bits as u32, (bits >> 32) as u32].map(|b| if b < limit { 0.0 } else { keep });
+    }
+    mask.truncate(n);
+}

@@ -1,0 +1,140 @@
+//! One recurrent layer over a batch, forward and backward through time.
+
+use super::batch::Batch;
+use super::net::{Layer, Shape};
+use super::simd::{add_columns, gru, gru_back, lstm, lstm_back, product};
+use super::spec::Cell;
+
+/// What a layer did on a batch; rows are the batch's.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// Sums from below, then activations: rows × gates·H. Filled by the caller before [`Run::forward`].
+    pub gates: Vec<f32>,
+    /// LSTM: cells after each step, rows × H.
+    cells: Vec<f32>,
+    /// GRU: sums from the step before, then their gradients, rows × 3H.
+    back: Vec<f32>,
+    /// rows × H.
+    pub outputs: Vec<f32>,
+    /// Gradients of the sums from below: rows × gates·H.
+    pub sums: Vec<f32>,
+    /// Gradients of the cells, and outputs one step earlier, each a buffer of the backward pass.
+    later: Vec<f32>,
+    earlier: Vec<f32>,
+}
+
+/// Resized without looking at what it held.
+pub fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    buffer.resize(n, 0.0);
+    buffer
+}
+
+impl Run {
+    pub fn forward(&mut self, shape: &Shape, layer: &Layer, values: &[f32], batch: &Batch) {
+        let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
+        let u = &values[layer.u.clone()];
+        let outputs = sized(&mut self.outputs, rows * n);
+        let zeros = vec![0.0; batch.starts.get(1).map_or(0, |r| r * n)];
+        match shape.cell {
+            Cell::Lstm => sized(&mut self.cells, rows * n),
+            Cell::Gru => sized(&mut self.back, rows * g),
+        };
+        for t in 0..batch.steps() {
+            let step = batch.step(t);
+            let m = step.len();
+            let (done, here) = outputs.split_at_mut(step.start * n);
+            let here = &mut here[..m * n];
+            // Those of this step's sessions, one step earlier.
+            let before = if t > 0 { &done[batch.starts[t - 1] * n..][..m * n] } else { &zeros[..m * n] };
+            let gates = &mut self.gates[step.start * g..step.end * g];
+            match shape.cell {
+                Cell::Lstm => {
+                    if t > 0 {
+                        product(gates, before, false, u, [m, g, n]);
+                        let from = batch.starts[t - 1] * n;
+                        self.cells.copy_within(from..from + m * n, step.start * n);
+                    } else {
+                        self.cells[..m * n].fill(0.0);
+                    }
+                    lstm(gates, &mut self.cells[step.start * n..step.end * n], here, n);
+                }
+                Cell::Gru => {
+                    let back = &mut self.back[step.start * g..step.end * g];
+                    for row in back.chunks_exact_mut(g) {
+                        row[..2 * n].fill(0.0);
+                        row[2 * n..].copy_from_slice(&values[layer.r.clone()]);
+                    }
+                    if t > 0 {
+                        product(back, before, false, u, [m, g, n]);
+                    }
+                    gru(gates, back, before, here, n);
+                }
+            }
+        }
+    }
+
+    /// From `outputs`' gradient (rows × H, used up) to that of the sums from below, and of the layer's own u, b and r in
+    /// `gradient`. `u` transposed comes as `mirror`.
+    pub fn backward(
+        &mut self,
+        shape: &Shape,
+        layer: &Layer,
+        mirror: &[f32],
+        batch: &Batch,
+        outputs: &mut [f32],
+        gradient: &mut [f32],
+    ) {
+        let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
+        let first = batch.starts.get(1).map_or(0, |r| r * n);
+        let zeros = vec![0.0; first];
+        let dc = sized(&mut self.later, first);
+        dc.fill(0.0);
+        sized(&mut self.sums, rows * g);
+        for t in (0..batch.steps()).rev() {
+            let step = batch.step(t);
+            let m = step.len();
+            // The same sessions one step earlier.
+            let past = if t > 0 { batch.starts[t - 1] * n..(batch.starts[t - 1] + m) * n } else { 0..0 };
+            if t + 1 < batch.steps() {
+                let later = batch.step(t + 1);
+                let (here, after) = outputs[step.start * n..].split_at_mut(m * n);
+                let here = &mut here[..later.len() * n];
+                let sums = match shape.cell {
+                    Cell::Lstm => &self.sums,
+                    Cell::Gru => {
+                        here.iter_mut().zip(&*after).for_each(|(d, a)| *d += a);
+                        &self.back
+                    }
+                };
+                product(here, &sums[later.start * g..later.end * g], false, mirror, [later.len(), n, g]);
+            }
+            let gates = &self.gates[step.start * g..step.end * g];
+            let dh = &mut outputs[step.start * n..step.end * n];
+            let sums = &mut self.sums[step.start * g..step.end * g];
+            match shape.cell {
+                Cell::Lstm => {
+                    let before = if t > 0 { &self.cells[past] } else { &zeros[..m * n] };
+                    let after = &self.cells[step.start * n..step.end * n];
+                    lstm_back(gates, [before, after], dh, &mut dc[..m * n], sums, n);
+                }
+                Cell::Gru => {
+                    let before = if t > 0 { &self.outputs[past] } else { &zeros[..m * n] };
+                    gru_back(gates, before, dh, &mut self.back[step.start * g..step.end * g], sums, n);
+                }
+            }
+        }
+        // One product for u over all steps: outputs one step earlier against the gradients of what they were added to.
+        let skip = batch.starts.get(1).copied().unwrap_or(0);
+        self.earlier.clear();
+        for t in 1..batch.steps() {
+            let from = batch.starts[t - 1] * n;
+            self.earlier.extend_from_slice(&self.outputs[from..from + batch.step(t).len() * n]);
+        }
+        let onto = if shape.cell == Cell::Gru { &self.back } else { &self.sums };
+        product(&mut gradient[layer.u.clone()], &self.earlier, true, &onto[skip * g..rows * g], [n, g, rows - skip]);
+        add_columns(&mut gradient[layer.b.clone()], &self.sums[..rows * g]);
+        for row in self.back.chunks_exact(g.max(1)).take(if shape.cell == Cell::Gru { rows } else { 0 }) {
+            add_columns(&mut gradient[layer.r.clone()], &row[2 * n..]);
+        }
+    }
+}
