@@ -1,16 +1,18 @@
 //! Adam (Kingma & Ba 2015) over all numbers of a network, with the papers' defaults.
 
+use super::simd::{self, Aligned};
+
 /// The running moments of the gradient.
 #[derive(Debug)]
 pub struct Adam {
-    mean: Vec<f32>,
-    square: Vec<f32>,
+    mean: Aligned,
+    square: Aligned,
     steps: u64,
 }
 
 impl Adam {
     pub fn new(n: usize) -> Adam {
-        Adam { mean: vec![0.0; n], square: vec![0.0; n], steps: 0 }
+        Adam { mean: Aligned::zeros(n), square: Aligned::zeros(n), steps: 0 }
     }
 
     /// How many steps were made.
@@ -22,6 +24,6 @@ impl Adam {
         self.steps += 1;
         let correction = |beta: f64| (1.0 / (1.0 - beta.powf(self.steps as f64))) as f32;
         let rates = [rate as f32, correction(0.9), correction(0.999)];
-        super::simd::adam(values, gradient, &mut self.mean, &mut self.square, rates);
+        simd::adam(values, gradient, &mut self.mean, &mut self.square, rates);
     }
 }

@@ -261,7 +261,7 @@ impl Fit {
         }
         let (first, others) = self.passes.split_at_mut(1);
         for other in others {
-            first[0].gradient.iter_mut().zip(&other.gradient).for_each(|(g, o)| *g += o);
+            first[0].gradient.iter_mut().zip(other.gradient.iter()).for_each(|(g, o)| *g += o);
             first[0].loss += other.loss;
         }
         self.adam.step(&mut self.net.values, &first[0].gradient, rate);

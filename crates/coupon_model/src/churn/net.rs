@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
-use super::simd::{add_rows, add_sparse, gru, lstm};
+use super::simd::{Aligned, add_rows, add_sparse, gru, lstm};
 use super::spec::{Cell, Pooling};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.
@@ -102,9 +102,11 @@ impl Shape {
 
     pub fn places(&self) -> Places {
         let mut total = 0;
+        // Each begins at a cache line; what is left between two is zero and stays so.
         let mut take = |n: usize| {
-            total += n;
-            total - n..total
+            let from = total;
+            total = (from + n).next_multiple_of(Aligned::LINE);
+            from..from + n
         };
         let (h, g, ff) = (self.hidden, self.gates(), self.feed_forward);
         let convolution = [take(self.inputs * self.taps * self.channels), take(self.channels)];
@@ -149,7 +151,7 @@ impl Shape {
 pub struct Net {
     pub(super) shape: Shape,
     pub(super) places: Places,
-    pub(super) values: Vec<f32>,
+    pub(super) values: Aligned,
 }
 
 /// Buffers of a step, made once a session.
@@ -179,10 +181,17 @@ impl Scratch {
 }
 
 impl Net {
-    pub(super) fn new(shape: Shape, values: Vec<f32>) -> Net {
+    /// `tensor` gives the numbers of each of [`Shape::tensors`], in that order.
+    pub(super) fn build<E>(
+        shape: Shape,
+        mut tensor: impl FnMut(&str, &[usize], &mut [f32]) -> Result<(), E>,
+    ) -> Result<Net, E> {
         let places = shape.places();
-        debug_assert_eq!(places.total, values.len());
-        Net { shape, places, values }
+        let mut values = Aligned::zeros(places.total);
+        for (name, dims, place) in shape.tensors() {
+            tensor(&name, &dims, &mut values[place])?;
+        }
+        Ok(Net { shape, places, values })
     }
 
     /// A network before training: every weight uniform within 1/√(units), as PyTorch starts recurrent layers.
@@ -193,12 +202,12 @@ impl Net {
             "f2.w" | "f2.b" => shape.feed_forward,
             _ => shape.hidden,
         };
-        let mut values = Vec::with_capacity(shape.places().total);
-        for (name, _, place) in shape.tensors() {
-            let bound = 1.0 / (units(&name) as f32).sqrt();
-            values.extend(place.map(|_| rng.gen_range(-bound..=bound)));
-        }
-        Net::new(shape, values)
+        let Ok(net) = Net::build(shape, |name, _, numbers| {
+            let bound = 1.0 / (units(name) as f32).sqrt();
+            numbers.iter_mut().for_each(|x| *x = rng.gen_range(-bound..=bound));
+            Ok::<_, std::convert::Infallible>(())
+        });
+        net
     }
 
     /// Advances a session by one view whose inputs are `scratch.entries`, and returns the logit of churn.

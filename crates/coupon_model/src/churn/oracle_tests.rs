@@ -39,8 +39,8 @@ impl Oracle {
             ..Spec::default()
         };
         let shape = Shape::new(&spec, INPUTS);
-        let values = shape.tensors().iter().flat_map(|(name, _, _)| get(name)).collect();
-        Oracle { file, case, spec, net: Net::new(shape, values) }
+        let net = Net::build(shape, |name, _, to| Ok::<_, ()>(to.copy_from_slice(&get(name)))).unwrap();
+        Oracle { file, case, spec, net }
     }
 
     fn get(&self, name: &str) -> Vec<f32> {

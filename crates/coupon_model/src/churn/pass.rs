@@ -6,18 +6,18 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::batch::Batch;
 use super::math::softplus;
 use super::net::{Net, Shape};
-use super::recurrent::{Run, sized};
-use super::simd::{add_columns, add_sparse, product, scatter};
+use super::recurrent::Run;
+use super::simd::{Aligned, add_columns, add_sparse, product, scatter};
 use super::spec::Pooling;
 
 /// The dense matrices transposed, which carry gradients down: made once a step for all batches that run side by side.
 #[derive(Debug, Default)]
-pub struct Mirror(Vec<f32>);
+pub struct Mirror(Aligned);
 
 impl Mirror {
     pub fn update(&mut self, net: &Net) {
         let (shape, places) = (&net.shape, &net.places);
-        let to = sized(&mut self.0, places.total);
+        let to = self.0.sized(places.total);
         let mut transpose = |place: &std::ops::Range<usize>, columns: usize| {
             let (from, to) = (&net.values[place.clone()], &mut to[place.clone()]);
             let rows = from.len() / columns;
@@ -40,26 +40,26 @@ impl Mirror {
 pub struct Pass {
     pub batch: Batch,
     /// As long as the network's numbers.
-    pub gradient: Vec<f32>,
+    pub gradient: Aligned,
     /// Weighted sum of the log losses.
     pub loss: f64,
     layers: Vec<Run>,
     /// Outputs of the convolution: rows × channels, and each view's contributions to it: rows × taps·channels.
-    convolved: Vec<f32>,
-    taps: Vec<f32>,
+    convolved: Aligned,
+    taps: Aligned,
     /// The last layer's outputs after dropout, and what they were multiplied by.
-    outputs: Vec<f32>,
+    outputs: Aligned,
     mask: Vec<f32>,
     /// One row a counted view: pooled outputs, where a maximum came from, and the feed-forward layer.
-    pooled: Vec<f32>,
+    pooled: Aligned,
     origin: Vec<u8>,
-    wide: Vec<f32>,
+    wide: Aligned,
     logits: Vec<f32>,
     /// Gradients: of the logits (rescaled log loss), the feed-forward layer, the pooled outputs, a layer's outputs.
     of_logits: Vec<f32>,
-    of_wide: Vec<f32>,
-    of_pooled: Vec<f32>,
-    of_outputs: Vec<f32>,
+    of_wide: Aligned,
+    of_pooled: Aligned,
+    of_outputs: Aligned,
 }
 
 impl Pass {
@@ -75,8 +75,7 @@ impl Pass {
         for (l, layer) in net.places.layers.iter().enumerate() {
             let (below, run) = self.layers.split_at_mut(l);
             let run = &mut run[0];
-            run.gates.clear();
-            (0..rows).for_each(|_| run.gates.extend_from_slice(&values[layer.b.clone()]));
+            repeat(&values[layer.b.clone()], run.gates.sized(rows * g));
             let w = &values[layer.w.clone()];
             match below.last() {
                 Some(below) => product(&mut run.gates, &below.outputs, false, w, [rows, g, n]),
@@ -101,8 +100,7 @@ impl Pass {
         let (f1, f2) = (&net.places.f1, &net.places.f2);
         let counted = self.batch.counted.len();
         let ff = shape.feed_forward;
-        self.wide.clear();
-        (0..counted).for_each(|_| self.wide.extend_from_slice(&values[f1[1].clone()]));
+        repeat(&values[f1[1].clone()], self.wide.sized(counted * ff));
         product(&mut self.wide, &self.pooled, false, &values[f1[0].clone()], [counted, ff, n]);
         self.wide.iter_mut().for_each(|x| *x = x.max(0.0));
         let out = &values[f2[0].clone()];
@@ -119,7 +117,7 @@ impl Pass {
         let (n, g, rows, ff) = (shape.hidden, shape.gates(), self.batch.rows(), shape.feed_forward);
         let counted = self.batch.counted.len();
         let mut gradient = std::mem::take(&mut self.gradient);
-        sized(&mut gradient, places.total).fill(0.0);
+        gradient.sized(places.total).fill(0.0);
         self.loss = 0.0;
         self.of_logits.clear();
         for (c, &z) in self.batch.counted.iter().zip(&self.logits) {
@@ -130,16 +128,15 @@ impl Pass {
         }
         // logit = f2 · relu(f1 · pooled + bias) + bias
         let out = &values[places.f2[0].clone()];
-        self.of_wide.clear();
-        for (x, &dz) in self.wide.chunks_exact(ff).zip(&self.of_logits) {
-            let slope = |(x, w): (&f32, &f32)| if *x > 0.0 { dz * w } else { 0.0 };
-            self.of_wide.extend(x.iter().zip(out).map(slope));
+        let of_wide = self.of_wide.sized(counted * ff).chunks_exact_mut(ff);
+        for ((to, x), &dz) in of_wide.zip(self.wide.chunks_exact(ff)).zip(&self.of_logits) {
+            to.iter_mut().zip(x).zip(out).for_each(|((to, x), w)| *to = if *x > 0.0 { dz * w } else { 0.0 });
         }
         product(&mut gradient[places.f2[0].clone()], &self.wide, true, &self.of_logits, [ff, 1, counted]);
         gradient[places.f2[1].start] = self.of_logits.iter().sum();
         product(&mut gradient[places.f1[0].clone()], &self.pooled, true, &self.of_wide, [n, ff, counted]);
         add_columns(&mut gradient[places.f1[1].clone()], &self.of_wide);
-        sized(&mut self.of_pooled, counted * n).fill(0.0);
+        self.of_pooled.sized(counted * n).fill(0.0);
         let mirror = &mirror.0;
         product(&mut self.of_pooled, &self.of_wide, false, &mirror[places.f1[0].clone()], [counted, n, ff]);
         self.unpool(shape);
@@ -162,7 +159,7 @@ impl Pass {
             };
             let inputs = shape.below(l);
             product(of_w, x, true, &run.sums, [inputs, g, rows]);
-            sized(&mut self.of_outputs, rows * inputs).fill(0.0);
+            self.of_outputs.sized(rows * inputs).fill(0.0);
             product(&mut self.of_outputs, &run.sums, false, &mirror[layer.w.clone()], [rows, inputs, g]);
         }
         if shape.channels > 0 {
@@ -175,15 +172,13 @@ impl Pass {
     fn convolve(&mut self, net: &Net) {
         let (channels, taps) = (net.shape.channels, net.shape.taps);
         let [w, b] = net.places.convolution.clone().map(|place| &net.values[place]);
-        sized(&mut self.taps, self.batch.rows() * taps * channels).fill(0.0);
+        self.taps.sized(self.batch.rows() * taps * channels).fill(0.0);
         let parts = self.taps.chunks_exact_mut(taps * channels);
         self.batch.inputs().zip(parts).for_each(|(x, parts)| add_sparse(parts, x, w));
-        self.convolved.clear();
+        repeat(b, self.convolved.sized(self.batch.rows() * channels));
         for t in 0..self.batch.steps() {
-            for session in 0..self.batch.step(t).len() {
-                let from = self.convolved.len();
-                self.convolved.extend_from_slice(b);
-                let sum = &mut self.convolved[from..];
+            for (session, row) in self.batch.step(t).enumerate() {
+                let sum = &mut self.convolved[row * channels..(row + 1) * channels];
                 for j in 0..taps.min(t + 1) {
                     let row = self.batch.starts[t - j] + session;
                     let part = &self.taps[(row * taps + j) * channels..][..channels];
@@ -196,7 +191,7 @@ impl Pass {
 
     fn convolve_back(&mut self, net: &Net, gradient: &mut [f32]) {
         let (channels, taps) = (net.shape.channels, net.shape.taps);
-        self.of_outputs.iter_mut().zip(&self.convolved).for_each(|(d, y)| *d = if *y > 0.0 { *d } else { 0.0 });
+        self.of_outputs.iter_mut().zip(self.convolved.iter()).for_each(|(d, y)| *d = if *y > 0.0 { *d } else { 0.0 });
         let [w, b] = net.places.convolution.clone();
         add_columns(&mut gradient[b], &self.of_outputs);
         self.taps.fill(0.0);
@@ -223,16 +218,14 @@ impl Pass {
     fn pool(&mut self, shape: &Shape) {
         let n = shape.hidden;
         let starts = &self.batch.starts;
-        self.pooled.clear();
+        let counted = &self.batch.counted;
         self.origin.clear();
-        for c in &self.batch.counted {
-            let from = self.pooled.len();
-            self.origin.resize(from + n, 0);
-            let origin = &mut self.origin[from..];
+        self.origin.resize(counted.len() * n, 0);
+        let rows = self.pooled.sized(counted.len() * n).chunks_exact_mut(n).zip(self.origin.chunks_exact_mut(n));
+        for (c, (pooled, origin)) in counted.iter().zip(rows) {
             let mut window = Pass::window(shape, starts, c.step, c.session);
             let newest = window.next().expect("a window holds its own end");
-            self.pooled.extend_from_slice(&self.outputs[newest * n..(newest + 1) * n]);
-            let pooled = &mut self.pooled[from..];
+            pooled.copy_from_slice(&self.outputs[newest * n..(newest + 1) * n]);
             let mut count = 1;
             for row in window {
                 let row = &self.outputs[row * n..(row + 1) * n];
@@ -255,7 +248,7 @@ impl Pass {
 
     fn unpool(&mut self, shape: &Shape) {
         let n = shape.hidden;
-        sized(&mut self.of_outputs, self.batch.rows() * n).fill(0.0);
+        self.of_outputs.sized(self.batch.rows() * n).fill(0.0);
         let rows = self.of_pooled.chunks_exact(n).zip(self.origin.chunks_exact(n));
         for (c, (gradient, origin)) in self.batch.counted.iter().zip(rows) {
             let window = || Pass::window(shape, &self.batch.starts, c.step, c.session);
@@ -273,6 +266,11 @@ impl Pass {
             }
         }
     }
+}
+
+/// Every row the same.
+fn repeat(row: &[f32], rows: &mut [f32]) {
+    rows.chunks_exact_mut(row.len()).for_each(|to| to.copy_from_slice(row));
 }
 
 /// Zero with probability `share`, else what keeps the expectation.

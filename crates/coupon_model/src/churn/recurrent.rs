@@ -2,42 +2,36 @@
 
 use super::batch::Batch;
 use super::net::{Layer, Shape};
-use super::simd::{add_columns, gru, gru_back, lstm, lstm_back, product};
+use super::simd::{Aligned, add_columns, gru, gru_back, lstm, lstm_back, product};
 use super::spec::Cell;
 
 /// What a layer did on a batch; rows are the batch's.
 #[derive(Debug, Default)]
 pub struct Run {
     /// Sums from below, then activations: rows × gates·H. Filled by the caller before [`Run::forward`].
-    pub gates: Vec<f32>,
+    pub gates: Aligned,
     /// LSTM: cells after each step, rows × H.
-    cells: Vec<f32>,
+    cells: Aligned,
     /// GRU: sums from the step before, then their gradients, rows × 3H.
-    back: Vec<f32>,
+    back: Aligned,
     /// rows × H.
-    pub outputs: Vec<f32>,
+    pub outputs: Aligned,
     /// Gradients of the sums from below: rows × gates·H.
-    pub sums: Vec<f32>,
+    pub sums: Aligned,
     /// Gradients of the cells, and outputs one step earlier, each a buffer of the backward pass.
-    later: Vec<f32>,
-    earlier: Vec<f32>,
-}
-
-/// Resized without looking at what it held.
-pub fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    buffer.resize(n, 0.0);
-    buffer
+    later: Aligned,
+    earlier: Aligned,
 }
 
 impl Run {
     pub fn forward(&mut self, shape: &Shape, layer: &Layer, values: &[f32], batch: &Batch) {
         let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
         let u = &values[layer.u.clone()];
-        let outputs = sized(&mut self.outputs, rows * n);
+        let outputs = self.outputs.sized(rows * n);
         let zeros = vec![0.0; batch.starts.get(1).map_or(0, |r| r * n)];
         match shape.cell {
-            Cell::Lstm => sized(&mut self.cells, rows * n),
-            Cell::Gru => sized(&mut self.back, rows * g),
+            Cell::Lstm => self.cells.sized(rows * n),
+            Cell::Gru => self.back.sized(rows * g),
         };
         for t in 0..batch.steps() {
             let step = batch.step(t);
@@ -87,9 +81,9 @@ impl Run {
         let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
         let first = batch.starts.get(1).map_or(0, |r| r * n);
         let zeros = vec![0.0; first];
-        let dc = sized(&mut self.later, first);
+        let dc = self.later.sized(first);
         dc.fill(0.0);
-        sized(&mut self.sums, rows * g);
+        self.sums.sized(rows * g);
         for t in (0..batch.steps()).rev() {
             let step = batch.step(t);
             let m = step.len();
@@ -125,10 +119,11 @@ impl Run {
         }
         // One product for u over all steps: outputs one step earlier against the gradients of what they were added to.
         let skip = batch.starts.get(1).copied().unwrap_or(0);
-        self.earlier.clear();
+        let earlier = self.earlier.sized((rows - skip) * n);
         for t in 1..batch.steps() {
-            let from = batch.starts[t - 1] * n;
-            self.earlier.extend_from_slice(&self.outputs[from..from + batch.step(t).len() * n]);
+            let (step, from) = (batch.step(t), batch.starts[t - 1] * n);
+            let to = &mut earlier[(step.start - skip) * n..(step.end - skip) * n];
+            to.copy_from_slice(&self.outputs[from..from + step.len() * n]);
         }
         let onto = if shape.cell == Cell::Gru { &self.back } else { &self.sums };
         product(&mut gradient[layer.u.clone()], &self.earlier, true, &onto[skip * g..rows * g], [n, g, rows - skip]);

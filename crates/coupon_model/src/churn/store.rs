@@ -140,16 +140,15 @@ fn check_shared(spec: &Spec, vocabulary: &Vocabulary) -> Result<()> {
 
 fn read_net(file: &SafeTensors, segment: u32, spec: &Spec, inputs: usize) -> Result<Net> {
     // Sizes come from the specification, never from the file, so that a file cannot ask for memory.
-    let shape = Shape::new(spec, inputs);
-    let mut values = Vec::with_capacity(shape.places().total);
-    for (name, dims, place) in shape.tensors() {
-        let bytes = read_tensor(file, &format!("{segment}.{name}"), Dtype::F32, &dims)?;
-        values.extend(bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)));
-        if !values[place].iter().all(|x| sane(f64::from(*x))) {
-            return Err(corrupt(format!("{segment}.{name} holds a number that is not finite or far too large")));
+    Net::build(Shape::new(spec, inputs), |name, dims, numbers| {
+        let name = format!("{segment}.{name}");
+        let bytes = read_tensor(file, &name, Dtype::F32, dims)?;
+        numbers.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(to, x)| *to = f32::from_le_bytes(*x));
+        match numbers.iter().all(|x| sane(f64::from(*x))) {
+            true => Ok(()),
+            false => Err(corrupt(format!("{name} holds a number that is not finite or far too large"))),
         }
-    }
-    Ok(Net::new(shape, values))
+    })
 }
 
 fn read_platt(file: &SafeTensors, segment: u32) -> Result<Platt> {
