@@ -3,7 +3,7 @@
 //! A view's input vector is mostly zeros, so it is a list of (index, value). The running counters it needs are part of a
 //! live session's state.
 
-use super::{Inputs, View};
+use super::{Inputs, View, Vocabulary};
 use crate::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
 
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
@@ -55,6 +55,59 @@ impl Layout {
     /// The most entries one view can have.
     pub fn entries(&self) -> usize {
         2 * (3 + self.attributes.len()) + 8 + if self.rich { 3 * self.slots() + 6 } else { 0 }
+    }
+}
+
+/// Where each input of a layout stood in an older one: words by their text, new words where "unknown" stood; `None` for
+/// counters of words the older one did not count. `None` altogether where one layout is rich and the other is not.
+pub fn correspond(new: (&Layout, &Vocabulary), old: (&Layout, &Vocabulary)) -> Option<Vec<Option<usize>>> {
+    let mut map = Map { all: Vec::with_capacity(new.0.inputs()), base: 0 };
+    let pages = ((new.0.pages, &*new.1.pages), (old.0.pages, &*old.1.pages));
+    map.numbers(Kind::PAGE);
+    map.words(pages, true);
+    map.words(((new.0.categories, &new.1.categories), (old.0.categories, &old.1.categories)), true);
+    for column in 0..MAX_ATTRIBUTES {
+        let of = |v: &'_ Vocabulary| v.attributes.get(column).cloned().unwrap_or_default();
+        map.words(((new.0.attributes[column], &of(new.1)), (old.0.attributes[column], &of(old.1))), true);
+    }
+    map.numbers(4);
+    if new.0.rich {
+        map.numbers(Kind::PAGE);
+        map.words(pages, true);
+        map.numbers(GAPS.len() + 1);
+        for _counter in 0..3 {
+            map.numbers(Kind::PAGE);
+            map.words(pages, false);
+        }
+        map.numbers(3);
+    }
+    (new.0.rich == old.0.rich).then_some(map.all)
+}
+
+/// What [`correspond`] has written so far, and where it stands in the older layout.
+struct Map {
+    all: Vec<Option<usize>>,
+    base: usize,
+}
+
+/// Inputs of a block of words, and the known words.
+type Block<'a> = (usize, &'a [String]);
+
+impl Map {
+    fn numbers(&mut self, n: usize) {
+        self.all.extend((self.base..self.base + n).map(Some));
+        self.base += n;
+    }
+
+    /// `stand_in`: a word the older layout did not know takes what "unknown", the first, had.
+    fn words(&mut self, ((width, known), (old_width, old_known)): (Block, Block), stand_in: bool) {
+        let unknown = (old_width > 0).then_some(self.base);
+        let place = |word: &String| match old_known.iter().position(|old| old == word) {
+            Some(at) => unknown.map(|u| u + 1 + at),
+            None => unknown.filter(|_| stand_in),
+        };
+        self.all.extend((0..width).map(|slot| slot.checked_sub(1).map_or(unknown, |i| place(&known[i]))));
+        self.base += old_width;
     }
 }
 

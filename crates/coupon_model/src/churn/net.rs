@@ -210,6 +210,28 @@ impl Net {
         net
     }
 
+    /// A network with its inputs in new places: `map` says where each stood; one that stood nowhere gets no weight.
+    pub(super) fn renewed(old: &Net, inputs: usize, map: &[Option<usize>]) -> Net {
+        // The first tensor is the one that the inputs enter.
+        let (mut first, mut places) = (true, old.shape.tensors().into_iter().map(|tensor| tensor.2));
+        let Ok(net) = Net::build(Shape { inputs, ..old.shape }, |_, dims, to| {
+            let from = &old.values[places.next().expect("the same layers")];
+            if !std::mem::take(&mut first) {
+                to.copy_from_slice(from);
+                return Ok::<_, std::convert::Infallible>(());
+            }
+            let width = dims[1];
+            for (to, at) in to.chunks_exact_mut(width).zip(map) {
+                match at {
+                    Some(at) => to.copy_from_slice(&from[at * width..(at + 1) * width]),
+                    None => to.fill(0.0),
+                }
+            }
+            Ok(())
+        });
+        net
+    }
+
     /// Advances a session by one view whose inputs are `scratch.entries`, and returns the logit of churn.
     ///
     /// `memory` is [`Shape::memory`] numbers, zeros before the first view; `before` is the number of views it has seen.

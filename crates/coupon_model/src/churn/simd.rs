@@ -478,7 +478,9 @@ pub mod tests {
     }
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        (0..n as u32).map(|i| ((i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503)) % 2000) as f32 * 1e-3 - 1.0).collect()
+        (0..n as u32)
+            .map(|i| ((i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503)) % 2000) as f32 * 1e-3 - 1.0)
+            .collect()
     }
 
     fn close(ours: &[f32], wanted: &[f64]) {

@@ -332,6 +332,50 @@ fn segments_that_differ_get_their_own_network() {
     assert!(other.to_safetensors() != model.to_safetensors());
 }
 
+/// Yesterday's network, its words in other places today, begins where it ended: better after one epoch than a cold start,
+/// and the same to the bit on words that have only moved.
+#[test]
+fn a_warm_start_keeps_what_was_learnt() {
+    let sessions = planted(2400, 7, |_, basket, u| u < if basket { 0.7 } else { 0.1 });
+    let all = examples(&sessions);
+    let (fit, tune) = all.split_at(2000);
+    let spec = Spec { hidden: 8, epochs: 8, cycle: 8, learning_rate: 0.03, min_sessions: 9999, ..small() };
+    let (old, _, _) = train(fit, tune, spec.clone(), 4);
+
+    let mut moved = vocabulary();
+    moved.pages = ["basket", "news", "product", "home"].map(String::from).to_vec();
+    // home, product and basket were 2, 3 and 4.
+    let number = |page: u16| if page < 2 { page } else { [5, 4, 2][page as usize - 2] };
+    let renumbered: Vec<Vec<View>> =
+        sessions.iter().map(|s| s.0.iter().map(|v| View { page: number(v.page), ..*v }).collect()).collect();
+    let today: Vec<Example> = all.iter().zip(&renumbered).map(|(e, views)| Example { views, ..*e }).collect();
+    let (fit, tune) = today.split_at(2000);
+    let first = |warm: bool| {
+        let spec = Spec { epochs: 1, cycle: 1, ..spec.clone() };
+        let mut trainer = Trainer::new(fit, tune, moved.clone(), spec, 5, usize::MAX).unwrap();
+        assert!(!warm || trainer.start_from(&old).unwrap());
+        loop {
+            if let Step::Epoch(e) = trainer.step().unwrap() {
+                break e.tune_loss.unwrap();
+            }
+        }
+    };
+    let (warm, cold) = (first(true), first(false));
+    assert!(warm < cold - 0.01, "{warm} against {cold}");
+
+    let new = layout(&spec, &moved);
+    let map = inputs::correspond((&new, &moved), (&layout(&spec, &vocabulary()), &vocabulary())).unwrap();
+    let net = Net::renewed(&old.pooled().0, new.inputs(), &map);
+    let renewed = Model::new(spec.clone(), moved.clone(), (net, Platt::IDENTITY), Default::default());
+    let before = Model::new(spec, vocabulary(), (old.pooled().0.clone(), Platt::IDENTITY), Default::default());
+    // The inputs stand in another order, so their sums may round differently.
+    let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+    assert!(sessions.iter().zip(&renumbered).all(|(s, r)| close(&before.score(0, &s.0), &renewed.score(0, r))));
+
+    let wider = Spec { hidden: 9, ..small() };
+    assert!(!Trainer::new(fit, tune, moved, wider, 5, usize::MAX).unwrap().start_from(&old).unwrap());
+}
+
 /// Outcomes that follow nothing: no ranking on new sessions, and probabilities near the base rate.
 #[test]
 fn noise_teaches_nothing() {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::length;
 use super::calibrate::{Platt, Scored};
 use super::fit::{Best, Data, EpochReport, Fit, Progress};
+use super::inputs::correspond;
 use super::model::{Model, Segment, layout};
 use super::net::{Net, Shape};
 use super::{Example, Spec, Vocabulary};
@@ -21,7 +22,7 @@ const CALIBRATED: usize = 30;
 const OWN_SPREAD: f64 = 0.1;
 /// The pooled network knows nothing of a segment's own base rate: there the calibrator may go this far from the pooled.
 const SEGMENT_SPREAD: f64 = 1.0;
-/// A segment's network starts from the pooled one and may move this much slower.
+/// A network that starts from another, a segment's from the pooled one or today's from yesterday's, moves this much slower.
 const OWN_RATE: f64 = 0.25;
 
 /// What one call of [`Trainer::step`] did.
@@ -111,6 +112,25 @@ impl<'a> Trainer<'a> {
         let running = Fit::new(&data, 0, net, all(fit.len()), all(tune.len()), data.spec.learning_rate, seed)?;
         let queue = counts.into_iter().filter(|(s, _)| *s != 0).map(|(s, (n, b))| (s, n, b)).collect();
         Ok(Trainer { data, vocabulary, seed, queue, running: Some(running), pooled: None, segments: BTreeMap::new() })
+    }
+
+    /// Starts from an older model's pooled network instead of random weights, at a quarter of the learning rate. Call it
+    /// before the first step. `false` where the layers or the kind of inputs differ: then training starts cold.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn start_from(&mut self, old: &Model) -> Result<bool> {
+        let data = &self.data;
+        let (net, _) = old.pooled();
+        let inputs = data.layout.inputs();
+        let layers = Shape { inputs, ..net.shape };
+        let map =
+            correspond((&data.layout, &self.vocabulary), (&layout(old.spec(), old.vocabulary()), old.vocabulary()));
+        let Some(map) = map.filter(|_| Shape::new(&data.spec, inputs) == layers) else { return Ok(false) };
+        let all = |n: usize| (0..n as u32).collect();
+        let (fit, tune, rate) = (all(data.fit.len()), all(data.tune.len()), data.spec.learning_rate * OWN_RATE);
+        self.running = Some(Fit::new(data, 0, Net::renewed(net, inputs, &map), fit, tune, rate, self.seed)?);
+        Ok(true)
     }
 
     /// Bytes that training will hold at its peak, beside the examples themselves: weights with Adam's moments and

@@ -45,6 +45,19 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
         job.seed,
         job.budget.saturating_sub(needed),
     )?;
+    if spec.warm_start {
+        let old = job.base.and_then(|(version, _)| version.churn.as_ref());
+        let warm = match old {
+            Some(old) => trainer.start_from(old)?,
+            None => false,
+        };
+        let note = if warm {
+            "warm start from the active version's network"
+        } else {
+            "no warm start: the active version has no network of these layers and inputs"
+        };
+        observer.report(Report { stage: "churn", note: Some(note.into()), ..Report::default() });
+    }
     loop {
         observer.check()?;
         match trainer.step()? {
