@@ -6,7 +6,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::{Platt, Scored};
+use super::calibrate::{Calibrator, Scored};
 use super::graph::{Batch, Graph, counts, length};
 use super::inputs::Layout;
 use super::model::{advance, blank};
@@ -218,7 +218,8 @@ impl Fit {
         self.epoch += 1;
         let views = &self.scores.views;
         let weights: Vec<f64> = views.iter().map(|s| f64::from(s.weight)).collect();
-        let probabilities: Vec<f64> = views.iter().map(|s| Platt::IDENTITY.probability(s.logit, s.number)).collect();
+        let probabilities: Vec<f64> =
+            views.iter().map(|s| Calibrator::IDENTITY.probability(s.logit, s.number)).collect();
         let purchased: Vec<bool> = views.iter().map(|s| !s.churned).collect();
         let tune = Metrics::of(&probabilities, &purchased, Some(&weights));
         let tune_loss = tune.as_ref().map(|m| m.log_loss);
@@ -248,7 +249,7 @@ impl Fit {
 }
 
 /// Scores the views of a session that the loss counts.
-fn score(data: &Data, net: &Net, example: &Example, scores: &mut Scores) {
+pub(super) fn score(data: &Data, net: &Net, example: &Example, scores: &mut Scores) {
     let mut state = blank(&data.spec, &data.layout);
     for (t, view) in example.views.iter().take(length(example, &data.spec)).enumerate() {
         let logit = advance(&data.layout, net, &mut state, view);

@@ -26,11 +26,11 @@ mod oracle_tests;
 #[cfg(test)]
 mod tests;
 
-pub use calibrate::Platt;
+pub use calibrate::Calibrator;
 pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
-pub use report::{Card, Gate, Pair, Report, gate, report};
+pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use spec::{Inputs, Loss, Spec};
 pub use trainer::{SegmentReport, Step, Trainer};
 pub use vocabulary::{Vocabulary, Words};
