@@ -79,8 +79,10 @@ struct Score {
 const MODELS: [&str; 3] = ["final", "pooled", "own"];
 const OWN: usize = 2;
 
-/// The populations that are judged.
-const POPULATIONS: [(&str, fn(&Score) -> bool); 5] = [
+/// A name, and which scores belong to it.
+type Population = (&'static str, fn(&Score) -> bool);
+
+const POPULATIONS: [Population; 5] = [
     ("cut", |s| s.cut),
     ("live", |_| true),
     ("view_2", |s| s.view == 2),

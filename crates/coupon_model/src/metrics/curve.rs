@@ -53,7 +53,7 @@ pub fn reliability(scores: &[Outcome]) -> Vec<Bin> {
     }
     let curve = bins.iter_mut().enumerate().filter_map(|(i, members)| {
         let weight: f64 = members.iter().map(|s| s.weight).sum();
-        if !(weight > 0.0) {
+        if weight <= 0.0 {
             return None;
         }
         let mean = |of: &dyn Fn(&Outcome) -> f64| members.iter().map(|s| s.weight * of(s)).sum::<f64>() / weight;

@@ -84,8 +84,8 @@ fn the_level_is_that_of_the_whole_log_unless_it_has_moved() {
     // The offset that sessions without a shift still need: none, or all of the jump taken back.
     assert!(mean_level(0.0).abs() < 0.09, "{}", mean_level(0.0));
     assert!((mean_level(1.5) + 1.5).abs() < 0.2, "{}", mean_level(1.5));
-    // By hand: tune says .2 from 100 observations, the past 0 from 900; nothing that chance does not explain at .1.
-    assert!((level(Some((0.1, 100.0)), Some((0.0, 900.0))) - 0.01).abs() < 1e-12);
+    // By hand: tune says .2 from 100 observations, the past 0 from 900: 1.9 standard errors, so each counts by its size.
+    assert!((level(Some((0.2, 100.0)), Some((0.0, 900.0))) - 0.02).abs() < 1e-12);
     assert!(level(Some((3.0, 100.0)), Some((0.0, 900.0))) > 2.99);
     assert_eq!(level(None, Some((1.0, 1.0))) + level(Some((1.0, 1.0)), None), 0.0);
 }
