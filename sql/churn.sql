@@ -17,7 +17,8 @@ AS 'MODULE_PATHNAME', 'churn_of_views_wrapper';
 COMMENT ON FUNCTION churn_probability(int, coupon.page_view[]) IS 'Of any array of page views under the active version: the same routine as live, from the start; segment 0 = unknown';
 
 CREATE FUNCTION coupon.judge_churn(since timestamptz, until timestamptz)
-    RETURNS TABLE (population text, model text, sessions bigint, predictions bigint, base_rate float8, auroc float8,
-        auprc float8, brier float8, log_loss float8, ece float8, accuracy float8, majority float8)
+    RETURNS TABLE (population text, model text, segment int, sessions bigint, predictions bigint, buyers bigint,
+        base_rate float8, auroc float8, auprc float8, brier float8, log_loss float8, ece float8, slope float8,
+        intercept float8, accuracy float8, majority float8)
 LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'judge_churn_wrapper';
-COMMENT ON FUNCTION coupon.judge_churn(timestamptz, timestamptz) IS 'Judges the active version on the closed sessions of any window: at the cut and live, final and pooled model; AUPRC is of purchase';
+COMMENT ON FUNCTION coupon.judge_churn(timestamptz, timestamptz) IS 'Judges the active version on the closed sessions of any window: the rows of coupon.accuracy, with the networks that serve';

@@ -11,7 +11,7 @@ COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales ind
 CREATE FUNCTION coupon.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names CONSTANT text[] := '{preprocessing,accuracy,segments,segment_statistics,conversion_by_scenario,estimated_sales}';
+    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_statistics,conversion_by_scenario,estimated_sales}';
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -47,27 +47,100 @@ BEGIN
 
     CREATE VIEW coupon.accuracy AS
     SELECT m.version, r.row ->> 'population' AS population, r.row ->> 'model' AS model,
-        (r.row ->> 'sessions')::bigint AS sessions, (r.row ->> 'predictions')::bigint AS predictions,
+        (r.row ->> 'segment')::int AS segment, (r.row ->> 'sessions')::bigint AS sessions,
+        (r.row ->> 'n')::bigint AS predictions, (r.row ->> 'buyers')::bigint AS buyers,
         (r.row ->> 'base_rate')::float8 AS base_rate, (r.row ->> 'auroc')::float8 AS auroc,
         (r.row ->> 'auprc')::float8 AS auprc, (r.row ->> 'brier')::float8 AS brier,
         (r.row ->> 'log_loss')::float8 AS log_loss, (r.row ->> 'ece')::float8 AS ece,
+        (r.row ->> 'slope')::float8 AS slope, (r.row ->> 'intercept')::float8 AS intercept,
         (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
     COMMENT ON VIEW coupon.accuracy IS 'How well each version predicts on its judge window, which nothing was fitted on; AUPRC is of purchase';
     COMMENT ON COLUMN coupon.accuracy.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
+    COMMENT ON COLUMN coupon.accuracy.model IS 'final: what serves; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
+    COMMENT ON COLUMN coupon.accuracy.segment IS 'Only the sessions of this segment (0 = anonymous); NULL: all';
     COMMENT ON COLUMN coupon.accuracy.sessions IS 'Sessions of the judge window in this population';
-    COMMENT ON COLUMN coupon.accuracy.predictions IS 'Scored views: one a session at the cut, one a view live';
+    COMMENT ON COLUMN coupon.accuracy.predictions IS 'Scored views: one a session, but live one a view';
+    COMMENT ON COLUMN coupon.accuracy.buyers IS 'Of the predictions, those in sessions with a purchase';
+    COMMENT ON COLUMN coupon.accuracy.base_rate IS 'Share of the predictions, by weight, that are in sessions with a purchase';
     COMMENT ON COLUMN coupon.accuracy.auroc IS 'Area under the ROC curve; NULL where only one class was seen';
-    COMMENT ON COLUMN coupon.accuracy.auprc IS 'Average precision of predicting a purchase';
+    COMMENT ON COLUMN coupon.accuracy.auprc IS 'Average precision of predicting a purchase, to be read beside base_rate; NULL where only one class was seen';
     COMMENT ON COLUMN coupon.accuracy.brier IS 'Mean squared error of the probability';
     COMMENT ON COLUMN coupon.accuracy.log_loss IS 'Mean negative log likelihood, in nats';
-    COMMENT ON COLUMN coupon.accuracy.accuracy IS 'Share classified rightly at probability one half; read it beside majority';
-    COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions';
-    COMMENT ON COLUMN coupon.accuracy.model IS 'final: what serves; pooled: one model for everybody, for comparison';
-    COMMENT ON COLUMN coupon.accuracy.base_rate IS 'Share of sessions with a purchase';
     COMMENT ON COLUMN coupon.accuracy.ece IS 'Expected calibration error, ten bins of equal mass';
+    COMMENT ON COLUMN coupon.accuracy.slope IS 'Calibration slope, outcome on logit: 1 is perfect, below 1 the probabilities are too extreme; NULL where there is no finite one';
+    COMMENT ON COLUMN coupon.accuracy.intercept IS 'Calibration in the large, with slope 1, in logits: 0 is perfect, above 0 more sessions left than was said; NULL where only one class was seen';
+    COMMENT ON COLUMN coupon.accuracy.accuracy IS 'Share classified rightly at probability one half; read it beside majority';
     COMMENT ON COLUMN coupon.accuracy.majority IS 'Accuracy of always saying that the session ends without a purchase, or always with one, whichever is better';
+
+    CREATE VIEW coupon.reliability AS
+    SELECT m.version, r.row ->> 'population' AS population, (r.row ->> 'bin')::int AS bin,
+        (r.row ->> 'predictions')::bigint AS predictions, (r.row ->> 'predicted')::float8 AS predicted,
+        (r.row ->> 'observed')::float8 AS observed, (r.row ->> 'lower')::float8 AS lower,
+        (r.row ->> 'upper')::float8 AS upper
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'reliability') r(row)
+    WHERE m.stage = 'churn' AND m.segment = 0;
+    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of what serves, on the judge window: observed against predicted churn in ten bins of equal mass';
+    COMMENT ON COLUMN coupon.reliability.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.reliability.population IS 'As in coupon.accuracy';
+    COMMENT ON COLUMN coupon.reliability.bin IS 'From 1, the lowest probabilities of churn, to 10';
+    COMMENT ON COLUMN coupon.reliability.predictions IS 'Scored views in the bin';
+    COMMENT ON COLUMN coupon.reliability.predicted IS 'Their mean probability of churn';
+    COMMENT ON COLUMN coupon.reliability.observed IS 'Share of them in sessions that ended without a purchase';
+    COMMENT ON COLUMN coupon.reliability.lower IS 'Lower end of Wilson''s 95 % interval of observed, which counts sessions, not views';
+    COMMENT ON COLUMN coupon.reliability.upper IS 'Its upper end';
+
+    CREATE VIEW coupon.roc AS
+    SELECT m.version, r.row ->> 'population' AS population, (r.row ->> 'threshold')::float8 AS threshold,
+        (r.row ->> 'false_positive_rate')::float8 AS false_positive_rate,
+        (r.row ->> 'true_positive_rate')::float8 AS true_positive_rate
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'roc') r(row)
+    WHERE m.stage = 'churn' AND m.segment = 0;
+    COMMENT ON VIEW coupon.roc IS 'ROC curve of what serves, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
+    COMMENT ON COLUMN coupon.roc.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.roc.population IS 'As in coupon.accuracy';
+    COMMENT ON COLUMN coupon.roc.threshold IS 'A session is called a leaver where its probability of churn is at least this; at 1 none is';
+    COMMENT ON COLUMN coupon.roc.false_positive_rate IS 'Share of buyers that are called leavers';
+    COMMENT ON COLUMN coupon.roc.true_positive_rate IS 'Share of leavers that are called leavers';
+
+    CREATE VIEW coupon.segment_models AS
+    SELECT m.version, (r.row ->> 'segment')::int AS segment, (r.row ->> 'sessions')::bigint AS sessions,
+        (r.row ->> 'buyers')::bigint AS buyers, (r.row ->> 'compared')::bigint AS compared,
+        (r.row ->> 'own_log_loss')::float8 AS own_log_loss, (r.row ->> 'pooled_log_loss')::float8 AS pooled_log_loss,
+        (r.row ->> 'difference')::float8 AS difference, (r.row ->> 'standard_error')::float8 AS standard_error,
+        (r.row ->> 'used')::boolean AS used
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'segments') r(row)
+    WHERE m.stage = 'churn' AND m.segment = 0;
+    COMMENT ON VIEW coupon.segment_models IS 'Each segment''s own network against the pooled one on tune, and which of them serves';
+    COMMENT ON COLUMN coupon.segment_models.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.segment_models.segment IS 'Segment number, from 1';
+    COMMENT ON COLUMN coupon.segment_models.sessions IS 'Sessions of the segment in the fit window';
+    COMMENT ON COLUMN coupon.segment_models.buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segment_models.compared IS 'Sessions of tune on which the two were compared';
+    COMMENT ON COLUMN coupon.segment_models.own_log_loss IS 'Mean log loss a session of tune by the segment''s own network; NULL where too little was there to train one';
+    COMMENT ON COLUMN coupon.segment_models.pooled_log_loss IS 'The same by the pooled network with the segment''s calibrator';
+    COMMENT ON COLUMN coupon.segment_models.difference IS 'Own minus pooled; below zero the own network is better';
+    COMMENT ON COLUMN coupon.segment_models.standard_error IS 'Paired standard error of the difference';
+    COMMENT ON COLUMN coupon.segment_models.used IS 'Whether the own network serves: better by more than one standard error';
+
+    CREATE VIEW coupon.training_history AS
+    SELECT m.version, (r.row ->> 'segment')::int AS segment, (r.row ->> 'epoch')::int AS epoch,
+        (r.row ->> 'fit_loss')::float8 AS fit_log_loss, (r.row ->> 'tune_loss')::float8 AS tune_log_loss,
+        (r.row #>> '{tune,auroc}')::float8 AS tune_auroc, (r.row #>> '{tune,auprc}')::float8 AS tune_auprc,
+        (r.row ->> 'best')::boolean AS best
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'epochs') r(row)
+    WHERE m.stage = 'churn' AND m.segment = 0;
+    COMMENT ON VIEW coupon.training_history IS 'How each network was trained, epoch by epoch';
+    COMMENT ON COLUMN coupon.training_history.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.training_history.segment IS 'Whose network; 0 = the pooled one';
+    COMMENT ON COLUMN coupon.training_history.epoch IS 'From 1';
+    COMMENT ON COLUMN coupon.training_history.fit_log_loss IS 'Mean log loss of the fit window while it was trained on, in nats';
+    COMMENT ON COLUMN coupon.training_history.tune_log_loss IS 'Mean log loss of tune after the epoch, before calibration; NULL where tune has nothing of the segment';
+    COMMENT ON COLUMN coupon.training_history.tune_auroc IS 'Area under the ROC curve on tune';
+    COMMENT ON COLUMN coupon.training_history.tune_auprc IS 'Average precision of purchase on tune';
+    COMMENT ON COLUMN coupon.training_history.best IS 'Whether the log loss on tune was the lowest so far; the weights of the last such epoch are kept';
 
     CREATE VIEW coupon.segments AS
     SELECT m.version, (g.row ->> 'group')::int AS segment, (g.row ->> 'sessions')::bigint AS sessions,

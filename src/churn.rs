@@ -76,14 +76,18 @@ fn judge_churn(
     (
         name!(population, String),
         name!(model, String),
+        name!(segment, Option<i32>),
         name!(sessions, i64),
         name!(predictions, i64),
+        name!(buyers, i64),
         name!(base_rate, f64),
         name!(auroc, Option<f64>),
         name!(auprc, Option<f64>),
         name!(brier, f64),
         name!(log_loss, f64),
         name!(ece, f64),
+        name!(slope, Option<f64>),
+        name!(intercept, Option<f64>),
         name!(accuracy, f64),
         name!(majority, f64),
     ),
@@ -101,25 +105,25 @@ fn judge_churn(
         };
         ok(threads::run(1, work, |()| {}))
     });
-    let row = |r: serde_json::Value| {
-        let number = |key: &str| r[key].as_f64();
-        let must = |key: &str| r[key].as_f64().unwrap_or(f64::NAN);
-        let count = |key: &str| r[key].as_i64().unwrap_or(0);
-        let text = |key: &str| r[key].as_str().unwrap_or_default().to_string();
+    TableIterator::new(rows.into_iter().map(|r| {
+        let m = r.metrics;
         (
-            text("population"),
-            text("model"),
-            count("sessions"),
-            count("predictions"),
-            must("base_rate"),
-            number("auroc"),
-            number("auprc"),
-            must("brier"),
-            must("log_loss"),
-            must("ece"),
-            must("accuracy"),
-            must("majority"),
+            r.population,
+            r.model,
+            r.segment.map(|s| s as i32),
+            r.sessions as i64,
+            m.n as i64,
+            m.buyers as i64,
+            m.base_rate,
+            m.auroc,
+            m.auprc,
+            m.brier,
+            m.log_loss,
+            m.ece,
+            m.slope,
+            m.intercept,
+            m.accuracy,
+            m.majority,
         )
-    };
-    TableIterator::new(rows.into_iter().map(row).collect::<Vec<_>>())
+    }))
 }

@@ -80,9 +80,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let scored: usize = judge_views.iter().map(Vec::len).sum();
         println!("{loss}: microseconds a live step {:.2}", start.elapsed().as_secs_f64() * 1e6 / scored as f64);
         println!("{loss}: state bytes {}, {:?}", model.state_bytes(), model.calibrator(0));
-        for (name, pair) in [("cut", &card.cut), ("live", &card.live)] {
-            if let Some(pair) = pair {
-                show(&format!("{loss} {name}"), &pair.used);
+        for population in ["cut", "live", "view_2", "view_5", "view_10"] {
+            if let Some(metrics) = card.find(population, "final", None) {
+                show(&format!("{loss} {population}"), metrics);
             }
         }
     }
@@ -97,7 +97,8 @@ fn memory(when: &str, field: &str) {
 
 fn show(name: &str, m: &Metrics) {
     println!(
-        "{name}: n {} base {:.4} AUROC {:.4} AUPRC {:.4} Brier {:.4} log loss {:.4} ECE {:.4} accuracy {:.4} majority {:.4}",
+        "{name}: n {} base {:.4} AUROC {:.4} AUPRC {:.4} Brier {:.4} log loss {:.4} ECE {:.4} slope {:.3} intercept {:.3} \
+         accuracy {:.4} majority {:.4}",
         m.n,
         m.base_rate,
         m.auroc.unwrap_or_default(),
@@ -105,6 +106,8 @@ fn show(name: &str, m: &Metrics) {
         m.brier,
         m.log_loss,
         m.ece,
+        m.slope.unwrap_or_default(),
+        m.intercept.unwrap_or_default(),
         m.accuracy,
         m.majority
     );

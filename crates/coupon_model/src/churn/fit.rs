@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adam::Adam;
 use super::batch::{counts, length};
-use super::calibrate::{Platt, Scored};
+use super::calibrate::{Calibrator, Scored};
 use super::inputs::Layout;
 use super::model::{advance, blank};
 use super::net::Net;
@@ -208,16 +208,7 @@ impl Fit {
             }
             Phase::Evaluate { at } if at < self.tune.len() => {
                 let to = (at + EVALUATED).min(self.tune.len());
-                let one = |&i: &u32| score(data, &self.shown, &data.tune[i as usize]);
-                let sessions: Vec<Vec<Scored>> = if self.passes.len() > 1 {
-                    self.tune[at..to].par_iter().map(one).collect()
-                } else {
-                    self.tune[at..to].iter().map(one).collect()
-                };
-                for session in sessions {
-                    self.scores.views.extend(session);
-                    self.scores.ends.push(self.scores.views.len());
-                }
+                score(data, &self.shown, data.tune, &self.tune[at..to], &mut self.scores);
                 self.phase = Phase::Evaluate { at: to };
                 Ok(Some(Progress::Scoring))
             }
@@ -250,11 +241,7 @@ impl Fit {
             pass.forward(net, Some((data.spec.dropout, &mut rng)));
             pass.backward(net, mirror, scale, classes);
         };
-        if threads > 1 {
-            self.passes.par_iter_mut().enumerate().for_each(work);
-        } else {
-            self.passes.iter_mut().enumerate().for_each(work);
-        }
+        self.passes.par_iter_mut().enumerate().for_each(work);
         if let (0, Some(seen)) = (self.epoch, &mut self.seen) {
             let entries = self.passes.iter().flat_map(|pass| pass.batch.inputs()).flatten();
             entries.for_each(|&(i, _)| seen[i as usize] = true);
@@ -277,7 +264,8 @@ impl Fit {
         self.epoch += 1;
         let views = &self.scores.views;
         let weights: Vec<f64> = views.iter().map(|s| f64::from(s.weight)).collect();
-        let probabilities: Vec<f64> = views.iter().map(|s| Platt::IDENTITY.probability(s.logit, s.number)).collect();
+        let probabilities: Vec<f64> =
+            views.iter().map(|s| Calibrator::IDENTITY.probability(s.logit, s.number)).collect();
         let purchased: Vec<bool> = views.iter().map(|s| !s.churned).collect();
         let tune = Metrics::of(&probabilities, &purchased, Some(&weights));
         let tune_loss = tune.as_ref().map(|m| m.log_loss);
@@ -306,18 +294,25 @@ impl Fit {
     }
 }
 
-/// Scores the views of a session that the loss counts.
-fn score(data: &Data, net: &Net, example: &Example) -> Vec<Scored> {
-    let mut state = blank(&data.spec, &data.layout);
-    let mut scores = Vec::new();
-    for (t, view) in example.views.iter().take(length(example, &data.spec)).enumerate() {
-        let logit = advance(&data.layout, net, &mut state, view);
-        if counts(example, t, &data.spec) {
-            let (number, churned) = (t as u32 + 1, !example.purchased);
-            scores.push(Scored { logit, number, churned, weight: example.weight });
+/// Scores the views that the loss counts of some of the examples, on all threads of the pool, in their order.
+pub(super) fn score(data: &Data, net: &Net, examples: &[Example], numbers: &[u32], scores: &mut Scores) {
+    let session = |&i: &u32| {
+        let example = &examples[i as usize];
+        let mut state = blank(&data.spec, &data.layout);
+        let mut views = Vec::new();
+        for (t, view) in example.views.iter().take(length(example, &data.spec)).enumerate() {
+            let logit = advance(&data.layout, net, &mut state, view);
+            if counts(example, t, &data.spec) {
+                let (number, churned) = (t as u32 + 1, !example.purchased);
+                views.push(Scored { logit, number, churned, weight: example.weight });
+            }
         }
+        views
+    };
+    for session in numbers.par_iter().map(session).collect::<Vec<_>>() {
+        scores.views.extend(session);
+        scores.ends.push(scores.views.len());
     }
-    scores
 }
 
 /// An input that training never saw still has its random weights and would blur the first view that has it: it gets none.

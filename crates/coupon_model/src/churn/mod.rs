@@ -30,11 +30,11 @@ mod oracle_tests;
 #[cfg(test)]
 mod tests;
 
-pub use calibrate::Platt;
+pub use calibrate::Calibrator;
 pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
-pub use report::{Card, Gate, Pair, Report, gate, report};
+pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use simd::level as simd_level;
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
 pub use trainer::{SegmentReport, Step, Trainer};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
-use super::{Platt, Spec, View, Vocabulary};
+use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
 /// What a segment has of its own.
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub(super) struct Segment {
     /// `None`: the pooled network serves this segment too.
     pub net: Option<Net>,
-    pub platt: Platt,
+    pub calibrator: Calibrator,
 }
 
 /// Vocabulary, networks and calibrators of one version. Segment 0 is the pooled model, and serves every segment that
@@ -22,7 +22,7 @@ pub struct Model {
     spec: Spec,
     vocabulary: Vocabulary,
     layout: Layout,
-    pooled: (Net, Platt),
+    pooled: (Net, Calibrator),
     segments: BTreeMap<u32, Segment>,
 }
 
@@ -54,7 +54,7 @@ impl Model {
     pub(super) fn new(
         spec: Spec,
         vocabulary: Vocabulary,
-        pooled: (Net, Platt),
+        pooled: (Net, Calibrator),
         segments: BTreeMap<u32, Segment>,
     ) -> Model {
         let layout = layout(&spec, &vocabulary);
@@ -74,7 +74,7 @@ impl Model {
         self.segments.iter().map(|(&segment, s)| (segment, s.net.is_some()))
     }
 
-    pub(super) fn pooled(&self) -> &(Net, Platt) {
+    pub(super) fn pooled(&self) -> &(Net, Calibrator) {
         &self.pooled
     }
 
@@ -82,17 +82,17 @@ impl Model {
         self.segments.get(&segment)
     }
 
-    fn of(&self, segment: u32) -> (&Net, &Platt) {
-        let (net, platt) = &self.pooled;
+    fn of(&self, segment: u32) -> (&Net, &Calibrator) {
+        let (net, calibrator) = &self.pooled;
         match self.segments.get(&segment) {
-            Some(own) => (own.net.as_ref().unwrap_or(net), &own.platt),
-            None => (net, platt),
+            Some(own) => (own.net.as_ref().unwrap_or(net), &own.calibrator),
+            None => (net, calibrator),
         }
     }
 
     /// What turns a segment's logits into probabilities.
-    pub fn calibrator(&self, segment: u32) -> Platt {
-        *self.of(segment).1
+    pub fn calibrator(&self, segment: u32) -> &Calibrator {
+        self.of(segment).1
     }
 
     /// A session before its first view.
@@ -107,9 +107,9 @@ impl Model {
     /// Counts a view in and returns P(churn), strictly between 0 and 1. A session keeps the segment it began with.
     /// O(1) in the number of views; allocates nothing.
     pub fn step(&self, segment: u32, state: &mut State, view: &View) -> f64 {
-        let (net, platt) = self.of(segment);
+        let (net, calibrator) = self.of(segment);
         let logit = advance(&self.layout, net, state, view);
-        platt.probability(logit, state.views())
+        calibrator.probability(logit, state.views())
     }
 
     /// P(churn) after each view of a session, from its start: [`Model::step`] over all views.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{Model, Segment, layout};
 use super::net::{Net, Shape};
-use super::{Platt, Spec, Vocabulary};
+use super::{Calibrator, Spec, Vocabulary};
 use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
@@ -84,14 +84,14 @@ impl Model {
         for (head, file) in &decoded {
             for &(segment, own) in &head.segments {
                 let net = if own { Some(read_net(file, segment, &spec, inputs)?) } else { None };
-                let platt = read_platt(file, segment)?;
-                if found.insert(segment, Segment { net, platt }).is_some() {
+                let calibrator = read_calibrator(file, segment)?;
+                if found.insert(segment, Segment { net, calibrator }).is_some() {
                     return Err(corrupt(format!("segment {segment} twice")));
                 }
             }
         }
         match found.remove(&0) {
-            Some(Segment { net: Some(net), platt }) => Ok(Model::new(spec, vocabulary, (net, platt), found)),
+            Some(Segment { net: Some(net), calibrator }) => Ok(Model::new(spec, vocabulary, (net, calibrator), found)),
             _ => Err(corrupt("no pooled network")),
         }
     }
@@ -100,10 +100,10 @@ impl Model {
         let mut head = Head { format: FORMAT, segments: Vec::new(), shared: None };
         let mut blobs: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for &segment in segments {
-            let (net, platt) = match segment {
-                0 => (Some(&self.pooled().0), self.pooled().1),
+            let (net, calibrator) = match segment {
+                0 => (Some(&self.pooled().0), &self.pooled().1),
                 _ => match self.own(segment) {
-                    Some(own) => (own.net.as_ref(), own.platt),
+                    Some(own) => (own.net.as_ref(), &own.calibrator),
                     None => continue,
                 },
             };
@@ -117,9 +117,10 @@ impl Model {
                     blobs.push((format!("{segment}.{name}"), Dtype::F32, shape, bytes));
                 }
             }
-            let numbers = [platt.slope, platt.views, platt.intercept];
-            let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-            blobs.push((format!("{segment}.calibrator"), Dtype::F64, vec![3], bytes));
+            for (name, shape, numbers) in calibrator.tensors() {
+                let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+                blobs.push((format!("{segment}.{name}"), Dtype::F64, shape, bytes));
+            }
         }
         let json = serde_json::to_string(&head).expect("numbers and texts always serialise");
         let views = blobs.iter().map(|(name, dtype, shape, bytes)| {
@@ -151,18 +152,24 @@ fn read_net(file: &SafeTensors, segment: u32, spec: &Spec, inputs: usize) -> Res
     })
 }
 
-fn read_platt(file: &SafeTensors, segment: u32) -> Result<Platt> {
-    let name = format!("{segment}.calibrator");
-    let bytes = read_tensor(file, &name, Dtype::F64, &[3])?;
-    let mut numbers = [0.0; 3];
-    for (n, x) in numbers.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *n = f64::from_le_bytes(*x);
-        if !sane(*n) {
+fn read_calibrator(file: &SafeTensors, segment: u32) -> Result<Calibrator> {
+    let numbers = |name: &str, shape: &[usize]| -> Result<Vec<f64>> {
+        let bytes = read_tensor(file, name, Dtype::F64, shape)?;
+        let numbers: Vec<f64> = bytes.as_chunks::<8>().0.iter().map(|x| f64::from_le_bytes(*x)).collect();
+        if !numbers.iter().all(|x| sane(*x)) {
             return Err(corrupt(format!("{name} holds a number that is not finite or far too large")));
         }
-    }
-    let [slope, views, intercept] = numbers;
-    Ok(Platt { slope, views, intercept })
+        Ok(numbers)
+    };
+    let name = format!("{segment}.calibrator");
+    let line = numbers(&name, &[3])?;
+    let name = format!("{name}.curve");
+    // The curve is optional, and as long as it is; its reader bounds it.
+    let curve = match file.tensor(&name) {
+        Ok(tensor) => numbers(&name, &[tensor.shape().first().copied().unwrap_or(0), 2])?,
+        Err(_) => Vec::new(),
+    };
+    Calibrator::from_tensors([line[0], line[1], line[2]], &curve).map_err(|why| corrupt(format!("{name}: {why}")))
 }
 
 fn read_tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8]> {

@@ -30,9 +30,10 @@ fn random_model(spec: Spec, seed: u64) -> Model {
     let inputs = layout(&spec, &vocabulary()).inputs();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut net = || Net::random(&spec, inputs, &mut rng);
-    let own = Platt { slope: 0.5, views: 0.1, intercept: -1.0 };
-    let segments = [(2, Segment { net: Some(net()), platt: own }), (5, Segment { net: None, platt: own })];
-    let pooled = (net(), Platt::IDENTITY);
+    let own = || Calibrator::line(0.5, 0.1, -1.0);
+    let segments =
+        [(2, Segment { net: Some(net()), calibrator: own() }), (5, Segment { net: None, calibrator: own() })];
+    let pooled = (net(), Calibrator::IDENTITY);
     Model::new(spec, vocabulary(), pooled, segments.into())
 }
 
@@ -125,7 +126,7 @@ proptest! {
                     prop_assert_eq!(c.step + 1, (views.len() - 3).min(9));
                 }
                 let p = model.score(0, views)[c.step];
-                prop_assert!((p - Platt::IDENTITY.probability(z, 1)).abs() < 1e-5);
+                prop_assert!((p - Calibrator::IDENTITY.probability(z, 1)).abs() < 1e-5);
             }
         }
     }
@@ -189,7 +190,7 @@ fn saved_whole_and_in_parts_a_model_is_itself() {
     let mut nan = model.clone();
     let mut net = model.pooled().0.clone();
     net.values[0] = f32::NAN;
-    nan = Model::new(nan.spec().clone(), vocabulary(), (net, Platt::IDENTITY), Default::default());
+    nan = Model::new(nan.spec().clone(), vocabulary(), (net, Calibrator::IDENTITY), Default::default());
     corrupt(&nan.parts());
 }
 
@@ -314,10 +315,15 @@ fn segments_that_differ_get_their_own_network() {
     assert_eq!(segments.iter().map(|s| (s.segment, s.used)).collect::<Vec<_>>(), [(1, true), (2, true)]);
     assert!(epochs.iter().all(|e| e.fit_loss.is_finite() && e.tune_loss.is_some_and(f64::is_finite)));
     let card = report(&model, judge, &mut || Ok(())).unwrap().card;
-    let cut = card.cut.unwrap();
-    assert!(cut.used.auroc.unwrap() > 0.75, "{cut:?}");
-    assert!(cut.pooled.auroc.unwrap() < 0.6, "{cut:?}");
-    assert!(cut.used.ece < 0.08 && cut.used.log_loss < cut.pooled.log_loss, "{cut:?}");
+    let cut = |model, segment| card.find("cut", model, segment).unwrap();
+    let (used, pooled) = (cut("final", None), cut("pooled", None));
+    assert!(used.auroc.unwrap() > 0.75, "{used:?}");
+    assert!(pooled.auroc.unwrap() < 0.6, "{pooled:?}");
+    assert!(used.ece < 0.08 && used.log_loss < pooled.log_loss, "{used:?}");
+    // Reported both ways: a segment's own network beside the pooled one, and together they are everybody.
+    let (first, second) = (cut("own", Some(1)), cut("own", Some(2)));
+    assert!(first.log_loss < cut("pooled", Some(1)).log_loss && second.log_loss < cut("pooled", Some(2)).log_loss);
+    assert_eq!((first.n + second.n, cut("own", None)), (used.n, used));
 
     // No session searched: that input has no weight, in the pooled network and in those that began with it.
     let row = Kind::Search as usize * 4 * spec.hidden;
@@ -366,8 +372,8 @@ fn a_warm_start_keeps_what_was_learnt() {
     let new = layout(&spec, &moved);
     let map = inputs::correspond((&new, &moved), (&layout(&spec, &vocabulary()), &vocabulary())).unwrap();
     let net = Net::renewed(&old.pooled().0, new.inputs(), &map);
-    let renewed = Model::new(spec.clone(), moved.clone(), (net, Platt::IDENTITY), Default::default());
-    let before = Model::new(spec, vocabulary(), (old.pooled().0.clone(), Platt::IDENTITY), Default::default());
+    let renewed = Model::new(spec.clone(), moved.clone(), (net, Calibrator::IDENTITY), Default::default());
+    let before = Model::new(spec, vocabulary(), (old.pooled().0.clone(), Calibrator::IDENTITY), Default::default());
     // The inputs stand in another order, so their sums may round differently.
     let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
     assert!(sessions.iter().zip(&renumbered).all(|(s, r)| close(&before.score(0, &s.0), &renewed.score(0, r))));
@@ -385,10 +391,12 @@ fn noise_teaches_nothing() {
     let (tune, judge) = rest.split_at(600);
     let (model, segments, _) = train(fit, tune, Spec { loss: Loss::Last, ..small() }, 1);
     assert!(segments.iter().all(|s| !s.used && s.own_log_loss.is_none()), "too few sessions for their own");
-    let cut = report(&model, judge, &mut || Ok(())).unwrap().card.cut.unwrap();
+    let card = report(&model, judge, &mut || Ok(())).unwrap().card;
+    assert_eq!(card.find("cut", "own", None), None);
+    let cut = card.find("cut", "final", None).unwrap();
     // 2,400 sessions: the standard error is .013.
-    assert!((cut.used.auroc.unwrap() - 0.5).abs() < 0.045, "{cut:?}");
-    assert!(cut.used.ece < 0.06, "{cut:?}");
+    assert!((cut.auroc.unwrap() - 0.5).abs() < 0.045, "{cut:?}");
+    assert!(cut.ece < 0.06, "{cut:?}");
 }
 
 #[test]

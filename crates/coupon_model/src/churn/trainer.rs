@@ -7,21 +7,23 @@ use rand_xoshiro::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
 use super::batch::length;
-use super::calibrate::{Platt, Scored};
-use super::fit::{Best, Data, EpochReport, Fit, Progress};
+use super::calibrate::{Calibrator, Scored};
+use super::fit::{Best, Data, EpochReport, Fit, Progress, Scores, score};
 use super::inputs::correspond;
 use super::model::{Model, Segment, layout};
 use super::net::{Net, Shape};
 use super::{Example, Spec, Vocabulary};
 use crate::{Error, Result};
 
-/// Buying and leaving sessions on tune that a calibrator of one's own needs.
-const CALIBRATED: usize = 30;
 /// A network is near calibrated for the sessions it was fitted on, eight times those of tune: its calibrator is expected
 /// this close to changing nothing, in logits.
 const OWN_SPREAD: f64 = 0.1;
 /// The pooled network knows nothing of a segment's own base rate: there the calibrator may go this far from the pooled.
 const SEGMENT_SPREAD: f64 = 1.0;
+/// Sessions of the fit window that a network's level is taken from: with so many it is known to a hundredth of a logit.
+const PAST: usize = 50_000;
+/// Of them, what one step scores.
+const SCORED: usize = 128;
 /// A network that starts from another, a segment's from the pooled one or today's from yesterday's, moves this much slower.
 const OWN_RATE: f64 = 0.25;
 
@@ -68,8 +70,20 @@ pub struct Trainer<'a> {
     /// Segments still to be decided, with their sessions and buyers.
     queue: VecDeque<(u32, usize, usize)>,
     running: Option<Fit>,
-    pooled: Option<(Best, Platt)>,
+    trained: Option<Trained>,
+    pooled: Option<(Trained, Calibrator)>,
     segments: BTreeMap<u32, Segment>,
+    /// Networks that were trained and lost to the pooled one.
+    lost: BTreeMap<u32, Segment>,
+}
+
+/// A network at its best, and what it says of the fit window.
+struct Trained {
+    segment: u32,
+    best: Best,
+    /// Numbers of examples of the fit window, scored up to `past`'s end.
+    sample: Vec<u32>,
+    past: Scores,
 }
 
 impl<'a> Trainer<'a> {
@@ -111,7 +125,17 @@ impl<'a> Trainer<'a> {
         let all = |n: usize| (0..n as u32).collect();
         let running = Fit::new(&data, 0, net, all(fit.len()), all(tune.len()), data.spec.learning_rate, seed)?;
         let queue = counts.into_iter().filter(|(s, _)| *s != 0).map(|(s, (n, b))| (s, n, b)).collect();
-        Ok(Trainer { data, vocabulary, seed, queue, running: Some(running), pooled: None, segments: BTreeMap::new() })
+        Ok(Trainer {
+            data,
+            vocabulary,
+            seed,
+            queue,
+            running: Some(running),
+            trained: None,
+            pooled: None,
+            segments: BTreeMap::new(),
+            lost: BTreeMap::new(),
+        })
     }
 
     /// Starts from an older model's pooled network instead of random weights, at a quarter of the learning rate. Call it
@@ -149,8 +173,13 @@ impl<'a> Trainer<'a> {
             + 8
             + 2 * layout.entries();
         let views: usize = tune.iter().map(|e| length(e, spec)).sum();
+        // The level of the pooled network and of one more, each with a copy and the logits of it.
+        let past: usize = sample(fit, |_| true).iter().map(|&i| length(&fit[i as usize], spec)).sum();
         let numbers = (12 + threads) * shape.places().total + 2 * rows * row;
-        4 * numbers + views * (3 * size_of::<Scored>() + 32) + 32 * (fit.len() + tune.len())
+        4 * numbers
+            + views * (3 * size_of::<Scored>() + 32)
+            + past * (3 * size_of::<Scored>() + 8)
+            + 32 * (fit.len() + tune.len())
     }
 
     /// About one batch of work, well below a second.
@@ -164,17 +193,27 @@ impl<'a> Trainer<'a> {
                 Some(Progress::Batch { loss }) => Ok(Step::Batch { segment, loss: Some(loss) }),
                 Some(Progress::Scoring) => Ok(Step::Batch { segment, loss: None }),
                 Some(Progress::Epoch(report)) => Ok(Step::Epoch(report)),
-                None if segment == 0 => {
+                None => {
+                    let sample = sample(self.data.fit, |e| segment == 0 || e.segment == segment);
                     let best = self.running.take().map(Fit::finish);
-                    self.pooled = best.map(|best| {
-                        let platt =
-                            calibrate(best.scores.sessions(), Platt::IDENTITY, OWN_SPREAD).unwrap_or(Platt::IDENTITY);
-                        (best, platt)
-                    });
+                    self.trained = best.map(|best| Trained { segment, best, sample, past: Scores::default() });
                     Ok(Step::Batch { segment, loss: None })
                 }
-                None => self.decide(),
             };
+        }
+        if let Some(trained) = &mut self.trained {
+            let segment = trained.segment;
+            if trained.step(&self.data) {
+                return Ok(Step::Batch { segment, loss: None });
+            }
+            if segment != 0 {
+                return self.decide();
+            }
+            self.pooled = self.trained.take().map(|trained| {
+                let calibrator = trained.calibrate().unwrap_or(Calibrator::IDENTITY);
+                (trained, calibrator)
+            });
+            return Ok(Step::Batch { segment, loss: None });
         }
         let Some(&(segment, sessions, buyers)) = self.queue.front() else { return Ok(Step::Done) };
         let spec = &self.data.spec;
@@ -192,7 +231,7 @@ impl<'a> Trainer<'a> {
             return self.decide();
         }
         let rate = spec.learning_rate * OWN_RATE;
-        match Fit::new(&self.data, segment, pooled.net.clone(), fit, tune, rate, self.seed) {
+        match Fit::new(&self.data, segment, pooled.best.net.clone(), fit, tune, rate, self.seed) {
             Ok(fit) => {
                 self.running = Some(fit);
                 Ok(Step::Batch { segment, loss: None })
@@ -208,27 +247,39 @@ impl<'a> Trainer<'a> {
     /// [`Error::Cancelled`] before [`Step::Done`].
     pub fn finish(self) -> Result<Model> {
         match self.pooled {
-            Some((best, platt)) if self.queue.is_empty() => {
-                Ok(Model::new(self.data.spec, self.vocabulary, (best.net, platt), self.segments))
+            Some((pooled, calibrator)) if self.queue.is_empty() => {
+                Ok(Model::new(self.data.spec, self.vocabulary, (pooled.best.net, calibrator), self.segments))
             }
             _ => Err(Error::Cancelled),
         }
     }
 
+    /// The model in which every network that was trained serves its segment, for reports beside the one that serves;
+    /// `None` before [`Step::Done`].
+    pub fn contender(&self) -> Option<Model> {
+        let (pooled, calibrator) = self.pooled.as_ref().filter(|_| self.queue.is_empty())?;
+        let mut segments = self.segments.clone();
+        segments.extend(self.lost.clone());
+        let pooled = (pooled.best.net.clone(), calibrator.clone());
+        Some(Model::new(self.data.spec.clone(), self.vocabulary.clone(), pooled, segments))
+    }
+
     /// Holds a segment's own network, if one was trained, against the pooled one on the segment's sessions of tune.
     fn decide(&mut self) -> Result<Step> {
-        let (Some((segment, sessions, buyers)), Some((pooled, pooled_platt))) = (self.queue.pop_front(), &self.pooled)
+        let (Some((segment, sessions, buyers)), Some((pooled, everybodys))) = (self.queue.pop_front(), &self.pooled)
         else {
             return Ok(Step::Done);
         };
-        let own = self.running.take().map(Fit::finish);
+        let own = self.trained.take();
         // The pooled network's scores are in the order of the examples that count; those of the segment likewise.
         let counted = self.data.tune.iter().filter(|e| length(e, &self.data.spec) > 0);
         let theirs: Vec<&[Scored]> =
-            counted.zip(pooled.scores.sessions()).filter(|(e, _)| e.segment == segment).map(|(_, s)| s).collect();
-        let calibrated = calibrate(theirs.iter().copied(), *pooled_platt, SEGMENT_SPREAD);
-        let theirs_platt = calibrated.unwrap_or(*pooled_platt);
-        let theirs_losses: Vec<f64> = theirs.iter().map(|s| session_loss(&theirs_platt, s)).collect();
+            counted.zip(pooled.best.scores.sessions()).filter(|(e, _)| e.segment == segment).map(|(_, s)| s).collect();
+        let past = pooled.sample.iter().zip(pooled.past.sessions());
+        let past = past.filter(|&(&i, _)| self.data.fit[i as usize].segment == segment).map(|(_, s)| s);
+        let calibrated = Calibrator::fit(theirs.iter().copied(), past, everybodys, SEGMENT_SPREAD);
+        let theirs_calibrator = calibrated.as_ref().unwrap_or(everybodys).clone();
+        let theirs_losses: Vec<f64> = theirs.iter().map(|s| session_loss(&theirs_calibrator, s)).collect();
         let mut report = SegmentReport {
             segment,
             sessions,
@@ -240,17 +291,20 @@ impl<'a> Trainer<'a> {
             standard_error: None,
             used: false,
         };
-        let mut serves = Segment { net: None, platt: theirs_platt };
+        let mut serves = Segment { net: None, calibrator: theirs_calibrator };
         if let Some(own) = own {
-            let platt = calibrate(own.scores.sessions(), Platt::IDENTITY, OWN_SPREAD).unwrap_or(*pooled_platt);
-            let losses: Vec<f64> = own.scores.sessions().map(|s| session_loss(&platt, s)).collect();
+            let calibrator = own.calibrate().unwrap_or_else(|| everybodys.clone());
+            let losses: Vec<f64> = own.best.scores.sessions().map(|s| session_loss(&calibrator, s)).collect();
             report.own_log_loss = mean(&losses);
             if let Some((difference, error)) = paired(&losses, &theirs_losses) {
                 (report.difference, report.standard_error) = (Some(difference), Some(error));
                 report.used = difference < -error;
             }
+            let own = Segment { net: Some(own.best.net), calibrator };
             if report.used {
-                serves = Segment { net: Some(own.net), platt };
+                serves = own;
+            } else {
+                self.lost.insert(segment, own);
             }
         }
         if report.used || calibrated.is_some() {
@@ -260,25 +314,30 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// A calibrator on tune, where it has buyers and leavers enough.
-fn calibrate<'s>(sessions: impl Iterator<Item = &'s [Scored]>, centre: Platt, spread: f64) -> Option<Platt> {
-    let mut views = Vec::new();
-    let mut outcomes = [0; 2];
-    for session in sessions {
-        if let Some(first) = session.first() {
-            outcomes[usize::from(first.churned)] += 1;
-        }
-        views.extend_from_slice(session);
+impl Trained {
+    /// Scores a stretch of the sample; whether there was any left.
+    fn step(&mut self, data: &Data) -> bool {
+        let at = self.past.ends.len();
+        let rest = &self.sample[at.min(self.sample.len())..];
+        score(data, &self.best.net, data.fit, &rest[..rest.len().min(SCORED)], &mut self.past);
+        !rest.is_empty()
     }
-    if outcomes.iter().all(|&n| n >= CALIBRATED) {
-        Platt::fit(&views, outcomes.iter().sum(), centre, spread)
-    } else {
-        None
+
+    /// A network of its own needs little: see [`OWN_SPREAD`].
+    fn calibrate(&self) -> Option<Calibrator> {
+        Calibrator::fit(self.best.scores.sessions(), self.past.sessions(), &Calibrator::IDENTITY, OWN_SPREAD)
     }
 }
 
-fn session_loss(platt: &Platt, session: &[Scored]) -> f64 {
-    session.iter().map(|s| f64::from(s.weight) * platt.loss(s)).sum()
+/// At most [`PAST`] of the examples that are wanted, evenly from the whole window.
+fn sample(examples: &[Example], wanted: impl Fn(&Example) -> bool) -> Vec<u32> {
+    let numbered = || examples.iter().zip(0u32..).filter(|(e, _)| wanted(e));
+    let every = numbered().count().div_ceil(PAST).max(1);
+    numbered().step_by(every).map(|(_, i)| i).collect()
+}
+
+fn session_loss(calibrator: &Calibrator, session: &[Scored]) -> f64 {
+    session.iter().map(|s| f64::from(s.weight) * calibrator.loss(s)).sum()
 }
 
 fn mean(x: &[f64]) -> Option<f64> {

@@ -5,10 +5,9 @@ use crate::churn::{self, Example, Gate, Model, Step, Trainer, View, Vocabulary, 
 use crate::error::{Error, Result};
 use crate::events::{Event, Log, MAX_ATTRIBUTES};
 use crate::issue::{self, Replay};
-use crate::metrics::Metrics;
 use crate::sessions::Sessions;
 use crate::version::{Plan, Stage};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::ops::Range;
 
 pub(super) struct Trained {
@@ -58,44 +57,52 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
         };
         observer.report(Report { stage: "churn", note: Some(note.into()), ..Report::default() });
     }
+    let (mut epochs, mut decided) = (Vec::new(), Vec::new());
     loop {
         observer.check()?;
         match trainer.step()? {
             Step::Batch { .. } => {}
-            Step::Epoch(e) => observer.report(Report {
-                stage: "churn",
-                segment: Some(e.segment),
-                step: Some(e.epoch),
-                loss: Some(e.fit_loss),
-                tune_loss: e.tune_loss,
-                auroc: e.tune.as_ref().and_then(|m| m.auroc),
-                auprc: e.tune.as_ref().and_then(|m| m.auprc),
-                accuracy: e.tune.as_ref().map(|m| m.accuracy),
-                note: None,
-            }),
-            Step::Segment(s) => observer.report(Report {
-                stage: "churn",
-                segment: Some(s.segment),
-                tune_loss: s.own_log_loss.or(s.pooled_log_loss),
-                note: Some(verdict(&s)),
-                ..Report::default()
-            }),
+            Step::Epoch(e) => {
+                observer.report(Report {
+                    stage: "churn",
+                    segment: Some(e.segment),
+                    step: Some(e.epoch),
+                    loss: Some(e.fit_loss),
+                    tune_loss: e.tune_loss,
+                    auroc: e.tune.as_ref().and_then(|m| m.auroc),
+                    auprc: e.tune.as_ref().and_then(|m| m.auprc),
+                    accuracy: e.tune.as_ref().map(|m| m.accuracy),
+                    note: None,
+                });
+                epochs.push(e);
+            }
+            Step::Segment(s) => {
+                observer.report(Report {
+                    stage: "churn",
+                    segment: Some(s.segment),
+                    tune_loss: s.own_log_loss.or(s.pooled_log_loss),
+                    note: Some(verdict(&s)),
+                    ..Report::default()
+                });
+                decided.push(s);
+            }
             Step::Done => break,
         }
     }
+    let contender = trainer.contender();
     let model = trainer.finish()?;
-    let report = churn::report(&model, &examples[judge.clone()], &mut || observer.check())?;
+    let report = churn::report_beside(&model, contender.as_ref(), &examples[judge.clone()], &mut || observer.check())?;
     let gate = compare(ground, &report, observer)?;
-    for row in judge_rows(&report.card) {
-        let note =
-            format!("judge, {} {}: ECE {:.3}", row["population"], row["model"], row["ece"].as_f64().unwrap_or(0.0));
+    // The view coupon.accuracy has them all; here what is asked first.
+    let asked = |row: &&churn::Row| row.segment.is_none() && ["cut", "live"].contains(&&*row.population);
+    for row in report.card.rows.iter().filter(asked) {
         observer.report(Report {
             stage: "churn",
-            loss: row["log_loss"].as_f64(),
-            auroc: row["auroc"].as_f64(),
-            auprc: row["auprc"].as_f64(),
-            accuracy: row["accuracy"].as_f64(),
-            note: Some(note.replace('"', "")),
+            loss: Some(row.metrics.log_loss),
+            auroc: row.metrics.auroc,
+            auprc: row.metrics.auprc,
+            accuracy: Some(row.metrics.accuracy),
+            note: Some(format!("judge, {} {}: ECE {:.3}", row.population, row.model, row.metrics.ece)),
             ..Report::default()
         });
     }
@@ -103,10 +110,12 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
         segments: replay(ground, &model, &examples[judge.clone()], true, observer)?,
         pooled: replay(ground, &model, &examples[judge], false, observer)?,
     };
-    let card = json!({
-        "judge": judge_rows(&report.card), "judge_card": report.card, "gate": gate,
-        "vocabulary": { "pages": model.vocabulary().pages.len(), "categories": model.vocabulary().categories.len() },
-    });
+    let mut card = serde_json::to_value(&report.card).expect("a card is JSON");
+    card["gate"] = json!(gate);
+    card["segments"] = json!(decided);
+    card["epochs"] = json!(epochs);
+    card["vocabulary"] =
+        json!({ "pages": model.vocabulary().pages.len(), "categories": model.vocabulary().categories.len() });
     let part = |(segment, weights): (u32, Vec<u8>)| Stage {
         stage: "churn".into(),
         segment,
@@ -186,29 +195,11 @@ pub(super) fn judge(
     segments: &[u32],
     model: &Model,
     check: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<Value>> {
+) -> Result<Vec<churn::Row>> {
     let n = all.sessions.len();
     let views = encode(log, all, model.vocabulary(), 0..n);
     let examples = examples(all, &views, &vec![1.0; n], segments, 0..n);
-    Ok(judge_rows(&churn::report(model, &examples, check)?.card))
-}
-
-/// The judge card as the rows of the view `coupon.accuracy`.
-fn judge_rows(card: &churn::Card) -> Vec<Value> {
-    let row = |population: &str, model: &str, sessions: usize, m: &Metrics| {
-        let mut row = serde_json::to_value(m).expect("metrics are JSON");
-        row["population"] = json!(population);
-        row["model"] = json!(model);
-        row["sessions"] = json!(sessions);
-        row["predictions"] = json!(m.n);
-        row
-    };
-    let rows = |population, sessions, pair: &churn::Pair| {
-        [row(population, "final", sessions, &pair.used), row(population, "pooled", sessions, &pair.pooled)]
-    };
-    // At the cut every session has one score, and short sessions have none.
-    let cut = card.cut.iter().flat_map(|pair| rows("cut", pair.used.n, pair));
-    cut.chain(card.live.iter().flat_map(|pair| rows("live", card.sessions, pair))).collect()
+    Ok(churn::report(model, &examples, check)?.card.rows)
 }
 
 /// Thresholds from the judge window, replayed as the trigger would score it.

@@ -248,7 +248,7 @@ pub fn judge(
     spec: &sessions::Spec,
     version: &Version,
     check: &mut dyn FnMut() -> Result<()>,
-) -> Result<Vec<Value>> {
+) -> Result<Vec<churn::Row>> {
     let Some(model) = &version.churn else {
         return Err(Error::TooLittle("the active version has no churn model".into()));
     };

@@ -121,7 +121,7 @@ fn what_a_coupon_did_does_not_teach() {
     let (n, w) = (1200.0, 2.0 * held_out as f64);
     let effective = (n + w).powi(2) / (n + 2.0 * w);
     assert!((card["effective_sessions"].as_f64().unwrap() - effective).abs() < 1e-6);
-    let judged = &stage(&trained, "churn").card["judge_card"]["effective_sessions"];
+    let judged = &stage(&trained, "churn").card["effective_sessions"];
     let judged = judged.as_f64().unwrap();
     assert!((judged / (0.2 * effective) - 1.0).abs() < 0.2, "{judged}");
 
