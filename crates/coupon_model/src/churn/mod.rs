@@ -7,7 +7,9 @@
 //!
 //! Words → [`View`] happens in [`Vocabulary::view`] and `View` → numbers in [`inputs`], for training and serving alike.
 
+mod batch;
 mod calibrate;
+mod explain;
 mod fit;
 mod graph;
 pub mod inputs;
@@ -24,9 +26,13 @@ mod vocabulary;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
+mod scoring_tests;
+#[cfg(test)]
 mod tests;
 
+pub use batch::{Batch, Queued, Scored, Stream};
 pub use calibrate::Platt;
+pub use explain::{Contribution, contributions};
 pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
