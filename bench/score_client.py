@@ -1,6 +1,7 @@
 """What a user would run instead of coupon.score_sessions: read the log, build the inputs, score with ONNX Runtime in batches.
 
-score_client.py DSN TABLE ROUNDS prints sessions and seconds of each round. The table holds (session, at, kind, page, facts),
+score_client.py DSN TABLE ROUNDS prints "ready", then a line for every line of its input: sessions, seconds, and
+seconds of reading, of inputs and of scoring. The table holds (session, at, kind, page, facts),
 page 0 ... 6 and four facts. Inputs and network are those of the peers' churn.py --inputs rich (hidden 64, max pooling over 2
 steps, feed-forward 32) with random weights: speed does not depend on them. Made as fast as numpy and pandas make it: one
 COPY, no Python loop over rows or sessions, sessions of like length in a batch of 256, so that little is padded.
@@ -129,6 +130,7 @@ def main():
     net = runtime(int(os.environ.get("THREADS", os.cpu_count())))
     with psycopg.connect(dsn) as connection:
         score(net, connection, table)  # warm
+        print("ready", flush=True)
         for _ in range(rounds):
             # One round a line of input, so that bench/score.sh can take turns.
             if not sys.stdin.readline():

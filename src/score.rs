@@ -75,7 +75,9 @@ fn score(window: Range<i64>, out: &mut Output) {
             stream::read(&query, &parameters, |row| {
                 take_in(row, model, &mut facts, &mut stream);
                 if stream.bytes() > budget {
-                    ok::<()>(Err(Error::Memory { needed: stream.bytes(), budget }));
+                    let message = Error::Memory { needed: stream.bytes(), budget }.to_string();
+                    let hint = "One session has that many views; have a superuser raise coupon_ext.training_memory.";
+                    throw(report(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message, hint));
                 }
                 if stream.ready() >= BATCH {
                     send(line, stream.take());
