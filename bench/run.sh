@@ -90,17 +90,9 @@ epochs() {
     local file=$data/clickstream.csv.gz ours sessions theirs n
     [ -f "$file" ] || { say "no $file (DATA names its folder): no training measured"; return; }
     say "training on clickstream"
-    q "CREATE TABLE raw (session_id int, split text, seconds float8, page int, s1 text, s2 text, s3 text, s4 text, purchase int)"
-    CLICKSTREAM=$file psql -Xq -v ON_ERROR_STOP=1 -c "\\copy raw FROM PROGRAM 'zcat \"\$CLICKSTREAM\"' WITH (FORMAT csv, HEADER)"
-    # The file has no calendar: a fixed day, a minute a session; who buys, buys after the last view. Only its train part is loaded,
-    # and the simulated shop's clicks are out of the way.
+    # Only its train part is loaded, and the simulated shop's clicks are out of the way.
     q "SELECT coupon.unwatch('click'), coupon.unwatch('coupon.click')" >/dev/null
-    q "CREATE TABLE visit AS SELECT session_id::text AS session, timestamptz '2020-01-01 00:00Z' + session_id * interval '1 minute' + seconds * interval '1 second' AS at,
-           'view' AS kind, page::text AS page, ARRAY[s1, s2, s3, s4] AS facts FROM raw WHERE split = 'train'
-       UNION ALL SELECT session, max(at) + interval '1 second', 'purchase', NULL, NULL FROM (
-           SELECT session_id::text AS session, timestamptz '2020-01-01 00:00Z' + session_id * interval '1 minute' + seconds * interval '1 second' AS at
-           FROM raw WHERE split = 'train' AND purchase = 1) b GROUP BY session"
-    q "SELECT coupon.watch('visit', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"attributes\": \"facts\"}', live => false)" >/dev/null
+    CLICKSTREAM=$file psql -Xq -f "$ROOT/bench/clickstream.sql" >/dev/null
     ours=$(q "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)
               FROM coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"loss\": \"last\", \"epochs\": 5}}')
               WHERE stage = 'churn' AND segment = 0 AND step > 0")

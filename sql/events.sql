@@ -195,7 +195,9 @@ CREATE FUNCTION coupon.event_query(relation regclass, columns jsonb, kind text, 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c jsonb := columns;
-    kind_sql text := CASE WHEN columns ? 'kind'
+    kind_sql text := CASE WHEN columns ? 'kind' AND coalesce(kinds, '{}') = '{}'
+        THEN format('%I::text', columns ->> 'kind')
+        WHEN columns ? 'kind'
         THEN format('coalesce(%L::jsonb ->> (%2$I::text), %2$I::text)', kinds, columns ->> 'kind')
         ELSE quote_literal(coalesce(kind, 'view')) || '::text' END;
     attributes text := CASE jsonb_typeof(columns -> 'attributes')
@@ -247,12 +249,18 @@ END
 $$;
 COMMENT ON FUNCTION coupon.sources() IS 'The tables events are read from, and the query that reads each';
 
+-- Behind time and session: what makes the order of events total.
+CREATE FUNCTION coupon.event_order() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'customer COLLATE "C", kind COLLATE "C", page COLLATE "C", category COLLATE "C", product COLLATE "C", '
+           'order_id COLLATE "C", zone COLLATE "C", attributes COLLATE "C", quantity, price'
+$$;
+COMMENT ON FUNCTION coupon.event_order() IS 'What events of one session and one time are ordered by';
+
 CREATE FUNCTION coupon.events_query(condition text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 'SELECT * FROM (' || string_agg(format('SELECT * FROM (%s) s WHERE %s', query, condition), ' UNION ALL ')
-        || ') e ORDER BY at, session COLLATE "C", customer COLLATE "C", kind COLLATE "C", page COLLATE "C", '
-           'category COLLATE "C", product COLLATE "C", order_id COLLATE "C", zone COLLATE "C", '
-           'attributes COLLATE "C", quantity, price'
+        || ') e ORDER BY at, session COLLATE "C", ' || coupon.event_order()
     FROM coupon.sources()
 $$;
 COMMENT ON FUNCTION coupon.events_query(text) IS 'The SELECT that reads all watched tables under a condition, in the total order; NULL when nothing is watched';

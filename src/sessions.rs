@@ -1,6 +1,7 @@
 //! Live sessions: a statement's clicks grouped by session, each session read once, advanced and written once. Two
 //! prepared statements for a click of a known session: lock and read, then write.
 
+use crate::campaigns::Campaigns;
 use crate::error::{report, spi, throw};
 use crate::guard::{self, Caught, with_lock_timeout, with_setting};
 use crate::issue::{self, Due};
@@ -199,6 +200,15 @@ pub fn consider(session: &str) {
     });
 }
 
+/// Whose churn model scores a stored session: what its state says, or where that was freed, what it began with.
+pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
+    match live.swept {
+        false => live.visit.scoring(),
+        true if campaigns::pooled(campaigns, &live.session) => 0,
+        true => live.segment,
+    }
+}
+
 /// Runs a session through its stored clicks from the start; `None`, with the mark left, where the log holds none. The
 /// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
 /// now shows.
@@ -209,11 +219,7 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored)
     let mut kept = (false, false);
     let mut live = if let Stored::Known(stored) = stored {
         kept = (stored.visit.frozen, stored.visit.purchased);
-        let scoring = match stored.swept {
-            false => stored.visit.scoring(),
-            true if campaigns::pooled(&scene.world.campaigns, session) => 0,
-            true => stored.segment,
-        };
+        let scoring = scoring(&stored, &scene.world.campaigns);
         let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
         Live { visit: again, ..*stored }
     } else {

@@ -95,7 +95,7 @@ pub fn define() {
     );
     GucRegistry::define_int_guc(
         c"coupon_ext.threads",
-        c"Threads training uses; 0 = one a core.",
+        c"Threads that training and coupon.score_sessions use; 0 = one a core.",
         c"",
         &THREADS,
         0,

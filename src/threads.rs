@@ -2,8 +2,10 @@
 //! ends; meanwhile the main thread waits for them and listens for a cancel.
 
 use pgrx::check_for_interrupts;
+use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// How often the main thread looks for a cancel.
@@ -50,6 +52,80 @@ pub fn run<T: Send, M: Send>(
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Jobs under way on workers, and what they answer, in the order of sending.
+pub struct Pipeline<'a, J, R> {
+    work: &'a (dyn Fn(J, &AtomicBool) -> R + Sync),
+    stop: &'a AtomicBool,
+    jobs: Sender<(J, Sender<R>)>,
+    answers: VecDeque<Receiver<R>>,
+    workers: usize,
+}
+
+impl<J, R> Pipeline<'_, J, R> {
+    /// Hands a job over and takes the answers that are due; waits where the workers have enough to do.
+    pub fn send(&mut self, job: J, heard: &mut dyn FnMut(R)) {
+        if self.workers == 0 {
+            return heard((self.work)(job, self.stop));
+        }
+        let (answer, due) = channel();
+        self.jobs.send((job, answer)).unwrap_or_else(|_| panic!("the workers are gone"));
+        self.answers.push_back(due);
+        self.drain(2 * self.workers, heard);
+    }
+
+    /// Waits for all that was sent.
+    pub fn finish(&mut self, heard: &mut dyn FnMut(R)) {
+        self.drain(0, heard);
+    }
+
+    /// Takes answers until at most `left` jobs are under way, and whatever else is ready.
+    fn drain(&mut self, left: usize, heard: &mut dyn FnMut(R)) {
+        while let Some(due) = self.answers.front() {
+            let wait = if self.answers.len() > left { TICK } else { Duration::ZERO };
+            match due.recv_timeout(wait) {
+                Ok(answer) => {
+                    self.answers.pop_front();
+                    heard(answer);
+                }
+                Err(RecvTimeoutError::Timeout) if self.answers.len() <= left => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    check_for_interrupts!();
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("a worker failed"),
+            }
+        }
+    }
+}
+
+/// Runs `feed` on this thread, the main one, beside `threads` workers that do what it sends. `work` must return soon after
+/// the flag is set, whatever it returns then. Without threads to be had the work is done on this one.
+pub fn pipeline<J: Send, R: Send>(
+    threads: usize,
+    work: impl Fn(J, &AtomicBool) -> R + Sync,
+    feed: impl FnOnce(&mut Pipeline<J, R>),
+) {
+    let stop = AtomicBool::new(false);
+    let (jobs, queue) = channel::<(J, Sender<R>)>();
+    let queue = Mutex::new(queue);
+    std::thread::scope(|scope| {
+        let (work, flag, queue) = (&work, &stop, &queue);
+        let body = move || {
+            // The lock is held while waiting: the others wait for it instead.
+            let next = || queue.lock().ok()?.recv().ok();
+            while let Some((job, answer)) = next() {
+                if !flag.load(Ordering::Relaxed) {
+                    // Nobody listens any more where the main thread has failed.
+                    let _ = answer.send(work(job, flag));
+                }
+            }
+        };
+        let start = |_: &usize| without_signals(|| std::thread::Builder::new().spawn_scoped(scope, body)).is_ok();
+        let workers = (0..threads).take_while(start).count();
+        let _stop = Stop(flag);
+        feed(&mut Pipeline { work, stop: flag, jobs, answers: VecDeque::new(), workers });
+    });
 }
 
 /// What a worker asks often: whether it may go on.

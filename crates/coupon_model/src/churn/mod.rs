@@ -11,12 +11,14 @@
 mod adam;
 mod batch;
 mod calibrate;
+mod explain;
 mod fit;
 pub mod inputs;
 mod math;
 mod model;
 mod net;
 mod pass;
+mod queue;
 mod recurrent;
 mod report;
 mod simd;
@@ -28,12 +30,16 @@ mod vocabulary;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]
+mod scoring_tests;
+#[cfg(test)]
 mod tests;
 
 pub use calibrate::Calibrator;
+pub use explain::{Contribution, contributions};
 pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
+pub use queue::{Queue, Queued, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use simd::level as simd_level;
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};

@@ -12,7 +12,7 @@ use super::*;
 use crate::Error;
 use crate::events::{MAX_ATTRIBUTES, SECOND};
 
-fn vocabulary() -> Vocabulary {
+pub(super) fn vocabulary() -> Vocabulary {
     let words = |names: &[&str]| names.iter().map(|s| s.to_string()).collect();
     Vocabulary {
         pages: words(&["home", "product", "basket"]),
@@ -21,12 +21,12 @@ fn vocabulary() -> Vocabulary {
     }
 }
 
-fn small() -> Spec {
+pub(super) fn small() -> Spec {
     Spec { hidden: 6, feed_forward: 4, epochs: 3, cycle: 2, patience: 1, learning_rate: 0.01, ..Spec::default() }
 }
 
 /// An untrained model: what holds for it holds for every trained one.
-fn random_model(spec: Spec, seed: u64) -> Model {
+pub(super) fn random_model(spec: Spec, seed: u64) -> Model {
     let inputs = layout(&spec, &vocabulary()).inputs();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut net = || Net::random(&spec, inputs, &mut rng);
@@ -38,7 +38,7 @@ fn random_model(spec: Spec, seed: u64) -> Model {
 }
 
 /// Any view at all: times that run backwards, numbers that the vocabulary does not have, prices that are none.
-fn view() -> impl Strategy<Value = View> {
+pub(super) fn view() -> impl Strategy<Value = View> {
     let price = prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(-3.0f32), 0.0f32..1e6];
     let at = prop_oneof![0..DAY_OF_CLICKS, 0..DAY_OF_CLICKS, Just(i64::MIN), Just(i64::MAX)];
     (at, 0usize..6, 0u16..9, 0u16..9, price, prop::array::uniform8(0u16..5)).prop_map(
@@ -260,7 +260,7 @@ fn a_gap_is_never_negative() {
 }
 
 /// Sessions whose visitors buy when they look at the basket, in segment 1; in segment 2 the other way round.
-fn planted(n: usize, seed: u64, of: impl Fn(u32, bool, f64) -> bool) -> Vec<(Vec<View>, bool, u32)> {
+pub(super) fn planted(n: usize, seed: u64, of: impl Fn(u32, bool, f64) -> bool) -> Vec<(Vec<View>, bool, u32)> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let v = vocabulary();
     let session = |i: usize| {
@@ -280,7 +280,7 @@ fn planted(n: usize, seed: u64, of: impl Fn(u32, bool, f64) -> bool) -> Vec<(Vec
     (0..n).map(session).collect()
 }
 
-fn examples(sessions: &[(Vec<View>, bool, u32)]) -> Vec<Example<'_>> {
+pub(super) fn examples(sessions: &[(Vec<View>, bool, u32)]) -> Vec<Example<'_>> {
     let one =
         |(views, purchased, segment): &'_ (Vec<View>, bool, u32)| (views.as_slice().as_ptr(), *purchased, *segment);
     let _ = one;
@@ -290,7 +290,12 @@ fn examples(sessions: &[(Vec<View>, bool, u32)]) -> Vec<Example<'_>> {
         .collect()
 }
 
-fn train(fit: &[Example], tune: &[Example], spec: Spec, seed: u64) -> (Model, Vec<SegmentReport>, Vec<EpochReport>) {
+pub(super) fn train(
+    fit: &[Example],
+    tune: &[Example],
+    spec: Spec,
+    seed: u64,
+) -> (Model, Vec<SegmentReport>, Vec<EpochReport>) {
     let mut trainer = Trainer::new(fit, tune, vocabulary(), spec, seed, usize::MAX).unwrap();
     let (mut segments, mut epochs) = (Vec::new(), Vec::new());
     loop {

@@ -25,6 +25,13 @@ pub struct Click {
 }
 
 impl Click {
+    /// The click as a churn model sees it.
+    pub fn view(&self, vocabulary: &churn::Vocabulary) -> churn::View {
+        let attributes: Vec<Option<&str>> = self.attributes.iter().map(Option::as_deref).collect();
+        let (page, category) = (self.page.as_deref(), self.category.as_deref());
+        vocabulary.view(self.at, self.kind, page, category, self.price, &attributes)
+    }
+
     /// The total order of `coupon.events`: by time, then texts byte by byte, then attributes, then numbers; NULL last.
     /// As PostgreSQL has it, NaN stands above all numbers; no attributes count as NULL.
     pub fn order(&self, other: &Click) -> Ordering {
@@ -112,10 +119,7 @@ impl Visit {
             version.rank.view(&mut memory.categories, category);
         }
         if let (Some(model), Some(state)) = (&version.churn, &mut memory.churn) {
-            let attributes: Vec<Option<&str>> = click.attributes.iter().map(Option::as_deref).collect();
-            let (page, category) = (click.page.as_deref(), click.category.as_deref());
-            let view = model.vocabulary().view(click.at, click.kind, page, category, click.price, &attributes);
-            let churn = model.step(memory.scoring, state, &view);
+            let churn = model.step(memory.scoring, state, &click.view(model.vocabulary()));
             self.churn = Some(churn);
             self.interest = Some(self.interest.unwrap_or(0.0).max(1.0 - churn));
         }
