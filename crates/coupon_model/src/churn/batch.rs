@@ -1,9 +1,9 @@
-//! Sessions side by side, as the network is trained on them.
+//! Sessions side by side, as the network is trained on them, and as many are scored at once.
 
 use std::ops::Range;
 
 use super::inputs::{Layout, Tracker};
-use super::{Example, Loss, Spec};
+use super::{Example, Loss, Spec, View};
 
 /// Sessions of like length, the longest first. Step t holds the rows `starts[t]..starts[t + 1]`, one a session that has
 /// a view there, so that nothing is padded: row b of a step is the same session as row b of the step before.
@@ -15,7 +15,7 @@ pub struct Batch {
     entries: Vec<(u32, f32)>,
     /// The views whose logits count.
     pub counted: Vec<Counted>,
-    order: Vec<(usize, u32)>,
+    order: Vec<(usize, usize)>,
     buffer: Vec<(u32, f32)>,
     tracker: Option<Tracker>,
 }
@@ -24,6 +24,7 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy)]
 pub struct Counted {
     pub step: usize,
+    /// Its place among the sessions, the longest first.
     pub session: usize,
     /// 1: churn.
     pub target: f32,
@@ -31,10 +32,25 @@ pub struct Counted {
 }
 
 impl Batch {
-    /// Puts the sessions in, through the same [`Tracker`] that serves; none longer than `spec.max_length`.
-    pub fn fill<'a>(&mut self, examples: impl Iterator<Item = &'a Example<'a>> + Clone, layout: &Layout, spec: &Spec) {
+    /// Puts the sessions of a training window in, none longer than `spec.max_length`.
+    pub fn fill<'a>(&mut self, examples: impl Iterator<Item = &'a Example<'a>>, layout: &Layout, spec: &Spec) {
+        let examples: Vec<_> = examples.collect();
+        let views: Vec<&[View]> = examples.iter().map(|e| &e.views[..length(e, spec)]).collect();
+        self.pack(&views, layout, |session, t| {
+            let e = examples[session];
+            counts(e, t, spec).then_some((if e.purchased { 0.0 } else { 1.0 }, e.weight))
+        });
+    }
+
+    /// Puts any sessions in; every view counts.
+    pub fn fill_whole(&mut self, sessions: &[&[View]], layout: &Layout) {
+        self.pack(sessions, layout, |_, _| Some((1.0, 1.0)));
+    }
+
+    /// Through the same [`Tracker`] that serves live. `counts` gives target and weight of a session's view, if it counts.
+    fn pack(&mut self, sessions: &[&[View]], layout: &Layout, counts: impl Fn(usize, usize) -> Option<(f32, f32)>) {
         self.order.clear();
-        self.order.extend(examples.clone().zip(0..).map(|(e, i)| (length(e, spec), i)));
+        self.order.extend(sessions.iter().map(|views| views.len()).zip(0..));
         self.order.sort_by(|a, b| b.0.cmp(&a.0));
         self.starts.clear();
         self.starts.push(0);
@@ -51,21 +67,23 @@ impl Batch {
         self.entries.clear();
         self.counted.clear();
         let tracker = self.tracker.get_or_insert_with(|| Tracker::new(layout));
-        let all: Vec<_> = examples.collect();
-        for (session, &(n, i)) in self.order.iter().enumerate() {
-            let example = all[i as usize];
+        for (place, &(_, session)) in self.order.iter().enumerate() {
             tracker.reset();
-            for (t, view) in example.views[..n].iter().enumerate() {
+            for (t, view) in sessions[session].iter().enumerate() {
                 tracker.advance(layout, view, &mut self.buffer);
                 let from = self.entries.len() as u32;
                 self.entries.extend_from_slice(&self.buffer);
-                self.rows[self.starts[t] + session] = from..self.entries.len() as u32;
-                if counts(example, t, spec) {
-                    let target = if example.purchased { 0.0 } else { 1.0 };
-                    self.counted.push(Counted { step: t, session, target, weight: example.weight });
+                self.rows[self.starts[t] + place] = from..self.entries.len() as u32;
+                if let Some((target, weight)) = counts(session, t) {
+                    self.counted.push(Counted { step: t, session: place, target, weight });
                 }
             }
         }
+    }
+
+    /// Which of the sessions given stands at a place.
+    pub fn given(&self, place: usize) -> usize {
+        self.order[place].1
     }
 
     pub fn rows(&self) -> usize {

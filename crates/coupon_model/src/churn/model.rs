@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
+use super::pass::Pass;
 use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
@@ -116,6 +117,23 @@ impl Model {
     pub fn score(&self, segment: u32, views: &[View]) -> Vec<f64> {
         let mut state = self.begin();
         views.iter().map(|view| self.step(segment, &mut state, view)).collect()
+    }
+
+    /// P(churn) after each view of many sessions, told as (session, probability), each session's in their order: what
+    /// [`Model::score`] says of each, to rounding, in a third of the time.
+    pub(super) fn score_beside(
+        &self,
+        segment: u32,
+        sessions: &[&[View]],
+        pass: &mut Pass,
+        mut tell: impl FnMut(usize, f64),
+    ) {
+        let (net, calibrator) = self.of(segment);
+        pass.batch.fill_whole(sessions, &self.layout);
+        pass.forward(net, None);
+        for (c, &logit) in pass.batch.counted.iter().zip(pass.logits()) {
+            tell(pass.batch.given(c.session), calibrator.probability(logit, c.step as u32 + 1));
+        }
     }
 
     /// Bytes of every saved state of this model.

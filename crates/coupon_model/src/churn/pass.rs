@@ -110,6 +110,11 @@ impl Pass {
         &self.logits
     }
 
+    /// What [`Pass::forward`] said.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
     /// After [`Pass::forward`]: the loss, and its gradient divided by `scale`, a constant of the training: longer
     /// sessions weigh more, on purpose. A view's weight is multiplied by that of its class (`churned`, else purchased).
     pub fn backward(&mut self, net: &Net, mirror: &Mirror, scale: f64, [churned, purchased]: [f32; 2]) {

@@ -1,13 +1,15 @@
 //! Many stored sessions: rows in order of session and time → sessions → probabilities, a bounded stretch at a time.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::pass::Pass;
 use super::{Model, View};
 use crate::Result;
 use crate::events::{Kind, Micros};
 
-/// Steps between two looks at whether to go on: about a millisecond.
-const STEPS: usize = 1024;
+/// Views that are scored side by side: some milliseconds, some megabytes.
+const ROWS: usize = 4096;
 
 /// A session whose views are complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,24 +46,45 @@ impl Queue {
         self.views.len()
     }
 
-    /// Scores every session from its start, by the step that serves live. `check` is called every few steps and may end
-    /// the work with its error.
+    /// Scores every session, those of a segment side by side: what serves live, to rounding. `check` is called every few
+    /// thousand views and may end the work with its error.
     pub fn score(&self, model: &Model, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Scored>> {
-        let mut steps = 0;
-        let mut score = |queued: &Queued| {
-            let mut state = model.begin();
-            let (mut churn, mut interest) = (f64::NAN, 0.0f64);
-            for view in &self.views[queued.views.clone()] {
-                if steps % STEPS == 0 {
-                    check()?;
+        let mut scored = vec![Scored { views: 0, churn: f64::NAN, interest: 0.0 }; self.sessions.len()];
+        let mut segments: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (i, queued) in self.sessions.iter().enumerate() {
+            segments.entry(queued.segment).or_default().push(i);
+        }
+        let mut pass = Pass::default();
+        for (segment, mut sessions) in segments {
+            // Of like length, so that the steps are of many rows.
+            sessions.sort_by_key(|&i| self.sessions[i].views.len());
+            let mut rest = &sessions[..];
+            while let Some(&longest) = rest.last() {
+                check()?;
+                let length = self.sessions[longest].views.len();
+                let some = (ROWS / length).clamp(1, rest.len());
+                let (before, group) = rest.split_at(rest.len() - some);
+                rest = before;
+                let views: Vec<&[View]> = group.iter().map(|&i| &self.views[self.sessions[i].views.clone()]).collect();
+                let mut note = |i: usize, churn: f64| {
+                    let to = &mut scored[group[i]];
+                    *to = Scored { views: to.views + 1, churn, interest: to.interest.max(1.0 - churn) };
+                };
+                if length > ROWS {
+                    // Side by side it would take kilobytes a view.
+                    let mut state = model.begin();
+                    for (t, view) in views[0].iter().enumerate() {
+                        if t % ROWS == 0 {
+                            check()?;
+                        }
+                        note(0, model.step(segment, &mut state, view));
+                    }
+                } else {
+                    model.score_beside(segment, &views, &mut pass, note);
                 }
-                steps += 1;
-                churn = model.step(queued.segment, &mut state, view);
-                interest = interest.max(1.0 - churn);
             }
-            Ok(Scored { views: queued.views.len(), churn, interest })
-        };
-        self.sessions.iter().map(&mut score).collect()
+        }
+        Ok(scored)
     }
 }
 
