@@ -9,11 +9,13 @@ mod error;
 mod guard;
 mod settings;
 mod store;
+mod table;
 mod threads;
 mod transition;
 mod world;
 
 mod churn;
+mod direct;
 mod events;
 mod explain;
 mod fault;
