@@ -113,7 +113,7 @@ fn on_click(trigger: &PgTrigger) {
                 Err(why) => advance.refuse(why),
             });
         };
-        // A date used as an id must not depend on who inserts it. Where there is none, pinning would cost 2 µs for nothing.
+        // A date used as an id must not depend on who inserts it. Mostly there is none to pin it for.
         if columns.styled() {
             with_setting(c"datestyle", c"ISO, YMD", read)
         } else {
