@@ -77,9 +77,24 @@ load() { # clicks, sessions, target
 }
 load 100000 10000 "≤ 4"
 per_click=$(calc "1000 * $with / 100000")
-load 400000 40000 "linear"
-row "  time a click, 100,000 and 400,000 clicks" "$per_click µs" "$(calc "1000 * $with / 400000") µs" "$(calc "$with / 400000 / ($per_click / 1000)") ×" "1 = linear"
+load 1000000 100000 "linear"
+row "  time a click, 100,000 and a million clicks" "$per_click µs" "$(calc "1000 * $with / 1000000") µs" "$(calc "$with / 1000000 / ($per_click / 1000)") ×" "1 = linear"
 load 100000 100000 "reported"
+
+# --- first use in a new connection -----------------------------------------------------------------------------------
+# Milliseconds of a connection's first statement: a click or a scoring, beside a function that reads a table through SPI.
+first() { psql -XAt -v ON_ERROR_STOP=1 -c '\timing on' -c "$1" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p'; }
+say "first use in a new connection"
+for ((round = 1; round <= 5 * rounds; round++)); do
+    first 'DO $$ BEGIN PERFORM FROM plain LIMIT 1; END $$' >>"$work/first.plain"
+    first "INSERT INTO click (session, at, kind) VALUES ('first', now(), 'view')" >>"$work/first.click"
+    first "SELECT churn_probability(0, ARRAY[ROW(now(), 'view', 'p1', 'c1', NULL, 1, NULL)::coupon.page_view])" >>"$work/first.array"
+done
+without=$(median <"$work/first.plain")
+for what in click array; do
+    with=$(median <"$work/first.$what")
+    row "first use in a new connection: $what" "$without ms" "$with ms" "$(calc "$with - $without" 1) ms" "< 5 ms more"
+done
 
 q "SELECT pg_stat_force_next_flush()" >/dev/null
 row "HOT share of updates of coupon.session" "" "$(q "SELECT round(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 2) FROM pg_stat_user_tables WHERE relid = 'coupon.session'::regclass") %" "" "> 99 %"

@@ -2,7 +2,7 @@
 
 use crate::cache::Decoded;
 use crate::error::{ok, spi};
-use coupon_model::issue::{Policy, SALT_ARM, Thresholds, arm, draw};
+use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::cell::RefCell;
@@ -27,7 +27,20 @@ pub struct Campaign {
     pub salt: String,
     pub arms: Vec<Arm>,
     shares: Vec<f64>,
+    /// The draws of the session asked for last: each of its clicks asks again, and hashing twice costs 0.6 µs.
+    drawn: RefCell<Option<(String, Draws)>>,
     thresholds: RefCell<HashMap<(String, usize), Rc<Thresholds>>>,
+}
+
+/// The draws of a session in a campaign.
+#[derive(Clone, Copy)]
+pub struct Draws {
+    pub arm: usize,
+    pub arm_draw: f64,
+    /// The probability with which it got into the arm.
+    pub arm_probability: f64,
+    /// Decides at which view a random policy may issue.
+    pub view: f64,
 }
 
 /// By priority, then name.
@@ -59,6 +72,7 @@ pub fn read(client: &SpiClient) -> Campaigns {
             arms: arms.map(arm).collect::<Option<_>>()?,
             shares: spi(row.get(10))?,
             holdout_next: spi(row.get(11)).zip(spi(row.get::<TimestampWithTimeZone>(12)).map(i64::from)),
+            drawn: RefCell::default(),
             thresholds: RefCell::default(),
         }))
     };
@@ -71,11 +85,17 @@ impl Campaign {
         self.holdout_next.filter(|(_, from)| clock >= *from).map_or(self.holdout, |(share, _)| share)
     }
 
-    /// The arm of a session, its draw, and the probability with which it got there.
-    pub fn arm(&self, session: &str) -> (usize, f64, f64) {
-        let draw = draw(SALT_ARM, &self.salt, session);
-        let at = arm(draw, &self.shares);
-        (at, draw, self.shares[at] / self.shares.iter().sum::<f64>())
+    pub fn draws(&self, session: &str) -> Draws {
+        let mut drawn = self.drawn.borrow_mut();
+        if let Some((_, draws)) = drawn.as_ref().filter(|(of, _)| of == session) {
+            return *draws;
+        }
+        let arm_draw = draw(SALT_ARM, &self.salt, session);
+        let arm = arm(arm_draw, &self.shares);
+        let arm_probability = self.shares[arm] / self.shares.iter().sum::<f64>();
+        let draws = Draws { arm, arm_draw, arm_probability, view: draw(SALT_VIEW, &self.salt, session) };
+        *drawn = Some((session.to_string(), draws));
+        draws
     }
 
     /// The policy an arm follows under a version, and its thresholds.
@@ -99,5 +119,5 @@ impl Campaign {
 
 /// Whether some running campaign has put the session into an arm that scores without segments.
 pub fn pooled(campaigns: &Campaigns, session: &str) -> bool {
-    campaigns.iter().any(|c| c.arms.iter().any(|a| !a.segments) && !c.arms[c.arm(session).0].segments)
+    campaigns.iter().any(|c| c.arms.iter().any(|a| !a.segments) && !c.arms[c.draws(session).arm].segments)
 }

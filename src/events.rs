@@ -1,7 +1,7 @@
 //! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
 
 use crate::error::{report, throw};
-use crate::guard::{self, Caught};
+use crate::guard::{self, Caught, with_setting};
 use crate::sessions::{self, Advance};
 use crate::transition::{self, Column, Role, Row};
 use crate::{fault, settings};
@@ -47,6 +47,14 @@ struct Columns {
     order_id: Option<Column>,
     zone: Option<Column>,
     attributes: Vec<Column>,
+}
+
+impl Columns {
+    fn styled(&self) -> bool {
+        let texts =
+            [self.session, self.customer, self.kind, self.page, self.category, self.product, self.order_id, self.zone];
+        texts.into_iter().flatten().chain(self.attributes.iter().copied()).any(Column::styled)
+    }
 }
 
 // A plain V1 function: a statement trigger returns a null pointer that is not SQL NULL, which pg_trigger cannot say.
@@ -98,11 +106,19 @@ fn on_click(trigger: &PgTrigger) {
             ))
         });
         let mut advance = Advance::default();
-        transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns) {
-            Ok(Some(click)) => advance.push(click),
-            Ok(None) => {}
-            Err(why) => advance.refuse(why),
-        });
+        let mut read = || {
+            transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns) {
+                Ok(Some(click)) => advance.push(click),
+                Ok(None) => {}
+                Err(why) => advance.refuse(why),
+            });
+        };
+        // A date used as an id must not depend on who inserts it. Mostly there is none to pin it for.
+        if columns.styled() {
+            with_setting(c"datestyle", c"ISO, YMD", read)
+        } else {
+            read()
+        }
         *touched.borrow_mut() = advance.sessions();
         sessions::advance(advance)
     });

@@ -1,5 +1,6 @@
 //! coupon.explain: the conditions of a decision, one by one, with no side effect.
 
+use crate::campaigns::Draws;
 use crate::settings;
 use crate::{issue, rows, world};
 use coupon_model::issue::{Policy, eligible};
@@ -82,7 +83,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     }
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
-        let (at, _, share) = campaign.arm(&live.session);
+        let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
         let t = campaign.thresholds(at, &version);
         let m = issue::moment(&live, campaign);
         say(

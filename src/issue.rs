@@ -1,13 +1,13 @@
 //! Decisions and coupons: when a session becomes eligible, which draw it gets, and what is written of it.
 
 use crate::cache::{Decoded, statement};
-use crate::campaigns::{Campaign, Campaigns};
+use crate::campaigns::{Campaign, Campaigns, Draws};
 use crate::error::{report, spi, throw};
 use crate::guard;
 use crate::rows::Live;
 use crate::sessions;
 use crate::settings::{self, micros};
-use coupon_model::issue::{Moment, SALT_ARM, SALT_ISSUE, SALT_VIEW, Thresholds, arm, code, draw, eligible};
+use coupon_model::issue::{Moment, SALT_ARM, SALT_ISSUE, Thresholds, arm, code, draw, eligible};
 use coupon_model::rank::SessionCategories;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -48,7 +48,7 @@ pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
         view: live.visit.views,
         max_purchase: live.visit.interest.unwrap_or(0.0),
         churn: live.visit.churn.unwrap_or(0.0),
-        unit: draw(SALT_VIEW, &campaign.salt, &live.session),
+        unit: campaign.draws(&live.session).view,
     }
 }
 
@@ -60,7 +60,7 @@ pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Du
         return None;
     }
     for campaign in campaigns {
-        let (arm, arm_draw, arm_probability) = campaign.arm(&live.session);
+        let Draws { arm, arm_draw, arm_probability, .. } = campaign.draws(&live.session);
         let thresholds = campaign.thresholds(arm, &version);
         if eligible(&thresholds, &moment(live, campaign)) {
             live.decided.push(campaign.name.clone());

@@ -10,11 +10,13 @@ mod guard;
 mod settings;
 mod store;
 mod stream;
+mod table;
 mod threads;
 mod transition;
 mod world;
 
 mod churn;
+mod direct;
 mod events;
 mod explain;
 mod fault;

@@ -1,9 +1,11 @@
 //! The rows of coupon.session: read and locked together with what a statement needs to know, and written back.
 
 use crate::cache::{Decoded, statement};
+use crate::direct;
 use crate::error::{ok, spi};
-use crate::guard::with_lock_timeout;
+use crate::guard::{with_lock_timeout, with_setting};
 use crate::settings::{self, micros};
+use crate::table::Place;
 use crate::world::{self, World};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -26,6 +28,8 @@ pub struct Live {
     pub known: bool,
     /// It was over for long, and its state was freed: to be rebuilt before it goes on.
     pub swept: bool,
+    /// Where its locked row lies, if it was read directly.
+    pub place: Option<Place>,
 }
 
 /// What one statement sees beside its sessions.
@@ -33,6 +37,20 @@ pub struct Scene {
     pub world: Rc<World>,
     pub active: Option<Rc<Decoded>>,
     pub clock: i64,
+}
+
+impl Scene {
+    pub fn new(client: &SpiClient, world: Rc<World>) -> Scene {
+        Scene { active: world.active(client), world, clock: settings::clock() }
+    }
+
+    /// The segment of a customer with those variables; 0 where none are known.
+    pub fn segment(&self, variables: Option<Variables>) -> u32 {
+        match (&self.active, variables) {
+            (Some(active), Some(v)) => active.version.segment.assign(&v),
+            _ => 0,
+        }
+    }
 }
 
 /// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
@@ -55,7 +73,7 @@ pub enum Stored {
 macro_rules! load_sql {
     ($lock:literal, $exists:literal) => {
         concat!(
-            "SELECT t.version, t.revision::text, (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1), \
+            "SELECT t.version, t.revision, (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1), \
              s.session IS NOT NULL, ",
             $exists,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
@@ -76,13 +94,32 @@ const LOAD_SKIP: &str =
     load_sql!("FOR UPDATE SKIP LOCKED", "(SELECT true FROM coupon.session y WHERE y.session = u.session)");
 const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
 
+/// A row's columns by number, however it was read.
+pub trait Fields {
+    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T>;
+}
+
+impl Fields for SpiHeapTupleData<'_> {
+    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T> {
+        spi(self.get(n))
+    }
+}
+
+/// Runs statements that take arrays and may wait. An array parameter of known length makes PostgreSQL plan them anew each
+/// time (6.4 times a click's cost); one plan serves all lengths.
+fn with_arrays<T>(wait: i32, body: impl FnOnce() -> T) -> T {
+    with_setting(c"plan_cache_mode", c"force_generic_plan", || with_lock_timeout(wait.max(1), body))
+}
+
 /// Reads and locks; waits up to `wait` milliseconds, or not at all where it is 0.
 pub fn load(client: &mut SpiClient, sessions: &[&str], customers: &[Option<&str>], wait: i32) -> (Scene, Vec<Found>) {
+    if let Some(done) = direct::load(client, sessions, customers, wait > 0) {
+        return done;
+    }
     let sql = if wait > 0 { LOAD_WAIT } else { LOAD_SKIP };
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
-    let prepared = statement(client, sql, &types);
     let args = [sessions.to_vec().into(), customers.to_vec().into()];
-    let rows = spi(with_lock_timeout(wait.max(1), || client.update(prepared, None, &args)));
+    let rows = with_arrays(wait, || spi(client.update(statement(client, sql, &types), None, &args)));
     read(client, rows, sessions, customers)
 }
 
@@ -96,54 +133,51 @@ fn read(
     let mut found = Vec::with_capacity(sessions.len());
     for (i, row) in rows.enumerate() {
         let scene = scene.get_or_insert_with(|| {
-            let storage = spi(row.get::<i32>(1)).unwrap_or(0);
-            let world = world::at(client, storage, spi(row.get::<&str>(2)).unwrap_or_default());
-            Scene { active: world.active(client), world, clock: settings::clock() }
+            let revision = row.field(2).expect("coupon.storage holds a revision");
+            Scene::new(client, world::at(client, row.field(1).unwrap_or(0), revision))
         });
-        let has = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
+        let has = |n: usize| row.field(n).unwrap_or(false);
         let stored = if has(4) {
-            Stored::Known(Box::new(live(client, &row, sessions[i], &scene.world)))
+            Stored::Known(Box::new(live(client, &row, 6, sessions[i], &scene.world)))
         } else if has(5) {
             Stored::Held
         } else {
-            let variables = customers[i].and_then(|_| variables(&row, 18));
-            Stored::New(match (&scene.active, variables) {
-                (Some(active), Some(v)) => active.version.segment.assign(&v),
-                _ => 0,
-            })
+            Stored::New(scene.segment(customers[i].and_then(|_| variables(&row, 18))))
         };
         found.push(Found { row: stored, gap: has(3) });
     }
     (scene.expect("a row a session"), found)
 }
 
-fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World) -> Live {
-    let time = |n: usize| spi(row.get::<TimestampWithTimeZone>(n)).map_or(0, i64::from);
-    let flag = |n: usize| spi(row.get::<bool>(n)).unwrap_or(false);
-    let views = spi(row.get::<i32>(9)).unwrap_or(0) as u32;
-    let mut visit = Visit::stored(views, flag(12), flag(13), spi(row.get(14)), spi(row.get(15)));
-    let version = spi(row.get::<i64>(11)).and_then(|number| world.version(client, number));
-    let state = spi(row.get::<&[u8]>(17));
+/// A stored session, its columns from customer on beginning at `first`.
+pub fn live(client: &SpiClient, row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
+    let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
+    let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
+    let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
+    let mut visit = Visit::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
+    let version = row.field::<i64>(first + 5).and_then(|number| world.version(client, number));
+    let state = row.field::<&[u8]>(first + 11);
     if let (Some(version), Some(state)) = (&version, state) {
         ok(visit.remember(&version.version, state));
     }
     Live {
         session: session.to_string(),
-        customer: spi(row.get(6)),
-        started_at: time(7),
-        last_at: time(8),
-        segment: spi(row.get::<i32>(10)).unwrap_or(0) as u32,
-        decided: spi(row.get(16)).unwrap_or_default(),
+        customer: row.field(first),
+        started_at: time(1),
+        last_at: time(2),
+        segment: row.field::<i32>(first + 4).unwrap_or(0) as u32,
+        decided: row.field(first + 10).unwrap_or_default(),
         visit,
         known: true,
         swept: version.is_some() && state.is_none(),
         version,
+        place: None,
     }
 }
 
 /// The six loyalty variables, from the `first` column on; `None` for a customer who is not known.
-pub fn variables(row: &SpiHeapTupleData, first: usize) -> Option<Variables> {
-    let number = |n: usize| spi(row.get::<f64>(first + n));
+pub fn variables(row: &impl Fields, first: usize) -> Option<Variables> {
+    let number = |n: usize| row.field::<f64>(first + n);
     Some(Variables {
         spending_last_month: number(0)?,
         average_payment: number(1)?,
@@ -154,8 +188,9 @@ pub fn variables(row: &SpiHeapTupleData, first: usize) -> Option<Variables> {
     })
 }
 
-pub fn update(client: &mut SpiClient, rows: &[Live]) {
-    if rows.is_empty() {
+/// Writes known sessions back; their rows are locked.
+pub fn update(client: &mut SpiClient, rows: &[Live], wait: i32) {
+    if rows.is_empty() || direct::update(rows) {
         return;
     }
     let sql = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
@@ -187,11 +222,11 @@ pub fn update(client: &mut SpiClient, rows: &[Live]) {
         rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
-    spi(client.update(prepared, None, &args));
+    with_arrays(wait, || spi(client.update(prepared, None, &args)));
 }
 
 /// Stores new sessions; those that another connection has stored meanwhile are returned.
-pub fn insert(client: &mut SpiClient, rows: &[Live]) -> Vec<String> {
+pub fn insert(client: &mut SpiClient, rows: &[Live], wait: i32) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
     }
@@ -230,7 +265,7 @@ pub fn insert(client: &mut SpiClient, rows: &[Live]) -> Vec<String> {
         rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
-    let stored = spi(client.update(prepared, None, &args));
+    let stored = with_arrays(wait, || spi(client.update(prepared, None, &args)));
     if stored.len() == rows.len() {
         return Vec::new();
     }

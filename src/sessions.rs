@@ -3,7 +3,7 @@
 
 use crate::campaigns::Campaigns;
 use crate::error::{report, spi, throw};
-use crate::guard::{self, Caught, with_lock_timeout, with_setting};
+use crate::guard::{self, Caught};
 use crate::issue::{self, Due};
 use crate::rows::{self, Live, Scene, Stored};
 use crate::{campaigns, settings};
@@ -58,22 +58,16 @@ impl Advance {
 /// Advances all sessions of a statement; what had to be left out is returned.
 pub fn advance(mut work: Advance) -> Vec<Refused> {
     let mut refused = std::mem::take(&mut work.refused);
-    with_generic_plans(|client| {
-        let mut sessions: Vec<_> = work.sessions.into_iter().collect();
-        for chunk in sessions.chunks_mut(CHUNK) {
-            pgrx::check_for_interrupts!();
-            advance_chunk(client, chunk, &mut refused, true);
-        }
-        for purchase in &work.purchases {
-            rows::freeze(client, purchase);
-        }
-    });
+    let mut sessions: Vec<_> = work.sessions.into_iter().collect();
+    // A connection a chunk: what SPI has allocated is gone with it.
+    for chunk in sessions.chunks_mut(CHUNK) {
+        pgrx::check_for_interrupts!();
+        Spi::connect_mut(|client| advance_chunk(client, chunk, &mut refused, true));
+    }
+    if !work.purchases.is_empty() {
+        Spi::connect_mut(|client| work.purchases.iter().for_each(|purchase| rows::freeze(client, purchase)));
+    }
     refused
-}
-
-/// An array parameter of known length makes PostgreSQL plan our statements anew each time; one plan serves all lengths.
-fn with_generic_plans<T>(body: impl FnOnce(&mut SpiClient) -> T) -> T {
-    with_setting(c"plan_cache_mode", c"force_generic_plan", || Spi::connect_mut(body))
 }
 
 fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], refused: &mut Vec<Refused>, first: bool) {
@@ -109,10 +103,8 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
         if live.known { known.push(live) } else { new.push(live) }
     }
     let left = wait - began.elapsed().as_millis() as i32;
-    let raced = with_lock_timeout(left.max(1), || {
-        rows::update(client, &known);
-        rows::insert(client, &new)
-    });
+    rows::update(client, &known, left);
+    let raced = rows::insert(client, &new, left);
     for decision in due.iter().filter(|d| !raced.contains(&d.session)) {
         issue::decide(client, decision, scene.clock);
     }
@@ -150,6 +142,7 @@ fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
         decided: Vec::new(),
         known: false,
         swept: false,
+        place: None,
     }
 }
 
@@ -171,7 +164,7 @@ fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due
 
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one.
 pub fn consider(session: &str) {
-    with_generic_plans(|client| {
+    Spi::connect_mut(|client| {
         let (scene, mut found) = rows::load(client, &[session], &[None], settings::max_wait());
         if scene.active.is_none() {
             guard::warn(&Caught {
@@ -235,8 +228,8 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored)
     live.swept = false;
     let live = [live];
     if live[0].known {
-        rows::update(client, &live);
-    } else if !rows::insert(client, &live).is_empty() {
+        rows::update(client, &live, settings::max_wait());
+    } else if !rows::insert(client, &live, settings::max_wait()).is_empty() {
         // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
         throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }

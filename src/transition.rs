@@ -18,6 +18,17 @@ pub struct Column {
     typ: pg_sys::Oid,
 }
 
+impl Column {
+    /// Whether its text may depend on DateStyle: dates and times do, and what is not known may.
+    pub fn styled(self) -> bool {
+        use pg_sys::{BOOLOID, BPCHAROID, FLOAT4OID, FLOAT8OID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID};
+        use pg_sys::{TEXTOID, UUIDOID, VARCHAROID};
+        ![TEXTOID, VARCHAROID, BPCHAROID, TEXTARRAYOID, INT2OID, INT4OID, INT8OID, FLOAT4OID, FLOAT8OID, NUMERICOID]
+            .contains(&self.typ)
+            && ![BOOLOID, UUIDOID].contains(&self.typ)
+    }
+}
+
 /// What a column is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -34,8 +45,12 @@ pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, S
     let tuple = relation.tuple_desc();
     let found = tuple.iter().enumerate().find(|(_, a)| !a.attisdropped && a.name() == name);
     let Some((index, attribute)) = found else { return Err(format!("it has no column \"{name}\"")) };
-    // SAFETY: catalogue look-up of a type that exists.
-    let typ = unsafe { pg_sys::getBaseType(attribute.atttypid) };
+    let typ = match attribute.atttypid {
+        // PostgreSQL's own types by hand-assigned number: no domains among them, so no look-up for each.
+        own if own.to_u32() < pg_sys::FirstGenbkiObjectId => own,
+        // SAFETY: catalogue look-up of a type that exists.
+        other => unsafe { pg_sys::getBaseType(other) },
+    };
     let fits = match role {
         Role::Time => [TIMESTAMPTZOID, TIMESTAMPOID, DATEOID].contains(&typ),
         Role::Number => [INT2OID, INT4OID, INT8OID, FLOAT4OID, FLOAT8OID, NUMERICOID].contains(&typ),

@@ -14,7 +14,7 @@ use std::rc::Rc;
 const STORAGE: i32 = 1;
 
 pub struct World {
-    revision: String,
+    revision: pgrx::Uuid,
     active: Option<i64>,
     digests: HashMap<i64, String>,
     pub campaigns: Campaigns,
@@ -25,7 +25,7 @@ thread_local! {
 }
 
 /// The world at a revision; refused where the storage is of another version than the functions.
-pub fn at(client: &SpiClient, storage: i32, revision: &str) -> Rc<World> {
+pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
     if storage != STORAGE {
         throw(report(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -47,7 +47,7 @@ pub fn at(client: &SpiClient, storage: i32, revision: &str) -> Rc<World> {
         }
         digests.insert(number, digest);
     }
-    let world = World { revision: revision.to_string(), active, digests, campaigns: campaigns::read(client) };
+    let world = World { revision, active, digests, campaigns: campaigns::read(client) };
     let world = Rc::new(world);
     KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
     world
@@ -58,13 +58,13 @@ pub fn now(client: &SpiClient) -> Option<Rc<World>> {
     if !crate::store::exists(client) {
         return None;
     }
-    let sql = "SELECT version, revision::text FROM coupon.storage";
+    let sql = "SELECT version, revision FROM coupon.storage";
     let rows = spi(client.select(statement(client, sql, &[]), Some(1), &[]));
     if rows.is_empty() {
         return None;
     }
-    let (storage, revision) = spi(rows.first().get_two::<i32, String>());
-    Some(at(client, storage?, &revision?))
+    let (storage, revision) = spi(rows.first().get_two::<i32, pgrx::Uuid>());
+    Some(at(client, storage?, revision?))
 }
 
 /// The active version; `None` before there is one.

@@ -1,0 +1,163 @@
+//! Sessions read, locked and written through [`crate::table`]: what [`crate::rows`] says in SQL, where all tables are as
+//! `coupon.create_storage()` made them.
+
+use crate::rows::{self, Fields, Found, Live, Scene, Stored};
+use crate::table::{self, Keyed, Lock, Place, Source, Table};
+use crate::world;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use std::cell::Cell;
+
+const STORAGE: Source = Source {
+    name: c"storage",
+    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
+    write: false,
+};
+const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false };
+const CUSTOMER: Source = Source {
+    name: c"customer",
+    columns: &[
+        (c"customer", pg_sys::TEXTOID),
+        (c"as_of", pg_sys::TIMESTAMPTZOID),
+        (c"spending_last_month", pg_sys::FLOAT8OID),
+        (c"average_payment", pg_sys::FLOAT8OID),
+        (c"items_per_purchase", pg_sys::FLOAT8OID),
+        (c"searches_last_month", pg_sys::FLOAT8OID),
+        (c"stay_per_session", pg_sys::FLOAT8OID),
+        (c"visits_last_month", pg_sys::FLOAT8OID),
+    ],
+    write: false,
+};
+const SESSION: Source = Source {
+    name: c"session",
+    columns: &[
+        (c"session", pg_sys::TEXTOID),
+        (c"customer", pg_sys::TEXTOID),
+        (c"started_at", pg_sys::TIMESTAMPTZOID),
+        (c"last_at", pg_sys::TIMESTAMPTZOID),
+        (c"views", pg_sys::INT4OID),
+        (c"segment", pg_sys::INT4OID),
+        (c"version", pg_sys::INT8OID),
+        (c"frozen", pg_sys::BOOLOID),
+        (c"purchased", pg_sys::BOOLOID),
+        (c"churn", pg_sys::FLOAT8OID),
+        (c"interest", pg_sys::FLOAT8OID),
+        (c"decided", pg_sys::TEXTARRAYOID),
+        (c"state", pg_sys::BYTEAOID),
+    ],
+    write: true,
+};
+
+thread_local! {
+    /// Where the one row of coupon.storage lay.
+    static STORED: Cell<Option<Place>> = const { Cell::new(None) };
+}
+
+impl Fields for Table {
+    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T> {
+        self.get(n)
+    }
+}
+
+/// As [`rows::load`]; `None` where that has to be asked: a table is not plain, locked as a whole, or a row is held that
+/// is worth waiting for.
+pub fn load(
+    client: &mut SpiClient,
+    sessions: &[&str],
+    customers: &[Option<&str>],
+    wait: bool,
+) -> Option<(Scene, Vec<Found>)> {
+    if !table::allowed() {
+        return None;
+    }
+    table::with_snapshot(|| {
+        let scene = scene(client)?;
+        let keyed = Keyed::open(&SESSION)?;
+        let found = load_from(client, &keyed, &scene, sessions, customers, wait);
+        keyed.close();
+        Some((scene, found?))
+    })
+}
+
+fn scene(client: &SpiClient) -> Option<Scene> {
+    let storage = Table::open(&STORAGE)?;
+    let seen = STORED.with(|place| storage.only(place)).then(|| (storage.get::<i32>(1), storage.get::<pgrx::Uuid>(3)));
+    storage.close();
+    let (Some(version), Some(revision)) = seen? else { return None };
+    Some(Scene::new(client, world::at(client, version, revision)))
+}
+
+fn load_from(
+    client: &SpiClient,
+    keyed: &Keyed,
+    scene: &Scene,
+    sessions: &[&str],
+    customers: &[Option<&str>],
+    wait: bool,
+) -> Option<Vec<Found>> {
+    let mut found = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        let row = match keyed.lock(session) {
+            Lock::Held if wait => return None,
+            Lock::Held => Stored::Held,
+            Lock::Absent => Stored::New(0),
+            Lock::Taken(place) => {
+                let live = rows::live(client, &keyed.table, 2, session, &scene.world);
+                Stored::Known(Box::new(Live { place: Some(place), ..live }))
+            }
+        };
+        found.push(Found { row, gap: false });
+    }
+    let marks = Table::open(&GAP)?;
+    let none = marks.is_empty();
+    marks.close();
+    if !none {
+        let gap = Keyed::open(&GAP)?;
+        for (found, session) in found.iter_mut().zip(sessions) {
+            found.gap = gap.find(session);
+        }
+        gap.close();
+    }
+    let segmented =
+        |(found, customer): (&Found, &Option<&str>)| matches!(found.row, Stored::New(_)) && customer.is_some();
+    if scene.active.is_some() && found.iter().zip(customers).any(segmented) {
+        let known = Keyed::open(&CUSTOMER)?;
+        for (found, customer) in found.iter_mut().zip(customers) {
+            if let (Stored::New(segment), Some(customer)) = (&mut found.row, customer)
+                && known.find(customer)
+            {
+                *segment = scene.segment(rows::variables(&known.table, 3));
+            }
+        }
+        known.close();
+    }
+    Some(found)
+}
+
+/// As [`rows::update`], for rows whose place is known; whether it was done.
+pub fn update(rows: &[Live]) -> bool {
+    if !rows.iter().all(|r| r.place.is_some()) {
+        return false;
+    }
+    let Some(table) = Table::open(&SESSION) else { return false };
+    for row in rows {
+        let place = row.place.as_ref().expect("all have one");
+        table.update(
+            place,
+            &[
+                (2, row.customer.as_deref().into_datum()),
+                (4, row.last_at.into_datum()),
+                (5, (row.visit.views as i32).into_datum()),
+                (8, row.visit.frozen.into_datum()),
+                (9, row.visit.purchased.into_datum()),
+                (10, row.visit.churn.into_datum()),
+                (11, row.visit.interest.into_datum()),
+                (13, row.visit.to_bytes().into_datum()),
+            ],
+        );
+    }
+    table.close();
+    // SAFETY: makes what was written visible to what follows in this transaction.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    true
+}

@@ -1,0 +1,71 @@
+-- direct: sessions are read and written beside the executor only while coupon.session is as it was made; the outcome is the same.
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+SET client_min_messages = warning;
+
+BEGIN;
+CREATE TABLE path (session text, at timestamptz, kind text, page text, category text, customer text);
+SELECT coupon.watch('path', '{"session": "session", "at": "at", "kind": "kind", "page": "page", "category": "category", "customer": "customer"}');
+CREATE FUNCTION walk(VARIADIC sessions text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1..6 LOOP
+        INSERT INTO path SELECT s, '2026-01-25 10:00:00'::timestamptz + i * interval '7 seconds', CASE WHEN i % 4 = 3 THEN 'search' ELSE 'view' END, 'p' || i, 'c' || i % 3
+        FROM unnest(sessions) s;
+    END LOOP;
+END
+$$;
+-- What of a session differs from the one that walked first.
+CREATE FUNCTION unlike(other text) RETURNS bigint LANGUAGE sql AS $$
+    SELECT count(*) FROM coupon.session a JOIN coupon.session b ON a.session = 'first' AND b.session = other
+    WHERE (a.last_at, a.views, a.segment, a.version, a.frozen, a.purchased, a.churn, a.interest, a.state) IS DISTINCT FROM
+        (b.last_at, b.views, b.segment, b.version, b.frozen, b.purchased, b.churn, b.interest, b.state)
+$$;
+SELECT walk('first');
+SELECT views, churn IS NOT NULL AS scored, octet_length(state) > 0 AS remembered FROM coupon.session WHERE session = 'first';
+
+-- Many sessions a statement.
+SELECT walk(VARIADIC array_agg('many-' || i)) FROM generate_series(1, 40) i;
+SELECT count(*), sum(unlike(session)) AS unlike FROM coupon.session WHERE session LIKE 'many-%';
+
+-- A trigger on it fires, and once it is gone fires no more.
+CREATE TABLE seen (session text, path text);
+CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (NEW.session, TG_OP); RETURN NEW; END $$;
+CREATE TRIGGER see BEFORE UPDATE ON coupon.session FOR EACH ROW EXECUTE FUNCTION see();
+SELECT walk('triggered', 'triggered too');
+SELECT session, unlike(session), (SELECT count(*) FROM seen WHERE seen.session = s.session) AS updates FROM coupon.session s WHERE session LIKE 'triggered%' ORDER BY session;
+DROP TRIGGER see ON coupon.session;
+SELECT walk('untriggered');
+SELECT unlike('untriggered'), (SELECT count(*) FROM seen WHERE session = 'untriggered') AS updates;
+
+-- A constraint is checked: the click that breaks it is kept, and its session marked.
+ALTER TABLE coupon.session ADD CONSTRAINT few CHECK (session <> 'bounded' OR views < 4);
+SELECT walk('bounded');
+SELECT (SELECT count(*) FROM path WHERE session = 'bounded') AS clicks, views, (SELECT count(*) > 0 FROM coupon.gap WHERE session = 'bounded') AS marked FROM coupon.session WHERE session = 'bounded';
+ALTER TABLE coupon.session DROP CONSTRAINT few;
+
+-- While somebody is marked, everybody else goes on.
+SELECT walk('unmarked');
+SELECT unlike('unmarked');
+
+-- A column of somebody's own is carried along.
+ALTER TABLE coupon.session ADD COLUMN note text DEFAULT 'kept';
+SELECT walk('wider');
+SELECT unlike('wider'), note FROM coupon.session WHERE session = 'wider';
+
+-- A customer who is named late gets into the index of customers.
+INSERT INTO path VALUES ('first', '2026-01-25 10:05:00', 'view', 'p', 'c', 'late customer');
+SET LOCAL enable_seqscan = off;
+SELECT session, customer, views FROM coupon.session WHERE customer = 'late customer';
+RESET enable_seqscan;
+-- And a row that no longer fits on its page is found by its key: new versions in one transaction leave no room.
+SELECT walk('moved'), walk('moved'), walk('moved'), walk('moved'), walk('moved');
+SET LOCAL enable_seqscan = off;
+SELECT session, views FROM coupon.session WHERE session = 'moved';
+ROLLBACK;
+
+-- In a transaction with one snapshot for all its statements too.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+INSERT INTO coupon.click (session, at, kind) VALUES ('one snapshot', '2026-01-25 10:00:00', 'view');
+INSERT INTO coupon.click (session, at, kind) VALUES ('one snapshot', '2026-01-25 10:00:01', 'view');
+SELECT views FROM coupon.session WHERE session = 'one snapshot';
+ROLLBACK;
