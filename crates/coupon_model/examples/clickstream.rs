@@ -5,10 +5,12 @@
 //!
 //! The last tenth of `train` is tune; `val` only judges. Prints one figure a line.
 
+use std::hint::black_box;
 use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
-use coupon_model::churn::{Example, Spec, Step, Trainer, View, Vocabulary, Words, report};
+use coupon_model::churn::inputs::{Layout, Tracker};
+use coupon_model::churn::{Example, Level, Loss, Spec, Step, Trainer, View, Vocabulary, Words, report, simd_level};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES, SECOND};
 use coupon_model::metrics::Metrics;
 
@@ -74,7 +76,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let model = trainer.finish()?;
         memory("at its peak", "VmHWM");
         seconds.sort_by(f64::total_cmp);
-        println!("{loss}: median epoch seconds {:.2}, longest step {longest:.3}", seconds[seconds.len() / 2]);
+        let median = seconds[seconds.len() / 2];
+        println!("{loss}: median epoch seconds {median:.2}, longest step {longest:.3}");
+        let work = multiply_adds(&fit_set, &vocabulary, model.spec()) / median;
+        let peak = peak() * rayon::current_num_threads() as f64;
+        println!(
+            "{loss}: {:.1} of {:.0} thousand million multiply-adds a second, {:.0} % of the peak with {:?}",
+            work / 1e9,
+            peak / 1e9,
+            100.0 * work / peak,
+            simd_level()
+        );
         let start = Instant::now();
         let card = report(&model, &judge_set, &mut || Ok(()))?.card;
         let scored: usize = judge_views.iter().map(Vec::len).sum();
@@ -87,6 +99,60 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// Of one epoch, tune's scoring not counted: each view's inputs and state into the gates, forward, and twice that back.
+fn multiply_adds(examples: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> f64 {
+    let attributes: Vec<usize> = vocabulary.attributes.iter().map(Vec::len).collect();
+    let layout = Layout::new(spec.inputs, vocabulary.pages.len(), vocabulary.categories.len(), &attributes);
+    let (mut tracker, mut inputs, mut total) = (Tracker::new(&layout), Vec::new(), 0);
+    for e in examples {
+        let (views, counted) = match spec.loss {
+            Loss::EveryView => (e.views, e.views.len()),
+            Loss::Last => (e.cut().unwrap_or_default(), 1),
+        };
+        tracker.reset();
+        for view in &views[..views.len().min(spec.max_length)] {
+            tracker.advance(&layout, view, &mut inputs);
+            total += (inputs.len() + spec.hidden) * 4 * spec.hidden;
+        }
+        total += counted.min(views.len()) * spec.feed_forward * (spec.hidden + 1);
+    }
+    3.0 * total as f64
+}
+
+/// Multiply-adds a second of one thread that does nothing else: independent sums that stay in registers.
+fn peak() -> f64 {
+    const SUMS: usize = 256;
+    const ROUNDS: usize = 4_000_000;
+    #[inline(always)]
+    fn run(a: f32, b: f32) -> [f32; SUMS] {
+        let mut sums = [1.0f32; SUMS];
+        for _ in 0..ROUNDS {
+            sums.iter_mut().for_each(|s| *s = s.mul_add(a, b));
+        }
+        sums
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,fma")]
+    fn avx512(a: f32, b: f32) -> [f32; SUMS] {
+        run(a, b)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(a: f32, b: f32) -> [f32; SUMS] {
+        run(a, b)
+    }
+    let (a, b) = (black_box(0.5), black_box(0.25));
+    let start = Instant::now();
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the level says that the CPU has the features.
+    match simd_level() {
+        Level::Avx512 => drop(black_box(unsafe { avx512(a, b) })),
+        Level::Avx2 => drop(black_box(unsafe { avx2(a, b) })),
+        Level::Portable => return f64::NAN,
+    }
+    (SUMS * ROUNDS) as f64 / start.elapsed().as_secs_f64()
 }
 
 /// A line of Linux's account of this process; nothing elsewhere.

@@ -41,7 +41,7 @@ pub use model::{Model, State};
 pub use net::{Net, Scratch};
 pub use queue::{Queue, Queued, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
-pub use simd::level as simd_level;
+pub use simd::{Level, level as simd_level};
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
 pub use trainer::{SegmentReport, Step, Trainer};
 pub use vocabulary::{Vocabulary, Words};
