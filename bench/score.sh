@@ -6,6 +6,7 @@
 #   DATA           folder of clickstream.csv.gz (../shared/data)
 #   ROUNDS (7)     how long to look
 #   THREADS        threads of either side (default: one a core)
+#   INPUTS         by_session: the client builds its inputs a session at a time, not with whole-log numpy
 . "$(dirname "$0")/../scripts/common.sh"
 use_postgres
 

@@ -8,6 +8,10 @@ use super::{Model, View};
 use crate::Result;
 use crate::events::{Kind, Micros};
 
+/// What scoring side by side needs room for: some megabytes, which are worth keeping from queue to queue.
+#[derive(Debug, Default)]
+pub struct Room(Pass);
+
 /// Views that are scored side by side: some milliseconds, some megabytes.
 const ROWS: usize = 4096;
 
@@ -48,13 +52,12 @@ impl Queue {
 
     /// Scores every session, those of a segment side by side: what serves live, to rounding. `check` is called every few
     /// thousand views and may end the work with its error.
-    pub fn score(&self, model: &Model, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Scored>> {
+    pub fn score(&self, model: &Model, room: &mut Room, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Scored>> {
         let mut scored = vec![Scored { views: 0, churn: f64::NAN, interest: 0.0 }; self.sessions.len()];
         let mut segments: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (i, queued) in self.sessions.iter().enumerate() {
             segments.entry(queued.segment).or_default().push(i);
         }
-        let mut pass = Pass::default();
         for (segment, mut sessions) in segments {
             // Of like length, so that the steps are of many rows.
             sessions.sort_by_key(|&i| self.sessions[i].views.len());
@@ -80,7 +83,7 @@ impl Queue {
                         note(0, model.step(segment, &mut state, view));
                     }
                 } else {
-                    model.score_beside(segment, &views, &mut pass, note);
+                    model.score_beside(segment, &views, &mut room.0, note);
                 }
             }
         }

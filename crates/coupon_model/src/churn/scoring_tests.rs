@@ -26,7 +26,7 @@ proptest! {
     ) {
         let model = random_model(small(), seed);
         let mut stream = Stream::new(i64::MIN..i64::MAX);
-        let mut batches = Vec::new();
+        let (mut batches, mut room) = (Vec::new(), Room::default());
         for (i, views) in sessions.iter().enumerate() {
             for view in views {
                 let at = view.at.min(i64::MAX - 1);
@@ -44,7 +44,7 @@ proptest! {
             let mut scored = Vec::new();
             for batch in &mut batches {
                 batch.sessions.iter_mut().for_each(|s| s.segment = segment);
-                scored.extend(batch.score(&model, &mut || Ok(())).unwrap());
+                scored.extend(batch.score(&model, &mut room, &mut || Ok(())).unwrap());
             }
             prop_assert_eq!(scored.len(), sessions.len());
             for (scored, views) in scored.iter().zip(&sessions) {
@@ -137,7 +137,7 @@ fn a_cancel_ends_the_work() {
     assert!(stream.row("s", None, 0, Kind::View));
     stream.view(views[0]);
     stream.close();
-    assert_eq!(stream.take().score(&model, cancelled), Err(Error::Cancelled));
+    assert_eq!(stream.take().score(&model, &mut Room::default(), cancelled), Err(Error::Cancelled));
 }
 
 /// Who looks at the basket buys, and nothing else matters: that view explains the session, and speaks for staying.

@@ -51,7 +51,10 @@ impl Aligned {
 
     /// Of that length; what it held is lost, and what it holds is any number.
     pub fn sized(&mut self, n: usize) -> &mut [f32] {
-        self.data.resize(n + Aligned::LINE, 0.0);
+        // Never shortened: growing again would write zeros over all that was cut off.
+        if self.data.len() < n + Aligned::LINE {
+            self.data.resize(n + Aligned::LINE, 0.0);
+        }
         self.from = self.data.as_ptr().align_offset(64).min(Aligned::LINE);
         self.length = n;
         self
