@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Proves: what a serving backend keeps is bounded, with three versions in use; a training that the operating system refuses
+# memory is an error with a hint, and the server lives.
+#
+#   MEMORY_CLICKS (30000)   clicks in one backend; 1000000 for the long form
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/backend.sh"
+clicks=${MEMORY_CLICKS:-30000}
+
+note "10,000 sessions under three versions"
+connect
+answer "SELECT 1" >/dev/null
+fresh=$(anonymous)
+# serve PREFIX FROM TO: clicks of these sessions, a hundred a statement, and everything that is asked of them
+serve() {
+    answer "DO \$\$ BEGIN FOR b IN $2 .. $3 LOOP
+        INSERT INTO click SELECT '$1-' || i, now(), 'view', 'p' || i % 7, 'c' || i % 5, 20 FROM generate_series(100 * b, 100 * b + 99) i;
+        PERFORM issue_coupon('$1-' || i), churn_probability('$1-' || i), (SELECT count(*) FROM rank_categories(NULL, '$1-' || i))
+        FROM generate_series(100 * b, 100 * b + 99) i; END LOOP; END \$\$" >/dev/null
+}
+for version in 1 2 3; do
+    [ $version = 1 ] || q "SELECT coupon.train_ranking(seed => $version)" >/dev/null
+    for again in 1 2; do serve "v$version" 0 33; done
+done
+expect "sessions of each version" "3400 3400 3400" \
+    "$(q "SELECT string_agg(n::text, ' ') FROM (SELECT count(*) AS n FROM coupon.session WHERE session LIKE 'v_-%' GROUP BY version ORDER BY version) v")"
+for version in 1 2 3; do serve "v$version" 0 33; done
+scored=$(anonymous)
+echo "a fresh backend holds $fresh kB, this one $scored kB"
+expect "less than 20 MB more" t "$([ $((scored - fresh)) -lt 20480 ] && echo t)"
+note "and $clicks clicks later"
+for ((at = 0; at < clicks / 100; at += 100)); do serve "w" $at $((at + 99)); done
+later=$(anonymous)
+echo "it holds $later kB"
+# What the allocator and the caches of the catalogue may still settle on.
+expect "no more" t "$([ $((later - scored)) -lt 2048 ] && echo t)"
+disconnect
+
+note "an operating system that has less"
+before=$(q "SELECT count(*) FROM coupon.version")
+started=$(q "SELECT pg_postmaster_start_time()")
+refused=0
+for more in 0 4 8 16 32 48 64 96 128 192 256 384 512; do
+    connect
+    answer "SELECT 1 FROM coupon.version; LOAD 'coupon_ext'" >/dev/null
+    size=$(sed -n 's/^VmSize:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$backend/status")
+    prlimit --pid "$backend" --as=$(((size + more * 1024) * 1024))
+    said=$(answer "SELECT count(*) > 0 FROM coupon.train(spec => '{\"churn\": {\"epochs\": 1}}', seed => 9)")
+    if [ "$said" = t ]; then
+        echo "ok: $more MB are enough"
+        before=$((before + 1))
+    else
+        grep -qE 'ERROR:  (out of memory|could not start a thread)' "$work/said" || { cat "$work/said"; give_up "$more MB: another error"; }
+        echo "ok: $more MB: $(grep -A2 ERROR "$work/said" | tr '\n' ' ')"
+        if grep -q 'HINT:.*ulimit' "$work/said"; then refused=$((refused + 1)); fi
+    fi
+    prlimit --pid "$backend" --as=unlimited
+    expect "the connection lives" "$backend" "$(answer "SELECT pg_backend_pid()")"
+    disconnect
+    [ "$said" != t ] || break
+done
+expect "the hint was given" t "$([ $refused -gt 2 ] && echo t)"
+expect "what was refused left nothing" "$before" "$(q "SELECT count(*) FROM coupon.version")"
+expect "no crash" "$started" "$(q "SELECT pg_postmaster_start_time()")"
