@@ -54,6 +54,15 @@ pub fn throw(report: ErrorReport) -> ! {
     unreachable!("an ERROR does not return")
 }
 
+/// Tells the client something that is no ERROR. PostgreSQL looks for a cancel while it does, and pgrx has no guard there:
+/// the cancel would jump over our frames with their destructors and threads. It is held off until we look ourselves.
+pub fn tell(level: PgLogLevel, report: ErrorReport) {
+    // SAFETY: what HOLD_INTERRUPTS and RESUME_INTERRUPTS do; nothing between them leaves but by returning.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+    report.report(level);
+    unsafe { pg_sys::InterruptHoldoffCount -= 1 };
+}
+
 /// Unwraps what the numerics return, reporting what they refuse.
 pub fn ok<T>(result: coupon_model::Result<T>) -> T {
     result.unwrap_or_else(|e| throw(model(e)))

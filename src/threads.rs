@@ -52,11 +52,10 @@ pub fn run<T: Send, M: Send>(
         let thread = thread.unwrap_or_else(|e| throw(no_thread(&e)));
         let mut worker = Worker { stop: flag, thread: Some(thread) };
         loop {
+            check_for_interrupts!();
             match receiver.recv_timeout(TICK) {
                 Ok(message) => heard(message),
-                Err(RecvTimeoutError::Timeout) => {
-                    check_for_interrupts!();
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }

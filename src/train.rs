@@ -1,6 +1,6 @@
 //! Training from SQL: read the log, compute on threads of its own, store, deploy, tell.
 
-use crate::error::{ok, report, throw};
+use crate::error::{self, ok, report, throw};
 use crate::{settings, store, threads};
 use coupon_model::Result;
 use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
@@ -162,7 +162,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             (Some(reason), false) => format!("version {version} is saved and not activated: {reason}"),
         };
         if !active {
-            ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, verdict.clone());
+            error::tell(PgLogLevel::WARNING, report(PgSqlErrorCode::ERRCODE_WARNING, verdict.clone(), ""));
         }
         lines.push((Report { stage: "deploy", note: Some(verdict), ..Report::default() }, 0.0));
         lines.into_iter().map(|line| row(version, line)).collect()
@@ -226,7 +226,8 @@ fn tell(text: &str, told: &mut Option<Instant>) {
     let threshold = if level == PgLogLevel::INFO { pg_sys::NOTICE } else { pg_sys::DEBUG1 };
     // SAFETY: plain look at the message settings.
     if unsafe { pg_sys::message_level_is_interesting(threshold as i32) } {
-        ereport!(level, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, format!("coupon_ext: {text}"));
+        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        error::tell(level, report(code, format!("coupon_ext: {text}"), ""));
     }
 }
 

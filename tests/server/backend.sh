@@ -7,7 +7,7 @@ connect() {
     mkfifo "$work/in"
     : >"$work/answers"
     : >"$work/said"
-    psql -XAtq <"$work/in" >"$work/answers" 2>"$work/said" &
+    psql -XAtq <"$work/in" >>"$work/answers" 2>>"$work/said" &
     client=$!
     exec 3>"$work/in"
     backend=$(answer "SELECT pg_backend_pid()")
@@ -31,7 +31,7 @@ answer() {
     grep -v "^end $asked$" "$work/answers" || true
 }
 
-# until_said PATTERN: waits for a line on stderr; seconds since $1 was first looked for are in $waited
+# until_said PATTERN [SECONDS]: waits for a line on stderr, at most so long; sets $waited to how long it took
 until_said() {
     local begun=$EPOCHREALTIME limit=${2:-60}
     until grep -q -- "$1" "$work/said"; do
