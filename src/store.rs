@@ -106,11 +106,9 @@ pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize, m
     let mut read = Read { log: Log::default(), columns: 0 };
     loop {
         check_for_interrupts!();
-        let rows = spi(cursor.fetch(BATCH));
-        if rows.is_empty() {
+        if spi(cursor.fetch(BATCH)).is_empty() {
             return read;
         }
-        drop(rows);
         // What decoding detoasts goes with the batch's context, what SPI fetched with its table: either would otherwise
         // stay until training ends, as large as the log and outside the budget.
         let mut context = PgMemoryContexts::new("coupon_ext batch");

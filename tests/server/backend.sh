@@ -42,6 +42,7 @@ until_said() {
     waited=$(awk "BEGIN {print $EPOCHREALTIME - $begun}")
 }
 
-# Kilobytes of its own memory, shared buffers not counted; its number of threads.
+# Kilobytes of its own memory, shared buffers not counted; its number of threads, without the one that candle starts once
+# and keeps.
 anonymous() { sed -n 's/^RssAnon:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$backend/status"; }
-threads() { find "/proc/$backend/task" -mindepth 1 -maxdepth 1 | wc -l; }
+threads() { cat /proc/"$backend"/task/*/comm 2>/dev/null | grep -vc '^candle-bp' || true; }

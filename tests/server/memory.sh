@@ -2,10 +2,10 @@
 # Proves: what a serving backend keeps is bounded, with three versions in use; a training that the operating system refuses
 # memory is an error with a hint, and the server lives.
 #
-#   MEMORY_CLICKS (30000)   clicks in one backend; 1000000 for the long form
+#   MEMORY_CLICKS (10000)   clicks in one backend; 1000000 for the long form
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
-clicks=${MEMORY_CLICKS:-30000}
+clicks=${MEMORY_CLICKS:-10000}
 
 note "10,000 sessions under three versions"
 connect
@@ -40,7 +40,7 @@ note "an operating system that has less"
 # allow BYTES: the address space the backend may have; a limit of one's own processes can be set without being root
 allow() {
     local as=()
-    [ "$(id -u)" != 0 ] || as=(setpriv "--reuid=$(stat -c %u "/proc/$backend")" --clear-groups)
+    [ "$(id -u)" != 0 ] || as=(setpriv "--reuid=$(stat -c %u "/proc/$backend")" "--regid=$(stat -c %g "/proc/$backend")" --clear-groups)
     "${as[@]}" prlimit --pid "$backend" --as="$1:"
 }
 before=$(q "SELECT count(*) FROM coupon.version")
