@@ -40,6 +40,7 @@ status() { sed -n "s/^$2:[[:space:]]*\([0-9]*\) kB/\1/p" "/proc/$1/status" 2>/de
 
 # Starts a training in a backend of its own; sets $client and $backend. Lines of stderr are stamped as they come.
 begin() {
+    rm -f "$work"/*
     mkfifo "$work/in" "$work/err"
     psql -XAtq <"$work/in" >"$work/out" 2>"$work/err" &
     client=$!
@@ -57,7 +58,6 @@ begin() {
 finish() {
     exec 3>&-
     wait "$client" || true
-    rm -f "$work/in" "$work/err"
 }
 
 say "training"
