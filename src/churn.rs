@@ -97,7 +97,7 @@ fn judge_churn(
         let Some((active, stages)) = store::active_with_stages(client) else { throw(no_model()) };
         let spec = store::sessions_spec(&stages);
         // The customers' past lies before the window: segments are as of each session's own day.
-        let read = store::read_log(client, i64::MIN, until, settings::training_memory() / 2);
+        let read = store::read_log(client, i64::MIN, until, settings::training_memory(), |_| {});
         let version = &active.version;
         let end = if until == i64::MAX { read.log.events.last().map_or(0, |e| e.at) + 1 } else { until };
         let work = |stop: &AtomicBool, _: Sender<()>| {

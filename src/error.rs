@@ -4,6 +4,8 @@ use coupon_model::Error;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+const MB: usize = 1 << 20;
+
 /// A report with a hint; the common shape of everything refused here.
 pub fn report(code: PgSqlErrorCode, message: impl Into<String>, hint: &str) -> ErrorReport {
     let report = ErrorReport::new(code, message.into(), "coupon_ext");
@@ -29,11 +31,18 @@ pub fn model(e: Error) -> ErrorReport {
             message,
             "Widen the window, or collect more clicks first.",
         ),
-        Error::Memory { .. } => report(
+        Error::Memory { needed, budget } => report(
             Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            message,
+            "training needs more memory than coupon_ext.training_memory allows",
             "Train on a shorter window, or have a superuser raise coupon_ext.training_memory.",
-        ),
+        )
+        .set_detail(format!("It needs at least {} MB, the budget is {} MB.", needed.div_ceil(MB), budget / MB)),
+        Error::Refused { bytes } => report(
+            Code::ERRCODE_OUT_OF_MEMORY,
+            "out of memory",
+            "Train on a shorter window, or raise the limit on the server's memory (ulimit -v, overcommit).",
+        )
+        .set_detail(format!("The operating system refused {} MB.", bytes.div_ceil(MB))),
         Error::Cancelled => report(Code::ERRCODE_QUERY_CANCELED, message, ""),
         Error::Numerics(_) => report(Code::ERRCODE_INTERNAL_ERROR, message, ""),
     }
@@ -43,6 +52,15 @@ pub fn model(e: Error) -> ErrorReport {
 pub fn throw(report: ErrorReport) -> ! {
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+/// Tells the client something that is no ERROR. PostgreSQL looks for a cancel while it does, and pgrx has no guard there:
+/// the cancel would jump over our frames with their destructors and threads. It is held off until we look ourselves.
+pub fn tell(level: PgLogLevel, report: ErrorReport) {
+    // SAFETY: what HOLD_INTERRUPTS and RESUME_INTERRUPTS do; nothing between them leaves but by returning.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+    report.report(level);
+    unsafe { pg_sys::InterruptHoldoffCount -= 1 };
 }
 
 /// Unwraps what the numerics return, reporting what they refuse.

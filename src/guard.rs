@@ -126,6 +126,6 @@ pub fn warn(caught: &Caught) {
         let message = format!("coupon_ext: {}", caught.message);
         let hint = caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.fault holds what failed.".into());
         let report = pgrx::pg_sys::panic::ErrorReport::new(caught.code, message, "coupon_ext").set_hint(hint);
-        report.report(PgLogLevel::WARNING);
+        crate::error::tell(PgLogLevel::WARNING, report);
     }
 }

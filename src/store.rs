@@ -6,7 +6,8 @@ use crate::settings::micros;
 use coupon_model::Error;
 use coupon_model::churn::Gate;
 use coupon_model::events::{Event, Interner, Kind, Log, MAX_ATTRIBUTES, NONE};
-use coupon_model::training::{Customer, Treatment};
+use coupon_model::memory;
+use coupon_model::training::{Customer, Estimate, Treatment};
 use coupon_model::version::{Stage, digest};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -15,6 +16,9 @@ use std::collections::HashMap;
 
 /// Rows a fetch: large enough to be quick, small enough that a cancel is noticed.
 const BATCH: i64 = 10_000;
+
+/// Bytes that must be left beside the log.
+const HEADROOM: usize = 16 << 20;
 
 /// Whether there is storage.
 pub fn exists(client: &SpiClient) -> bool {
@@ -93,60 +97,90 @@ pub struct Read {
     pub columns: usize,
 }
 
-/// The whole log in [since, until), in the total order of coupon.events; refused where it would pass the budget.
-pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize) -> Read {
+/// The whole log in [since, until), in the total order of coupon.events; refused where it would pass the budget, or where
+/// the operating system has not so much. `heard` is told how many events have been read.
+pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize, mut heard: impl FnMut(usize)) -> Read {
     let sql = "SELECT at, session, customer, kind, page, category, product, quantity, price, order_id, attributes \
                FROM coupon.events($1, $2)";
     let mut cursor = client.open_cursor(sql, &[time(since).into(), time(until).into()]);
     let mut read = Read { log: Log::default(), columns: 0 };
     loop {
         check_for_interrupts!();
-        let rows = spi(cursor.fetch(BATCH));
-        if rows.is_empty() {
+        if spi(cursor.fetch(BATCH)).is_empty() {
             return read;
         }
         // What decoding detoasts goes with the batch's context, what SPI fetched with its table: either would otherwise
         // stay until training ends, as large as the log and outside the budget.
         let mut context = PgMemoryContexts::new("coupon_ext batch");
-        // SAFETY: everything decoded is copied into the log before the context is left and dropped.
+        // SAFETY: SPI's table is the one just fetched, no other call came between. Everything decoded is copied into the
+        // log before the context is left and dropped, and the table freed.
         unsafe {
-            context.switch_to(|_| {
-                for row in rows {
-                    let event = event(&row, &mut read);
-                    read.log.events.push(event);
-                }
-            });
+            let table = pg_sys::SPI_tuptable;
+            let tuples = std::slice::from_raw_parts((*table).vals, (*table).numvals as usize);
+            context.switch_to(|_| tuples.iter().for_each(|&t| ok(push(&Columns::of(t, (*table).tupdesc), &mut read))));
+            pg_sys::SPI_freetuptable(table);
         }
         drop(context);
-        // SAFETY: no other SPI call came between, so this is the table that was fetched, and it has been read.
-        unsafe { pg_sys::SPI_freetuptable(pg_sys::SPI_tuptable) };
-        // Texts average about fifty bytes, twice: in the list and in the index.
-        let needed = read.log.events.len() * size_of::<Event>() + read.log.texts.len() * 150;
+        heard(read.log.events.len());
+        let needed = Estimate::least(&read.log);
         if needed > budget {
             ok::<()>(Err(Error::Memory { needed, budget }));
         }
+        // What a batch allocates beside the log is small and could not be refused without ending the backend.
+        ok(memory::probe(HEADROOM));
     }
 }
 
-fn event(row: &pgrx::spi::SpiHeapTupleData, read: &mut Read) -> Event {
-    let texts = &mut read.log.texts;
-    let text = |i: usize, texts: &mut Interner| texts.intern(spi(row.get::<&str>(i)));
-    let at: i64 = spi(row.get::<TimestampWithTimeZone>(1)).expect("coupon.events leaves no time NULL").into();
-    let kind = spi(row.get::<&str>(4)).and_then(Kind::parse).expect("coupon.events knows only our kinds");
-    let mut event = Event::new(at, text(2, texts), kind);
-    event.customer = text(3, texts);
-    event.page = text(5, texts);
-    event.category = text(6, texts);
-    event.product = text(7, texts);
-    event.quantity = spi(row.get::<f64>(8)).unwrap_or(1.0);
-    event.price = spi(row.get::<f64>(9)).unwrap_or(f64::NAN);
-    event.order = text(10, texts);
-    let attributes: Vec<Option<String>> = spi(row.get(11)).unwrap_or_default();
-    read.columns = read.columns.max(attributes.len().min(MAX_ATTRIBUTES));
-    for (slot, attribute) in event.attributes.iter_mut().zip(attributes) {
-        *slot = texts.intern(attribute.as_deref());
+/// A row of the query in [`read_log`], taken apart in one pass and in place: pgrx's `get` walks the row for every column,
+/// and copies each text into the parent of the current memory context.
+struct Columns {
+    values: [pg_sys::Datum; 11],
+    nulls: [bool; 11],
+}
+
+impl Columns {
+    /// # Safety
+    /// A tuple of that query with its descriptor, not freed while what [`Columns::get`] returns is used.
+    unsafe fn of(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Columns {
+        let mut columns = Columns { values: [pg_sys::Datum::null(); 11], nulls: [true; 11] };
+        // SAFETY: the query has eleven columns.
+        unsafe {
+            pg_sys::heap_deform_tuple(tuple, descriptor, columns.values.as_mut_ptr(), columns.nulls.as_mut_ptr())
+        };
+        columns
     }
-    event
+
+    /// Columns count from 1. `T` must be of the column's type.
+    unsafe fn get<T: FromDatum>(&self, n: usize) -> Option<T> {
+        // SAFETY: by contract.
+        unsafe { T::from_datum(self.values[n - 1], self.nulls[n - 1]) }
+    }
+}
+
+fn push(row: &Columns, read: &mut Read) -> coupon_model::Result<()> {
+    let texts = &mut read.log.texts;
+    // SAFETY: the types are those of coupon.event, and what is borrowed from the row does not leave this function.
+    unsafe {
+        let text = |n: usize, texts: &mut Interner| texts.intern(row.get::<&str>(n));
+        let at: i64 = row.get::<TimestampWithTimeZone>(1).expect("coupon.events leaves no time NULL").into();
+        let kind = row.get::<&str>(4).and_then(Kind::parse).expect("coupon.events knows only our kinds");
+        let mut event = Event::new(at, text(2, texts)?, kind);
+        event.customer = text(3, texts)?;
+        event.page = text(5, texts)?;
+        event.category = text(6, texts)?;
+        event.product = text(7, texts)?;
+        event.quantity = row.get(8).unwrap_or(1.0);
+        event.price = row.get(9).unwrap_or(f64::NAN);
+        event.order = text(10, texts)?;
+        let mut attributes = [NONE; MAX_ATTRIBUTES];
+        if let Some(values) = row.get::<pgrx::Array<&str>>(11) {
+            read.columns = read.columns.max(values.len().min(MAX_ATTRIBUTES));
+            for (slot, value) in attributes.iter_mut().zip(values.iter()) {
+                *slot = texts.intern(value)?;
+            }
+        }
+        read.log.push(event, &attributes)
+    }
 }
 
 /// What the campaigns did to the sessions of a log.
@@ -181,22 +215,27 @@ pub fn save_customers(client: &mut SpiClient, log: &Log, customers: &[Customer],
     let insert = statement(client, sql, &types.map(Into::into));
     for c in customers.iter().filter(|c| c.customer != NONE) {
         check_for_interrupts!();
+        let mut context = PgMemoryContexts::new("coupon_ext row");
         let v = &c.variables;
         let categories: Vec<Option<&str>> = c.lines.iter().map(|l| log.text(l.0)).collect();
         let lines: Vec<f64> = c.lines.iter().map(|l| l.1).collect();
-        let args = [
-            log.text(c.customer).into(),
-            time(as_of).into(),
-            v.spending_last_month.into(),
-            v.average_payment.into(),
-            v.items_per_purchase.into(),
-            v.searches_last_month.into(),
-            v.stay_per_session.into(),
-            v.visits_last_month.into(),
-            categories.into(),
-            lines.into(),
-        ];
-        spi(client.update(insert, None, &args));
+        let insert_row = |_: &mut PgMemoryContexts| {
+            let args = [
+                log.text(c.customer).into(),
+                time(as_of).into(),
+                v.spending_last_month.into(),
+                v.average_payment.into(),
+                v.items_per_purchase.into(),
+                v.searches_last_month.into(),
+                v.stay_per_session.into(),
+                v.visits_last_month.into(),
+                categories.into(),
+                lines.into(),
+            ];
+            spi(client.update(insert, None, &args));
+        };
+        // SAFETY: nothing of the parameters is kept.
+        unsafe { context.switch_to(insert_row) };
     }
 }
 

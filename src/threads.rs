@@ -1,22 +1,33 @@
 //! The one place that makes threads. They never touch PostgreSQL, never receive its signals, and are gone when the call
 //! ends; meanwhile the main thread waits for them and listens for a cancel.
 
-use pgrx::check_for_interrupts;
+use crate::error::{report, throw};
+use pgrx::prelude::*;
+use pgrx::{check_for_interrupts, pg_sys::panic::ErrorReport};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 /// How often the main thread looks for a cancel.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Told to the worker: whether to stop. Stops it when dropped, so that an ERROR on the main thread ends it too.
-struct Stop<'a>(&'a AtomicBool);
+/// The worker and whether it is to stop. Dropped by an ERROR on the main thread too: then it stops the worker and waits
+/// until it is gone.
+struct Worker<'s, T> {
+    stop: &'s AtomicBool,
+    thread: Option<ScopedJoinHandle<'s, T>>,
+}
 
-impl Drop for Stop<'_> {
+impl<T> Drop for Worker<'_, T> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // What it would have returned, or its panic, is of no interest beside the ERROR.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -32,25 +43,26 @@ pub fn run<T: Send, M: Send>(
         let (sender, receiver) = channel();
         let flag = &stop;
         let body = move || {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            match pool {
-                Ok(pool) => pool.install(|| work(flag, sender)),
-                // Without threads to be had the work is done on this one.
-                Err(_) => work(flag, sender),
-            }
+            let mut work = Some(move || work(flag, sender));
+            let mut run = || work.take().expect("it is run once")();
+            // A scoped pool's threads are gone when it returns; those of any other end some time after it.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            // Without threads to be had the work is done on this one.
+            pool.build_scoped(|thread| thread.run(), |pool| pool.install(&mut run)).unwrap_or_else(|_| run())
         };
-        let worker = without_signals(|| scope.spawn(body));
-        let _stop = Stop(&stop);
+        let thread = without_signals(|| std::thread::Builder::new().spawn_scoped(scope, body));
+        let thread = thread.unwrap_or_else(|e| throw(no_thread(&e)));
+        let mut worker = Worker { stop: flag, thread: Some(thread) };
         loop {
+            check_for_interrupts!();
             match receiver.recv_timeout(TICK) {
                 Ok(message) => heard(message),
-                Err(RecvTimeoutError::Timeout) => {
-                    check_for_interrupts!();
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let thread = worker.thread.take().expect("nobody else takes it");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -99,6 +111,15 @@ impl<J, R> Pipeline<'_, J, R> {
     }
 }
 
+/// Stops the workers when dropped, so that an ERROR on the main thread ends them too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `feed` on this thread, the main one, beside `threads` workers that do what it sends. `work` must return soon after
 /// the flag is set, whatever it returns then. Without threads to be had the work is done on this one.
 pub fn pipeline<J: Send, R: Send>(
@@ -126,6 +147,14 @@ pub fn pipeline<J: Send, R: Send>(
         let _stop = Stop(flag);
         feed(&mut Pipeline { work, stop: flag, jobs, answers: VecDeque::new(), workers });
     });
+}
+
+fn no_thread(e: &std::io::Error) -> ErrorReport {
+    report(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+        format!("could not start a thread: {e}"),
+        "The limits of the server's processes, threads or address space are too low.",
+    )
 }
 
 /// What a worker asks often: whether it may go on.

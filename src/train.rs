@@ -1,9 +1,9 @@
 //! Training from SQL: read the log, compute on threads of its own, store, deploy, tell.
 
-use crate::error::{ok, report, throw};
+use crate::error::{self, ok, report, throw};
 use crate::{settings, store, threads};
 use coupon_model::Result;
-use coupon_model::training::{Job, Observer, Report, Spec, Stages, customers, train};
+use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
 use pgrx::prelude::*;
 use pgrx::{JsonB, Spi, name};
 use std::sync::atomic::AtomicBool;
@@ -57,12 +57,19 @@ fn run_training(
     TableIterator::new(run(since, until, spec, seed, stages))
 }
 
-/// What the worker tells the main thread: a line, and the seconds since the last one.
+/// A line, and the seconds since the last one.
 type Line = (Report, f64);
+
+/// What the worker tells the main thread.
+enum Told {
+    Line(Line),
+    Part(&'static str),
+    Estimate(Estimate),
+}
 
 struct Watcher<'a> {
     stop: &'a AtomicBool,
-    sender: Sender<Line>,
+    sender: Sender<Told>,
     last: Instant,
 }
 
@@ -75,7 +82,15 @@ impl Observer for Watcher<'_> {
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
         // The main thread may be gone already; then check() stops us next.
-        let _ = self.sender.send((report, seconds));
+        let _ = self.sender.send(Told::Line((report, seconds)));
+    }
+
+    fn enter(&mut self, part: &'static str) {
+        let _ = self.sender.send(Told::Part(part));
+    }
+
+    fn estimate(&mut self, estimate: &Estimate) {
+        let _ = self.sender.send(Told::Estimate(*estimate));
     }
 }
 
@@ -96,8 +111,9 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         }
         let budget = settings::training_memory();
         let threads = settings::threads();
-        tell("reading the log", &mut None);
-        let read = store::read_log(client, since, until, budget / 2);
+        let mut told = None;
+        tell("reading the log", &mut told);
+        let read = store::read_log(client, since, until, budget, |n| tell(&format!("{n} events read"), &mut told));
         let treatments = store::treatments(client, &read.log);
         let base = store::active_with_stages(client);
         // An open end means: up to the last event there is, which then closes the log.
@@ -115,21 +131,27 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             seed: seed as u64,
             stages,
             base: base_ref,
-            budget: budget / 2,
+            budget,
         };
         let mut lines: Vec<Line> = Vec::new();
-        let mut told = None;
-        let work = |stop: &AtomicBool, sender: Sender<Line>| {
+        let work = |stop: &AtomicBool, sender: Sender<Told>| {
             let mut watcher = Watcher { stop, sender, last: Instant::now() };
             let outcome = train(&job, &mut watcher)?;
+            watcher.enter("customers");
             let customers = customers(job.log, job.until, &job.spec.sessions, &mut || watcher.check())?;
             Ok((outcome, customers))
         };
-        let trained = threads::run(threads, work, |line| {
-            tell(&describe(&line.0), &mut told);
-            lines.push(line);
+        let trained = threads::run(threads, work, |heard| match heard {
+            Told::Line(line) => {
+                tell(&describe(&line.0), &mut told);
+                lines.push(line);
+            }
+            Told::Part(part) => tell(&format!("begins {part}"), &mut told),
+            // Whatever was told just before.
+            Told::Estimate(e) => tell(&announce(&e, budget), &mut None),
         });
         let (outcome, customers) = ok(trained);
+        tell("begins saving", &mut told);
         store::one_at_a_time(client);
         let version = store::save(client, &outcome.stages, since, until, seed, threads as i32);
         store::save_customers(client, &read.log, &customers, coupon_model::sessions::day_of(end));
@@ -140,7 +162,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             (Some(reason), false) => format!("version {version} is saved and not activated: {reason}"),
         };
         if !active {
-            ereport!(PgLogLevel::WARNING, PgSqlErrorCode::ERRCODE_WARNING, verdict.clone());
+            error::tell(PgLogLevel::WARNING, report(PgSqlErrorCode::ERRCODE_WARNING, verdict.clone(), ""));
         }
         lines.push((Report { stage: "deploy", note: Some(verdict), ..Report::default() }, 0.0));
         lines.into_iter().map(|line| row(version, line)).collect()
@@ -180,14 +202,32 @@ fn describe(r: &Report) -> String {
     text
 }
 
-/// INFO, at most once a second.
+fn announce(e: &Estimate, budget: usize) -> String {
+    let mb = |bytes: usize| bytes.div_ceil(1 << 20);
+    format!(
+        "{} events in {} sessions of {} customers; training will hold at most {} MB, {} are allowed",
+        e.events,
+        e.sessions,
+        e.customers,
+        mb(e.peak_bytes),
+        mb(budget)
+    )
+}
+
+/// INFO at most once a second, what comes between as DEBUG1.
 fn tell(text: &str, told: &mut Option<Instant>) {
-    // INFO always reaches the client: who asks for no notices does not want it either.
-    // SAFETY: plain look at the message settings.
-    let wanted = unsafe { pg_sys::message_level_is_interesting(pg_sys::NOTICE as i32) };
-    if wanted && told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
+    let level = if told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
         *told = Some(Instant::now());
-        ereport!(PgLogLevel::INFO, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, format!("coupon_ext: {text}"));
+        PgLogLevel::INFO
+    } else {
+        PgLogLevel::DEBUG1
+    };
+    // INFO always reaches the client: who asks for no notices does not want it either.
+    let threshold = if level == PgLogLevel::INFO { pg_sys::NOTICE } else { pg_sys::DEBUG1 };
+    // SAFETY: plain look at the message settings.
+    if unsafe { pg_sys::message_level_is_interesting(threshold as i32) } {
+        let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+        error::tell(level, report(code, format!("coupon_ext: {text}"), ""));
     }
 }
 
@@ -200,7 +240,7 @@ fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
     Spi::connect_mut(|client| {
         let Some((_, stages)) = store::active_with_stages(client) else { throw(crate::error::no_model()) };
         let spec = store::sessions_spec(&stages);
-        let read = store::read_log(client, i64::MIN, at, settings::training_memory() / 2);
+        let read = store::read_log(client, i64::MIN, at, settings::training_memory(), |_| {});
         let rows = threads::run(
             1,
             |stop: &AtomicBool, _: Sender<()>| customers(&read.log, at, &spec, &mut || threads::go_on(stop)),

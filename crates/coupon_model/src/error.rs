@@ -15,6 +15,9 @@ pub enum Error {
     /// The work would need more memory than its budget.
     #[error("needs {needed} bytes of memory, the budget is {budget}")]
     Memory { needed: usize, budget: usize },
+    /// The operating system refused an allocation.
+    #[error("an allocation of {bytes} bytes was refused")]
+    Refused { bytes: usize },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

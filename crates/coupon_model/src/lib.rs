@@ -9,6 +9,7 @@ pub mod error;
 pub mod events;
 pub mod issue;
 pub mod live;
+pub mod memory;
 pub mod metrics;
 pub mod rank;
 pub mod segment;

@@ -1,9 +1,9 @@
 //! The six loyalty variables of CCP/2DL, as of any day.
 
-use super::{Groups, Session, Sessions, Spec, group};
-use crate::Result;
+use super::{Groups, Sessions, Spec, group};
 use crate::events::{DAY, Kind, Log, Micros, NONE, SECOND, Text};
 use crate::segment::Variables;
+use crate::{Result, memory};
 use std::collections::{HashMap, HashSet};
 
 /// A log by customer. Building it is one pass; [`Loyalty::variables`] then reads one customer's window.
@@ -16,12 +16,13 @@ pub struct Loyalty<'a> {
 impl<'a> Loyalty<'a> {
     /// An event without a customer counts for the customer its session is known by.
     pub fn new(log: &'a Log, spec: &Spec) -> Loyalty<'a> {
-        let mut known: HashMap<Text, Text> = HashMap::new();
+        // Of each text that is a session.
+        let mut known = vec![NONE; log.texts.len()];
         for e in log.events.iter().filter(|e| e.session != NONE && e.customer != NONE) {
-            known.insert(e.session, e.customer);
+            known[e.session as usize] = e.customer;
         }
         let of = |e: &crate::events::Event| match e.customer {
-            NONE => known.get(&e.session).copied().unwrap_or(NONE),
+            NONE => known.get(e.session as usize).copied().unwrap_or(NONE),
             customer => customer,
         };
         let owner: Vec<Text> = log.events.iter().map(of).collect();
@@ -52,8 +53,9 @@ impl<'a> Loyalty<'a> {
             match e.kind {
                 Kind::Search => searches += 1.0,
                 Kind::Purchase => {
-                    spent += e.amount();
-                    items += if e.quantity.is_finite() { e.quantity } else { 1.0 };
+                    let add = |sum: f64, x: f64| (sum + x).clamp(f64::MIN, f64::MAX);
+                    spent = add(spent, e.amount());
+                    items = add(items, if e.quantity.is_finite() { e.quantity } else { 1.0 });
                     // The order's own number if the shop has one, else its session, else its moment.
                     orders.insert(match (e.order, e.session) {
                         (NONE, NONE) => (NONE, NONE, e.at),
@@ -80,16 +82,21 @@ impl<'a> Loyalty<'a> {
     /// and for customers never seen before. Nothing of the session itself, nor of its day, is visible. `check` is called
     /// before every session and may end the work with its error.
     pub fn as_of(&self, sessions: &Sessions, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Option<Variables>>> {
-        let mut cache: HashMap<(Text, Micros), Option<Variables>> = HashMap::new();
-        let variables = |s: &Session| {
-            check()?;
-            if s.customer == NONE {
-                return Ok(None);
+        let all = &sessions.sessions;
+        let key = |&i: &u32| (all[i as usize].customer, day_of(all[i as usize].first));
+        // A customer's sessions of one day have the same: they are asked for together, so that nothing need be kept.
+        let mut order = memory::collect(0..all.len() as u32)?;
+        order.sort_unstable_by_key(key);
+        let mut as_of = memory::filled(None, all.len())?;
+        for same in order.chunk_by(|a, b| key(a) == key(b)) {
+            let (customer, day) = key(&same[0]);
+            let variables = if customer == NONE { None } else { self.variables(customer, day) };
+            for &i in same {
+                check()?;
+                as_of[i as usize] = variables;
             }
-            let day = day_of(s.first);
-            Ok(*cache.entry((s.customer, day)).or_insert_with(|| self.variables(s.customer, day)))
-        };
-        sessions.sessions.iter().map(variables).collect()
+        }
+        Ok(as_of)
     }
 }
 

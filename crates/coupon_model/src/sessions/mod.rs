@@ -10,12 +10,11 @@ mod loyalty;
 pub use history::{Purchases, moments};
 pub use loyalty::{Loyalty, day_of};
 
-use crate::Result;
-use crate::events::{Event, Log, Micros, NONE, SECOND, Text};
+use crate::events::{Event, Kind, Log, Micros, NONE, SECOND, Text};
 use crate::spec::{self, require};
+use crate::{Result, memory};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::HashMap;
 use std::ops::Range;
 
 /// How sessions are made from events. Defaults: `models/sessions.json`.
@@ -108,18 +107,24 @@ pub struct Sessions {
 
 impl Sessions {
     /// Groups a log's events by session and applies the rules. `until` closes the log: what happened in the last
-    /// `session_timeout` before it may still go on, and is left out.
-    pub fn build(log: &Log, until: Micros, spec: &Spec) -> Sessions {
+    /// `session_timeout` before it may still go on, and is left out. `check` is called every few thousand events and may
+    /// end the work with its error.
+    pub fn build(log: &Log, until: Micros, spec: &Spec, check: &mut dyn FnMut() -> Result<()>) -> Result<Sessions> {
         let timeout = (spec.session_timeout * SECOND as f64) as Micros;
-        let (owner, unattributed) = owners(log, timeout);
+        let (owner, unattributed) = owners(log, timeout, check)?;
+        check()?;
         let groups = group(&owner, log.texts.len());
+        drop(owner);
+        check()?;
         let mut report = Report::default();
         let mut out = Sessions { unattributed, ..Sessions::default() };
-        for (id, members) in groups.iter() {
-            let events = || members.iter().map(|&i| (i, &log.events[i as usize]));
-            let page_views = events().filter(|(_, e)| !e.kind.ends()).count();
+        memory::grow(&mut out.events, groups.members.len())?;
+        for (n, (id, members)) in groups.iter().enumerate() {
+            pause(n, check)?;
+            let events = || members.iter().map(|&i| &log.events[i as usize]);
+            let page_views = events().filter(|e| !e.kind.ends()).count();
             report.seen(page_views);
-            if events().any(|(_, e)| e.at > until - timeout) {
+            if events().any(|e| e.at > until - timeout) {
                 report.remove(OPEN, page_views);
                 continue;
             }
@@ -127,7 +132,7 @@ impl Sessions {
                 report.remove(BOT, page_views);
                 continue;
             }
-            let kept = events().take_while(|(_, e)| !e.kind.ends()).count();
+            let kept = events().take_while(|e| !e.kind.ends()).count();
             report.trim(CHECKOUT, page_views - kept);
             if kept == 0 {
                 report.drop(CHECKOUT);
@@ -141,18 +146,21 @@ impl Sessions {
             let first = &log.events[members[0] as usize];
             let start = out.events.len() as u32;
             out.events.extend_from_slice(members);
+            memory::grow(&mut out.sessions, 1)?;
             out.sessions.push(Session {
                 id,
                 customer: first.customer,
                 first: first.at,
-                purchased: events().any(|(_, e)| e.kind == crate::events::Kind::Purchase),
+                purchased: events().any(|e| e.kind == Kind::Purchase),
                 views: start..start + kept as u32,
                 end: out.events.len() as u32,
             });
         }
-        out.sessions.sort_by(|a, b| (a.first, log.text(a.id)).cmp(&(b.first, log.text(b.id))));
+        check()?;
+        // No two sessions are equal, so an unstable sort, which needs no memory, gives the same.
+        out.sessions.sort_unstable_by(|a, b| (a.first, log.text(a.id)).cmp(&(b.first, log.text(b.id))));
         out.rules = report.rows();
-        out
+        Ok(out)
     }
 
     /// The page views of a session, up to (excluding) its first checkout or purchase.
@@ -196,60 +204,74 @@ impl Sessions {
 
 /// The session each event belongs to. A purchase that knows only its customer goes to that customer's latest session
 /// with a view at or before it and within the timeout; the second value counts those that found none.
-fn owners(log: &Log, timeout: Micros) -> (Vec<Text>, usize) {
-    let mut latest: HashMap<Text, (Text, Micros)> = HashMap::new();
+fn owners(log: &Log, timeout: Micros, check: &mut dyn FnMut() -> Result<()>) -> Result<(Vec<Text>, usize)> {
+    // Of each text that is a customer; only a log with purchases that know no session asks.
+    let asks = log.events.iter().any(|e| e.session == NONE);
+    let mut latest = memory::filled((NONE, 0), if asks { log.texts.len() } else { 0 })?;
+    let mut owner = memory::room(log.events.len())?;
     let mut lost = 0;
-    let owner = log.events.iter().map(|e| {
-        if e.session != NONE {
-            if e.customer != NONE && !e.kind.ends() {
-                latest.insert(e.customer, (e.session, e.at));
-            }
-            return e.session;
-        }
-        match latest.get(&e.customer) {
-            Some(&(session, at)) if e.customer != NONE && e.at - at <= timeout => session,
-            _ => {
-                lost += usize::from(e.kind == crate::events::Kind::Purchase);
+    for (n, e) in log.events.iter().enumerate() {
+        pause(n, check)?;
+        let customer = latest.get_mut(e.customer as usize);
+        owner.push(match (e.session, customer) {
+            (NONE, Some(&mut (session, at))) if session != NONE && e.at - at <= timeout => session,
+            (NONE, _) => {
+                lost += usize::from(e.kind == Kind::Purchase);
                 NONE
             }
-        }
-    });
-    (owner.collect(), lost)
+            (session, customer) => {
+                if let Some(latest) = customer.filter(|_| !e.kind.ends()) {
+                    *latest = (session, e.at);
+                }
+                session
+            }
+        });
+    }
+    Ok((owner, lost))
+}
+
+/// Asks now and then whether to go on: an event takes some ten nanoseconds.
+pub(crate) fn pause(n: usize, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    if n.is_multiple_of(4096) { check() } else { Ok(()) }
 }
 
 /// Positions of events grouped by a text, each group in log order: a counting sort, no map and no list a group.
 pub(crate) struct Groups {
-    starts: Vec<u32>,
+    ends: Vec<u32>,
     members: Vec<u32>,
 }
 
+/// `owner` is each event's text, all below `texts`, or [`NONE`].
 pub(crate) fn group(owner: &[Text], texts: usize) -> Groups {
-    let mut starts = vec![0u32; texts + 1];
+    let mut ends = vec![0u32; texts];
     for &o in owner.iter().filter(|&&o| o != NONE) {
-        starts[o as usize + 1] += 1;
+        ends[o as usize] += 1;
     }
-    for i in 0..texts {
-        starts[i + 1] += starts[i];
+    let mut start = 0;
+    for end in &mut ends {
+        (*end, start) = (start, start + *end);
     }
-    let mut next = starts.clone();
-    let mut members = vec![0u32; starts[texts] as usize];
+    // Each group's start moves on as it fills, to where the group ends.
+    let mut members = vec![0u32; start as usize];
     for (i, &o) in owner.iter().enumerate().filter(|(_, o)| **o != NONE) {
-        members[next[o as usize] as usize] = i as u32;
-        next[o as usize] += 1;
+        let end = &mut ends[o as usize];
+        members[*end as usize] = i as u32;
+        *end += 1;
     }
-    Groups { starts, members }
+    Groups { ends, members }
 }
 
 impl Groups {
     pub fn of(&self, text: Text) -> &[u32] {
-        match self.starts.get(text as usize..text as usize + 2) {
-            Some(&[a, b]) => &self.members[a as usize..b as usize],
-            _ => &[],
+        let text = text as usize;
+        match self.ends.get(text) {
+            Some(&end) => &self.members[if text == 0 { 0 } else { self.ends[text - 1] as usize }..end as usize],
+            None => &[],
         }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Text, &[u32])> {
-        (0..self.starts.len() as u32 - 1).map(|t| (t, self.of(t))).filter(|(_, m)| !m.is_empty())
+        (0..self.ends.len() as u32).map(|t| (t, self.of(t))).filter(|(_, m)| !m.is_empty())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::events::{DAY, Kind};
 fn log(rows: &[(&str, &str, i64, Kind)]) -> Log {
     let mut log = Log::default();
     for &(session, customer, seconds, kind) in rows {
-        let text = |t: &str, log: &mut Log| log.texts.intern((!t.is_empty()).then_some(t));
+        let text = |t: &str, log: &mut Log| log.texts.intern((!t.is_empty()).then_some(t)).unwrap();
         let (session, customer) = (text(session, &mut log), text(customer, &mut log));
         log.events.push(Event { customer, ..Event::new(seconds * SECOND, session, kind) });
     }
@@ -30,7 +30,7 @@ fn rules_remove_what_they_say_in_order() {
     rows.extend([("paid", "", 1, Kind::Purchase), ("paid", "", 2, Kind::View)]);
     rows.extend(views("open", 6, LATE / SECOND - 10));
     let log = log(&rows);
-    let s = Sessions::build(&log, LATE, &Spec::default());
+    let s = Sessions::build(&log, LATE, &Spec::default(), &mut || Ok(())).unwrap();
     let row = |i: usize| (s.rules[i].sessions_removed, s.rules[i].views_removed, s.rules[i].sessions_left);
     assert_eq!(row(OPEN), (1, 6, 6));
     assert_eq!(row(BOT), (1, 101, 5));
@@ -46,7 +46,9 @@ fn rules_remove_what_they_say_in_order() {
 #[test]
 fn a_session_is_open_until_it_was_silent_for_the_timeout() {
     let log = log(&views("s", 4, 0));
-    let at = |seconds: i64| Sessions::build(&log, seconds * SECOND, &Spec::default()).sessions.len();
+    let at = |seconds: i64| {
+        Sessions::build(&log, seconds * SECOND, &Spec::default(), &mut || Ok(())).unwrap().sessions.len()
+    };
     assert_eq!((at(3 + 1799), at(3 + 1800)), (0, 1));
 }
 
@@ -60,7 +62,7 @@ fn a_purchase_without_a_session_goes_to_the_latest_view_of_its_customer() {
         ("", "stranger", 300, Kind::Purchase),
     ];
     let log = log(&rows);
-    let s = Sessions::build(&log, LATE, &Spec::default());
+    let s = Sessions::build(&log, LATE, &Spec::default(), &mut || Ok(())).unwrap();
     let bought: Vec<_> = s.sessions.iter().map(|x| (log.text(x.id).unwrap(), x.purchased)).collect();
     assert_eq!(bought, [("a", false), ("b", true)]);
     assert_eq!(s.unattributed, 2);
@@ -73,7 +75,7 @@ fn windows_follow_time_and_lose_nothing() {
         .zip(0..)
         .map(|(s, i)| (*s, "", i, Kind::View))
         .collect();
-    let s = Sessions::build(&log(&rows), LATE, &Spec::default());
+    let s = Sessions::build(&log(&rows), LATE, &Spec::default(), &mut || Ok(())).unwrap();
     assert_eq!(s.windows(&Spec::default()), [0..8, 8..9, 9..10]);
 }
 
@@ -99,7 +101,7 @@ fn loyalty_sees_thirty_days_strictly_before_the_day() {
     assert_eq!((v.searches_last_month, v.stay_per_session, v.visits_last_month), (1.0, 50.0, 2.0));
     assert!(loyalty.variables(u, day(1) * SECOND).is_none(), "nothing happened before the first day");
     // The session of day 40 sees the same whatever it goes on to do.
-    let sessions = Sessions::build(&log, 60 * DAY, &Spec::default());
+    let sessions = Sessions::build(&log, 60 * DAY, &Spec::default(), &mut || Ok(())).unwrap();
     let as_of = loyalty.as_of(&sessions, &mut || Ok(())).unwrap();
     let today = sessions.sessions.iter().position(|s| log.text(s.id) == Some("today")).unwrap();
     assert_eq!(as_of[today], Some(v));
@@ -114,12 +116,12 @@ fn moments_forecast_the_next_cart_but_not_the_same_gesture() {
         ("s", "", 60, Kind::View),
         ("s", "", 90, Kind::Purchase),
     ]);
-    let shoe = log.texts.intern(Some("shoe"));
-    let shoes = log.texts.intern(Some("shoes"));
+    let shoe = log.texts.intern(Some("shoe")).unwrap();
+    let shoes = log.texts.intern(Some("shoes")).unwrap();
     for i in [1, 2, 4] {
         (log.events[i].product, log.events[i].category) = (shoe, if i == 4 { NONE } else { shoes });
     }
-    let s = Sessions::build(&log, LATE, &Spec::default());
+    let s = Sessions::build(&log, LATE, &Spec::default(), &mut || Ok(())).unwrap();
     let purchases = Purchases::new(&log);
     // View 1 is the carted product two seconds before; the purchase's category comes from its product.
     assert_eq!(moments(&log, &s, &purchases, 0), [(0, shoes), (2, shoes), (3, shoes)]);

@@ -3,9 +3,10 @@
 use super::{Ground, Observer, Report};
 use crate::churn::{self, Example, Gate, Model, Step, Trainer, View, Vocabulary, Words};
 use crate::error::{Error, Result};
-use crate::events::{Event, Log, MAX_ATTRIBUTES};
+use crate::events::{Event, Log};
 use crate::issue::{self, Replay};
-use crate::sessions::Sessions;
+use crate::memory;
+use crate::sessions::{Sessions, pause};
 use crate::version::{Plan, Stage};
 use serde_json::json;
 use std::ops::Range;
@@ -20,30 +21,22 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     let all = &ground.sessions.sessions;
     if let Err(reason) = spec.enough(all.len(), ground.sessions.buyers()) {
         let Error::TooLittle(reason) = reason else { return Err(reason) };
-        let note = format!("no churn model: {reason}; campaigns fall back to policy random with half held out");
-        observer.report(Report { stage: "churn", note: Some(note), ..Report::default() });
-        let counts: Vec<usize> = all.iter().map(|s| s.len()).collect();
-        let replay = Replay::fallback(&counts, &job.spec.issue)?;
-        let stage = issue_stage(ground, Plan { segments: replay.clone(), pooled: replay });
-        return Ok(Trained { stages: vec![stage], gate: churn::gate(&[], None, usize::MAX) });
+        return without(ground, &reason, observer);
     }
     let [fit, tune, judge] = ground.windows.clone();
-    let words = all[fit.clone()].iter().flat_map(|s| ground.sessions.views(job.log, s)).map(|e| words(job.log, e));
-    let vocabulary = Vocabulary::build(spec, job.columns, words);
-    let needed = ground.sessions.view_count() * size_of::<View>();
-    if needed > job.budget {
-        return Err(Error::Memory { needed, budget: job.budget });
-    }
-    let views = encode(job.log, &ground.sessions, &vocabulary, 0..all.len());
-    let examples = examples(&ground.sessions, &views, &ground.weights, segments, 0..all.len());
-    let mut trainer = Trainer::new(
-        &examples[fit],
-        &examples[tune],
-        vocabulary,
-        spec.clone(),
-        job.seed,
-        job.budget.saturating_sub(needed),
-    )?;
+    observer.enter("churn");
+    let vocabulary = vocabulary(ground, fit.clone(), observer)?;
+    // What is learned from is dropped before what is judged by is made.
+    let learned = fit.start..tune.end;
+    let views = encode(job.log, &ground.sessions, &vocabulary, learned.clone(), &mut || observer.check())?;
+    let learned = examples(&ground.sessions, &views, &ground.weights, segments, learned)?;
+    let (fitted, tuned) = learned.split_at(fit.len());
+    let budget = job.budget.saturating_sub(ground.estimate.beside_trainer());
+    let mut trainer = match Trainer::new(fitted, tuned, vocabulary, spec.clone(), job.seed, budget) {
+        // Enough in the whole log, and not in the window it learns from.
+        Err(Error::TooLittle(reason)) => return without(ground, &reason, observer),
+        trainer => trainer?,
+    };
     if spec.warm_start {
         let old = job.base.and_then(|(version, _)| version.churn.as_ref());
         let warm = match old {
@@ -91,7 +84,12 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     }
     let contender = trainer.contender();
     let model = trainer.finish()?;
-    let report = churn::report_beside(&model, contender.as_ref(), &examples[judge.clone()], &mut || observer.check())?;
+    drop(learned);
+    drop(views);
+    observer.enter("judge");
+    let views = encode(job.log, &ground.sessions, model.vocabulary(), judge.clone(), &mut || observer.check())?;
+    let judged = examples(&ground.sessions, &views, &ground.weights, segments, judge)?;
+    let report = churn::report_beside(&model, contender.as_ref(), &judged, &mut || observer.check())?;
     let gate = compare(ground, &report, observer)?;
     // The view coupon.accuracy has them all; here what is asked first.
     let asked = |row: &&churn::Row| row.segment.is_none() && ["cut", "live"].contains(&&*row.population);
@@ -106,9 +104,10 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
             ..Report::default()
         });
     }
+    observer.enter("replay");
     let plan = Plan {
-        segments: replay(ground, &model, &examples[judge.clone()], true, observer)?,
-        pooled: replay(ground, &model, &examples[judge], false, observer)?,
+        segments: replay(ground, &model, &judged, true, observer)?,
+        pooled: replay(ground, &model, &judged, false, observer)?,
     };
     let mut card = serde_json::to_value(&report.card).expect("a card is JSON");
     card["gate"] = json!(gate);
@@ -128,6 +127,16 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     Ok(Trained { stages, gate })
 }
 
+/// The stage where there is too little to learn from: a coin decides instead.
+fn without(ground: &Ground, reason: &str, observer: &mut dyn Observer) -> Result<Trained> {
+    let note = format!("no churn model: {reason}; campaigns fall back to policy random with half held out");
+    observer.report(Report { stage: "churn", note: Some(note), ..Report::default() });
+    let counts: Vec<usize> = ground.sessions.sessions.iter().map(|s| s.len()).collect();
+    let replay = Replay::fallback(&counts, &ground.job.spec.issue)?;
+    let stage = issue_stage(ground, Plan { segments: replay.clone(), pooled: replay });
+    Ok(Trained { stages: vec![stage], gate: churn::gate(&[], None, usize::MAX) })
+}
+
 fn verdict(s: &churn::SegmentReport) -> String {
     match (s.own_log_loss, s.difference, s.standard_error) {
         (Some(_), Some(d), Some(e)) => format!(
@@ -140,20 +149,38 @@ fn verdict(s: &churn::SegmentReport) -> String {
 
 fn words<'a>(log: &'a Log, e: &Event) -> Words<'a> {
     let text = |t| log.text(t);
-    let mut attributes = [None; MAX_ATTRIBUTES];
-    attributes.iter_mut().zip(e.attributes).for_each(|(a, t)| *a = text(t));
-    Words { page: text(e.page), category: text(e.category), attributes }
+    Words { page: text(e.page), category: text(e.category), attributes: log.attributes(e).map(text) }
 }
 
-fn encode(log: &Log, all: &Sessions, vocabulary: &Vocabulary, range: Range<usize>) -> Vec<View> {
+/// The words of the sessions in the range.
+fn vocabulary(ground: &Ground, range: Range<usize>, observer: &mut dyn Observer) -> Result<Vocabulary> {
+    let (job, sessions) = (ground.job, &ground.sessions.sessions[range]);
+    let mut stopped = Ok(());
+    let views = sessions.iter().flat_map(|s| ground.sessions.views(job.log, s)).enumerate();
+    let words = views.map_while(|(n, e)| {
+        stopped = pause(n, &mut || observer.check());
+        stopped.is_ok().then(|| words(job.log, e))
+    });
+    let vocabulary = Vocabulary::build(&job.spec.churn, job.columns, words);
+    stopped.map(|()| vocabulary)
+}
+
+fn encode(
+    log: &Log,
+    all: &Sessions,
+    vocabulary: &Vocabulary,
+    range: Range<usize>,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<View>> {
     let sessions = &all.sessions[range];
-    let mut views = Vec::with_capacity(sessions.iter().map(|s| s.len()).sum());
+    let mut views = memory::room(sessions.iter().map(|s| s.len()).sum())?;
     for e in sessions.iter().flat_map(|s| all.views(log, s)) {
+        pause(views.len(), check)?;
         let w = words(log, e);
         let price = (!e.price.is_nan()).then_some(e.price);
         views.push(vocabulary.view(e.at, e.kind, w.page, w.category, price, &w.attributes));
     }
-    views
+    Ok(views)
 }
 
 /// `weights` and `segments` are of all sessions, `views` of those in the range.
@@ -163,14 +190,14 @@ fn examples<'a>(
     weights: &[f32],
     segments: &[u32],
     range: Range<usize>,
-) -> Vec<Example<'a>> {
+) -> Result<Vec<Example<'a>>> {
     let of = |i: usize| {
         let session = &all.sessions[i];
         let (own, rest) = views.split_at(session.len());
         views = rest;
         Example { views: own, purchased: session.purchased, weight: weights[i], segment: segments[i] }
     };
-    range.map(of).collect()
+    memory::collect(range.map(of))
 }
 
 /// The gate: new and active version on the same judge sessions.
@@ -180,8 +207,9 @@ fn compare(ground: &Ground, new: &churn::Report, observer: &mut dyn Observer) ->
         None => None,
         Some((version, model)) => {
             let segments = ground.segments(&version.segment);
-            let views = encode(ground.job.log, &ground.sessions, model.vocabulary(), judge.clone());
-            let examples = examples(&ground.sessions, &views, &ground.weights, &segments, judge);
+            let check = &mut || observer.check();
+            let views = encode(ground.job.log, &ground.sessions, model.vocabulary(), judge.clone(), check)?;
+            let examples = examples(&ground.sessions, &views, &ground.weights, &segments, judge)?;
             Some(churn::report(model, &examples, &mut || observer.check())?.losses)
         }
     };
@@ -197,8 +225,8 @@ pub(super) fn judge(
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<churn::Row>> {
     let n = all.sessions.len();
-    let views = encode(log, all, model.vocabulary(), 0..n);
-    let examples = examples(all, &views, &vec![1.0; n], segments, 0..n);
+    let views = encode(log, all, model.vocabulary(), 0..n, check)?;
+    let examples = examples(all, &views, &vec![1.0; n], segments, 0..n)?;
     Ok(churn::report(model, &examples, check)?.card.rows)
 }
 

@@ -4,6 +4,7 @@
 //! cancelled training stops at once and leaves nothing.
 
 mod churn_stage;
+mod estimate;
 mod rank_stage;
 mod segment_stage;
 
@@ -12,7 +13,8 @@ use crate::events::{Log, Micros, Text};
 use crate::segment::Variables;
 use crate::sessions::{Loyalty, Purchases, Session, Sessions, day_of};
 use crate::version::{Stage, Version};
-use crate::{churn, issue, rank, segment, sessions};
+use crate::{churn, issue, memory, rank, segment, sessions};
+pub use estimate::Estimate;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -102,6 +104,10 @@ pub trait Observer {
     /// Called often; [`Error::Cancelled`] stops the training.
     fn check(&mut self) -> Result<()>;
     fn report(&mut self, report: Report);
+    /// Told once, before the work: what the training will hold at its peak.
+    fn estimate(&mut self, _estimate: &Estimate) {}
+    /// Told when a part begins: sessions, segment, churn, judge, replay, rank, customers.
+    fn enter(&mut self, _part: &'static str) {}
 }
 
 pub struct Outcome {
@@ -121,6 +127,7 @@ struct Ground<'a> {
     windows: [std::ops::Range<usize>; 3],
     /// Sessions that were issued a coupon, and are not among these.
     issued: usize,
+    estimate: Estimate,
 }
 
 impl Ground<'_> {
@@ -137,7 +144,9 @@ impl Ground<'_> {
 /// Trains what `job.stages` names. Nothing is kept of a training that fails.
 ///
 /// # Errors
-/// [`Error::TooLittle`] for a log without sessions, [`Error::Cancelled`] from the observer, and what the stages refuse.
+/// [`Error::TooLittle`] for a log without sessions, [`Error::Memory`] where its [`Estimate`] passes the budget,
+/// [`Error::Refused`] where the operating system has less, [`Error::Cancelled`] from the observer, and what the stages
+/// refuse.
 pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     let ground = prepare(job, observer)?;
     let taken = |name: &str| -> Result<Vec<Stage>> {
@@ -181,7 +190,11 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
 
 fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'a>> {
     observer.check()?;
-    let mut sessions = Sessions::build(job.log, job.until, &job.spec.sessions);
+    let estimate = Estimate::of(job.log, job.spec, &mut || observer.check())?;
+    observer.estimate(&estimate);
+    estimate.fits(job.log, job.budget)?;
+    observer.enter("sessions");
+    let mut sessions = Sessions::build(job.log, job.until, &job.spec.sessions, &mut || observer.check())?;
     let treated = |s: &Session| job.treatments.get(&s.id).is_some_and(|t| t.issued);
     let before = sessions.sessions.len();
     sessions.sessions.retain(|s| !treated(s));
@@ -204,12 +217,12 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
         Some(t) if t.probability < 1.0 => (1.0 / (1.0 - t.probability)) as f32,
         _ => 1.0,
     };
-    let weights = sessions.sessions.iter().map(weight).collect();
+    let weights = memory::collect(sessions.sessions.iter().map(weight))?;
     observer.check()?;
     let loyalty = Loyalty::new(job.log, &job.spec.sessions);
     let as_of = loyalty.as_of(&sessions, &mut || observer.check())?;
     let windows = sessions.windows(&job.spec.sessions);
-    Ok(Ground { job, sessions, weights, loyalty, as_of, windows, issued })
+    Ok(Ground { job, sessions, weights, loyalty, as_of, windows, issued, estimate })
 }
 
 fn sessions_stage(ground: &Ground) -> Stage {
@@ -232,6 +245,7 @@ fn sessions_stage(ground: &Ground) -> Stage {
             "buyers": ground.sessions.buyers(),
             "unattributed_purchases": ground.sessions.unattributed,
             "issued_left_out": ground.issued,
+            "memory": ground.estimate,
             "effective_sessions": sum(1).powi(2) / sum(2),
             "fit": window(fit), "tune": window(tune), "judge": window(judge),
         }),
@@ -252,7 +266,7 @@ pub fn judge(
     let Some(model) = &version.churn else {
         return Err(Error::TooLittle("the active version has no churn model".into()));
     };
-    let mut sessions = Sessions::build(log, until, spec);
+    let mut sessions = Sessions::build(log, until, spec, check)?;
     sessions.sessions.retain(|s| s.first >= since);
     check()?;
     let as_of = Loyalty::new(log, spec).as_of(&sessions, check)?;

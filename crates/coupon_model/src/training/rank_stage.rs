@@ -4,7 +4,7 @@ use super::{Ground, Observer, Report};
 use crate::error::Result;
 use crate::events::{DAY, Kind, Micros, NONE, Text};
 use crate::rank;
-use crate::sessions::{Purchases, moments};
+use crate::sessions::{Purchases, moments, pause};
 use crate::version::Stage;
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,12 +12,14 @@ const AFTER: Micros = 30 * DAY;
 
 pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Stage> {
     let (job, log, cut) = (ground.job, ground.job.log, ground.cut());
+    observer.enter("rank");
     let purchases = Purchases::new(log);
     // Categories numbered in the order of first appearance.
     let mut number: HashMap<Text, u32> = HashMap::new();
     let mut categories = Vec::new();
     let mut viewed: Vec<f64> = Vec::new();
-    for e in &log.events {
+    for (n, e) in log.events.iter().enumerate() {
+        pause(n, &mut || observer.check())?;
         let category = purchases.category(e);
         let Some(text) = log.text(category) else { continue };
         let n = *number.entry(category).or_insert_with(|| {

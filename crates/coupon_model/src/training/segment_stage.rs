@@ -10,6 +10,7 @@ use crate::version::Stage;
 /// the variables its customer had at the start of its own day.
 pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
     let (job, loyalty, day) = (ground.job, &ground.loyalty, day_of(ground.cut()));
+    observer.enter("segment");
     let mut snapshot = Vec::new();
     for customer in loyalty.customers(day) {
         observer.check()?;

@@ -1,10 +1,11 @@
 //! The whole flow without PostgreSQL: worlds to train on, and what every test of it needs.
 
+mod bad_input;
 mod flow;
 mod truth;
 
 use super::*;
-use crate::events::{DAY, Event, Kind, MAX_ATTRIBUTES, SECOND};
+use crate::events::{DAY, Event, Kind, MAX_ATTRIBUTES, NONE, SECOND};
 use crate::live::Click;
 use crate::simulate::Shop;
 use std::sync::OnceLock;
@@ -36,7 +37,7 @@ fn log_of(clicks: &[Click]) -> Log {
     sorted.sort_by(|a, b| a.order(b));
     let mut log = Log::default();
     for c in sorted {
-        let mut text = |t: &Option<String>| log.texts.intern(t.as_deref());
+        let mut text = |t: &Option<String>| log.texts.intern(t.as_deref()).unwrap();
         let mut event = Event::new(c.at, text(&c.session), c.kind);
         event.customer = text(&c.customer);
         event.page = text(&c.page);
@@ -45,10 +46,11 @@ fn log_of(clicks: &[Click]) -> Log {
         event.order = text(&c.order_id);
         event.quantity = c.quantity.unwrap_or(1.0);
         event.price = c.price.unwrap_or(f64::NAN);
-        for (slot, attribute) in event.attributes.iter_mut().zip(&c.attributes) {
+        let mut attributes = [NONE; MAX_ATTRIBUTES];
+        for (slot, attribute) in attributes.iter_mut().zip(&c.attributes) {
             *slot = text(attribute);
         }
-        log.events.push(event);
+        log.push(event, &attributes).unwrap();
     }
     log
 }
@@ -145,7 +147,7 @@ impl World {
     /// The sessions training saw, and the segment of each under a version.
     fn sessions(&self, version: &Version) -> (Sessions, Vec<u32>) {
         let spec = &self.spec.sessions;
-        let sessions = Sessions::build(&self.log, self.until, spec);
+        let sessions = Sessions::build(&self.log, self.until, spec, &mut || Ok(())).unwrap();
         let as_of = Loyalty::new(&self.log, spec).as_of(&sessions, &mut || Ok(())).unwrap();
         let segments = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
         (sessions, segments)

@@ -46,7 +46,7 @@ fn auroc(variables: &[Option<Variables>], purchased: &[bool]) -> (f64, f64) {
 fn variables_as_of_the_session_know_nothing_of_its_end() {
     let world = identical();
     let spec = &world.spec;
-    let sessions = Sessions::build(&world.log, world.until, &spec.sessions);
+    let sessions = Sessions::build(&world.log, world.until, &spec.sessions, &mut || Ok(())).unwrap();
     let purchased: Vec<bool> = sessions.sessions.iter().map(|s| s.purchased).collect();
     let loyalty = Loyalty::new(&world.log, &spec.sessions);
     let end = day_of(world.until);
