@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts};
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 
 /// Rows a fetch: large enough to be quick, small enough that a cancel is noticed.
 const BATCH: i64 = 10_000;
@@ -102,11 +103,14 @@ pub struct Read {
 pub fn read_log(client: &mut SpiClient, since: i64, until: i64, budget: usize, mut heard: impl FnMut(usize)) -> Read {
     let sql = "SELECT at, session, customer, kind, page, category, product, quantity, price, order_id, attributes \
                FROM coupon.events($1, $2)";
-    let mut cursor = client.open_cursor(sql, &[time(since).into(), time(until).into()]);
+    // Not dropped by an ERROR: closing the portal then would unmap what PostgreSQL's parallel workers share before the
+    // abort takes leave of them, and the abort closes it anyway.
+    let mut cursor = ManuallyDrop::new(client.open_cursor(sql, &[time(since).into(), time(until).into()]));
     let mut read = Read { log: Log::default(), columns: 0 };
     loop {
         check_for_interrupts!();
         if spi(cursor.fetch(BATCH)).is_empty() {
+            drop(ManuallyDrop::into_inner(cursor));
             return read;
         }
         // What decoding detoasts goes with the batch's context, what SPI fetched with its table: either would otherwise

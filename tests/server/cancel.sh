@@ -66,16 +66,26 @@ q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_
 wait "$holder" || true
 
 note "statement_timeout"
-for timeout in 30 150 400 1000; do
+train=${train/1\}/6\}} # epochs: long enough to be disturbed
+for timeout in 30 150 400 800; do
     begin "SET statement_timeout = $timeout"
     begin "$train"
     limit=$(awk "BEGIN {print $limit + $timeout / 1000}") stopped "after $timeout ms" "canceling statement due to statement timeout"
     begin "SET statement_timeout = 0"
 done
 
+note "while PostgreSQL's parallel workers read the log"
+begin "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET work_mem = '64kB'"
+for timeout in 10 20 30 45 60 80; do
+    begin "SET statement_timeout = $timeout"
+    begin "$train"
+    stopped "after $timeout ms" "canceling statement due to statement timeout"
+    begin "SET statement_timeout = 0"
+done
+begin "RESET ALL; SET client_min_messages = debug1"
+
 note "signals while it trains"
 begin "SET coupon_ext.threads = 2; LISTEN something"
-train=${train/1\}/4\}} # epochs: long enough to be disturbed
 begin "$train"
 until_said "begins churn"
 number=0
