@@ -163,7 +163,7 @@ fn row(version: i64, (r, seconds): Line) -> Row {
     )
 }
 
-fn describe(r: &Report) -> String {
+pub(crate) fn describe(r: &Report) -> String {
     let mut text = r.stage.to_string();
     if let Some(segment) = r.segment {
         text += &format!(", segment {segment}");
@@ -181,7 +181,7 @@ fn describe(r: &Report) -> String {
 }
 
 /// INFO, at most once a second.
-fn tell(text: &str, told: &mut Option<Instant>) {
+pub(crate) fn tell(text: &str, told: &mut Option<Instant>) {
     // INFO always reaches the client: who asks for no notices does not want it either.
     // SAFETY: plain look at the message settings.
     let wanted = unsafe { pg_sys::message_level_is_interesting(pg_sys::NOTICE as i32) };

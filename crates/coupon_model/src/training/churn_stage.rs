@@ -116,14 +116,14 @@ fn verdict(s: &churn::SegmentReport) -> String {
     }
 }
 
-fn words<'a>(log: &'a Log, e: &Event) -> Words<'a> {
+pub(super) fn words<'a>(log: &'a Log, e: &Event) -> Words<'a> {
     let text = |t| log.text(t);
     let mut attributes = [None; MAX_ATTRIBUTES];
     attributes.iter_mut().zip(e.attributes).for_each(|(a, t)| *a = text(t));
     Words { page: text(e.page), category: text(e.category), attributes }
 }
 
-fn encode(log: &Log, all: &Sessions, vocabulary: &Vocabulary, range: Range<usize>) -> Vec<View> {
+pub(super) fn encode(log: &Log, all: &Sessions, vocabulary: &Vocabulary, range: Range<usize>) -> Vec<View> {
     let sessions = &all.sessions[range];
     let mut views = Vec::with_capacity(sessions.iter().map(|s| s.len()).sum());
     for e in sessions.iter().flat_map(|s| all.views(log, s)) {

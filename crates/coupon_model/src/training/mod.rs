@@ -6,6 +6,9 @@
 mod churn_stage;
 mod rank_stage;
 mod segment_stage;
+mod tune_stage;
+
+pub use tune_stage::{Study, Trial};
 
 use crate::error::{Error, Result};
 use crate::events::{Log, Micros, Text};

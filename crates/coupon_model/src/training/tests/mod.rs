@@ -2,6 +2,7 @@
 
 mod flow;
 mod truth;
+mod tune;
 
 use super::*;
 use crate::events::{DAY, Event, Kind, MAX_ATTRIBUTES, SECOND};
