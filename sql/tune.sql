@@ -27,7 +27,7 @@ BEGIN
         SELECT * INTO tried FROM coupon.tune_churn(1, since, until, spec, seed);
         EXIT WHEN tried.trial IS NULL;
         COMMIT;
-        RAISE INFO 'coupon_ext: trial %: log loss %, %', tried.trial, coalesce(tried.loss::text, tried.note), tried.spec -> 'churn';
+        RAISE NOTICE 'coupon_ext: trial %: log loss %, %', tried.trial, coalesce(tried.loss::text, tried.note), tried.spec -> 'churn';
     END LOOP;
 END
 $$;

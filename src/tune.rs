@@ -1,14 +1,14 @@
 //! Tuning from SQL: read the log, go on with the stored trials of the same study, store each new one.
 
 use crate::error::{ok, report, spi, throw};
-use crate::train::{describe, tell};
+use crate::train::{describe, end, need_storage, specification, tell};
 use crate::{settings, store, threads};
 use coupon_model::training::{Job, Observer, Report, Spec, Stages, Study, Trial};
 use coupon_model::{Error, Result, tune};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{JsonB, Spi, name};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -98,20 +98,11 @@ fn run(
         Error::Spec(m) => Error::Spec(format!("tune: {m}")),
         other => other,
     }));
-    let mut spec = ok(Spec::read(&given));
-    if given.pointer("/sessions/session_timeout").is_none() {
-        spec.sessions.session_timeout = settings::session_timeout();
-    }
+    let spec = specification(&given);
     let (since, until): (i64, i64) = (since.into(), until.into());
     let threads = settings::threads();
     Spi::connect_mut(|client| {
-        if !store::exists(client) {
-            throw(report(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "no table is watched",
-                "SELECT coupon.watch('your_clicks', '{\"session\": …, \"at\": …}') first, or coupon.simulate().",
-            ));
-        }
+        need_storage(client);
         let mut told = None;
         tell("reading the log", &mut None);
         let study = study(client, &spec, &tune, (since, until), seed, threads);
@@ -160,15 +151,10 @@ fn study(
     let budget = settings::training_memory();
     let read = store::read_log(client, since, until, budget / 2);
     let treatments = store::treatments(client, &read.log);
-    // An open end means: up to the last event there is, which then closes the log.
-    let end = match until {
-        i64::MAX => read.log.events.last().map_or(0, |e| e.at) + 1,
-        until => until,
-    };
     let job = Job {
         log: &read.log,
         columns: read.columns,
-        until: end,
+        until: end(until, &read.log),
         treatments: &treatments,
         spec,
         seed: seed as u64,
@@ -213,10 +199,11 @@ fn earlier(client: &mut SpiClient, key: &str) -> Vec<(Value, Option<f64>)> {
 fn row(key: &str, given: &Value, trial: Trial, seconds: f64) -> Row {
     // As given, with the values tried: what coupon.train takes as it is.
     let mut spec = given.as_object().cloned().unwrap_or_default();
-    let churn = spec.entry("churn").or_insert_with(|| Value::Object(Map::new()));
-    if let (Value::Object(churn), Value::Object(tried)) = (churn, trial.parameters) {
+    let mut churn = spec.remove("churn").and_then(|c| c.as_object().cloned()).unwrap_or_default();
+    if let Value::Object(tried) = trial.parameters {
         churn.extend(tried);
     }
+    spec.insert("churn".into(), Value::Object(churn));
     let (number, epochs) = (trial.number as i32, trial.epochs as i32);
     let spec = JsonB(Value::Object(spec));
     (key.to_string(), number, spec, trial.loss, trial.auroc, epochs, seconds, trial.best, trial.note)

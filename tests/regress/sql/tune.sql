@@ -70,11 +70,9 @@ SELECT count(*) > 0 AS trained FROM coupon.train_churn(until => '2026-02-01',
 SELECT m.spec @> (b.spec -> 'churn') - 'dropout' AS with_its_values FROM coupon.model m, coupon.best_trial b WHERE m.version = (SELECT max(version) FROM coupon.version) AND m.stage = 'churn' AND m.segment = 0;
 ROLLBACK;
 
--- A failed trial is a row, told to the search; a space of few points ends.
-SET client_min_messages = notice;
+-- A space of two points ends after two trials.
 SELECT trial, spec, loss > 0 AS loss, note FROM coupon.tune_churn(5, until => '2026-02-01', spec => '{"tune": {"epochs": 1, "space": {"dropout": null, "feed_forward": null, "kernel": null, "learning_rate": null,
     "hidden": null, "max_length": null, "layers": {"low": 1, "high": 2}}}, "churn": {"hidden": 4}}') ORDER BY trial;
-SET client_min_messages = warning;
 DELETE FROM coupon.tuning;
 
 -- The procedure commits each trial, which a function cannot, and so needs a transaction of its own.
