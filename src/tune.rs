@@ -94,11 +94,11 @@ fn run(
     seed: i64,
 ) -> Vec<Row> {
     let tune = given.as_object_mut().and_then(|g| g.remove("tune")).unwrap_or(Value::Null);
-    let tune = ok(tune::Spec::read(&tune).map_err(|e| match e {
-        Error::Spec(m) => Error::Spec(format!("tune: {m}")),
-        other => other,
-    }));
+    let within = |e| if let Error::Spec(m) = e { Error::Spec(format!("tune: {m}")) } else { e };
+    let tune = ok(tune::Spec::read(&tune).map_err(within));
     let spec = specification(&given);
+    // Asked again by the study, after the log was read.
+    ok(tune::Space::new(&tune, &spec.churn).map_err(within));
     let (since, until): (i64, i64) = (since.into(), until.into());
     let threads = settings::threads();
     Spi::connect_mut(|client| {
