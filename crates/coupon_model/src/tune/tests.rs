@@ -103,7 +103,8 @@ fn the_functions_are_the_published_ones() {
 /// The distance to the minimum that random search leaves with the same 30 trials, against ours: medians of five seeds.
 #[test]
 fn it_beats_random_search_of_the_same_budget() {
-    let functions: [(&str, Space, &dyn Fn(&[f64]) -> f64, f64); 3] = [
+    type Function = dyn Fn(&[f64]) -> f64;
+    let functions: [(&str, Space, &Function, f64); 3] = [
         ("Branin", plane(), &|x| branin(x[0], x[1]), 0.397887),
         ("Hartmann 6", cube(6), &hartmann, -3.32237),
         ("mixed", mixed_space(), &mixed, 0.0),
