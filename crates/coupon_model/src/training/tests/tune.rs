@@ -135,7 +135,7 @@ fn the_key_is_of_all_that_counts() {
     }
 }
 
-/// A rate at which the weights leave every bound: rows without a loss, and the search goes on to where it trains.
+/// A budget that holds the views and no network: rows without a loss, each told to the search, which goes on.
 #[test]
 fn a_trial_that_fails_is_a_trial() {
     let mut world = world(1200, json!({}));
@@ -148,7 +148,6 @@ fn a_trial_that_fails_is_a_trial() {
     let mut watcher = Watcher::default();
     let first = study.next(&mut search, &mut watcher).unwrap().unwrap();
     assert!(first.loss.is_some());
-    // A budget that holds the views and no network.
     let job = Job { budget: 600_000, ..world.job(0, Stages::Churn) };
     let poor = Study::new(&job, &tiny(json!({})), &mut watcher).unwrap();
     let failed = run(&poor, &[], 4);
