@@ -1,5 +1,5 @@
 -- What writes, and what tells of a person, is nobody's until it is granted.
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA coupon FROM PUBLIC;
+REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA coupon FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION assign_segment(text), churn_probability(text), churn_probability(int, coupon.page_view[]),
     rank_categories(text, text, int), issue_coupon(text), issue_coupon(bigint), issue_coupon(uuid),
     redeem_coupon(text, text, numeric, text, text), release_coupon(text, text) FROM PUBLIC;

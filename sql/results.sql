@@ -11,7 +11,8 @@ COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales ind
 CREATE FUNCTION coupon.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_statistics,conversion_by_scenario,estimated_sales}';
+    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_statistics,
+        conversion_by_scenario,estimated_sales,best_trial}';
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -220,6 +221,25 @@ BEGIN
     COMMENT ON COLUMN coupon.estimated_sales.sales IS '100 * issue_rate * (1 + growth) * (1 - discount) + 100 * (1 - issue_rate)';
     COMMENT ON COLUMN coupon.estimated_sales.causal IS 'Always false, as in conversion_by_scenario';
     COMMENT ON COLUMN coupon.estimated_sales.issue_rate IS 'Share of sessions given a coupon';
+
+    CREATE VIEW coupon.best_trial AS
+    SELECT t.study, t.trials, t.failed, t.at, b.trial, b.spec, b.loss, b.auroc, b.since, b.until, b.seed
+    FROM (SELECT study, count(*) AS trials, count(*) FILTER (WHERE loss IS NULL) AS failed, max(at) AS at
+        FROM coupon.tuning GROUP BY study) t
+    CROSS JOIN LATERAL (SELECT * FROM coupon.tuning u WHERE u.study = t.study AND u.loss IS NOT NULL
+        ORDER BY u.loss, u.trial LIMIT 1) b;
+    COMMENT ON VIEW coupon.best_trial IS 'The trial of each study with the smallest log loss; coupon.train takes its spec';
+    COMMENT ON COLUMN coupon.best_trial.study IS 'The study';
+    COMMENT ON COLUMN coupon.best_trial.trials IS 'Its trials so far';
+    COMMENT ON COLUMN coupon.best_trial.failed IS 'Those of them that gave no loss';
+    COMMENT ON COLUMN coupon.best_trial.at IS 'When its last trial ended';
+    COMMENT ON COLUMN coupon.best_trial.trial IS 'The best trial''s number';
+    COMMENT ON COLUMN coupon.best_trial.spec IS 'Its specification, as coupon.train takes it';
+    COMMENT ON COLUMN coupon.best_trial.loss IS 'Its log loss on the tune window, which chose it: coupon.accuracy judges what is trained with it';
+    COMMENT ON COLUMN coupon.best_trial.auroc IS 'Its area under the ROC curve on the tune window';
+    COMMENT ON COLUMN coupon.best_trial.since IS 'Start of the log it was tried on';
+    COMMENT ON COLUMN coupon.best_trial.until IS 'End of the log it was tried on';
+    COMMENT ON COLUMN coupon.best_trial.seed IS 'Its seed';
 
     FOREACH name IN ARRAY grants LOOP
         EXECUTE name;

@@ -106,6 +106,16 @@ BEGIN
     COMMENT ON COLUMN coupon.deployment.restores IS 'The earlier row that a roll-back puts back';
     COMMENT ON TABLE coupon.deployment IS 'Which version serves: the newest row; rolling back is one more row';
 
+    CREATE TABLE coupon.tuning (
+        study text, trial int, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        by text NOT NULL DEFAULT session_user, since timestamptz NOT NULL, until timestamptz NOT NULL,
+        seed bigint NOT NULL, spec jsonb NOT NULL, loss float8, auroc float8, epochs int NOT NULL,
+        seconds float8 NOT NULL, note text, PRIMARY KEY (study, trial));
+    COMMENT ON TABLE coupon.tuning IS 'Specifications of the churn model that were tried; a study goes on after its rows, and anew without them';
+    COMMENT ON COLUMN coupon.tuning.study IS 'Digest of what training reads of the log, the specification, the search space and the seed';
+    COMMENT ON COLUMN coupon.tuning.spec IS 'What coupon.train takes to train with these values';
+    COMMENT ON COLUMN coupon.tuning.loss IS 'Log loss of the pooled network on the tune window, calibrated; NULL where the trial failed';
+
     CREATE TABLE coupon.customer (
         customer text PRIMARY KEY, as_of timestamptz NOT NULL, spending_last_month float8 NOT NULL,
         average_payment float8 NOT NULL, items_per_purchase float8 NOT NULL, searches_last_month float8 NOT NULL,

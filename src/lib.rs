@@ -28,6 +28,7 @@ mod segment;
 mod sessions;
 mod simulate;
 mod train;
+mod tune;
 
 use pgrx::prelude::*;
 
@@ -44,7 +45,8 @@ extension_sql_file!("../sql/rank.sql", requires = ["score"]);
 extension_sql_file!("../sql/issue.sql", requires = ["rank"]);
 extension_sql_file!("../sql/results.sql", requires = ["issue"]);
 extension_sql_file!("../sql/train.sql", requires = ["results"]);
-extension_sql_file!("../sql/simulate.sql", requires = ["train"]);
+extension_sql_file!("../sql/tune.sql", requires = ["train"]);
+extension_sql_file!("../sql/simulate.sql", requires = ["tune"]);
 extension_sql_file!("../sql/grants.sql", finalize);
 
 #[pg_guard]

@@ -85,7 +85,7 @@ pub fn deploy(client: &mut SpiClient, version: i64, gate: &Gate) -> bool {
     gate.accepted
 }
 
-fn time(at: i64) -> TimestampWithTimeZone {
+pub fn time(at: i64) -> TimestampWithTimeZone {
     match at {
         i64::MIN => TimestampWithTimeZone::negative_infinity(),
         at => micros(at),

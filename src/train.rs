@@ -3,9 +3,12 @@
 use crate::error::{self, ok, report, throw};
 use crate::{settings, store, threads};
 use coupon_model::Result;
+use coupon_model::events::Log;
 use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 use pgrx::{JsonB, Spi, name};
+use serde_json::Value;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -95,20 +98,10 @@ impl Observer for Watcher<'_> {
 }
 
 fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, seed: i64, stages: Stages) -> Vec<Row> {
-    let given = spec.0;
-    let mut spec = ok(Spec::read(&given));
-    if given.pointer("/sessions/session_timeout").is_none() {
-        spec.sessions.session_timeout = settings::session_timeout();
-    }
+    let spec = specification(&spec.0);
     let (since, until): (i64, i64) = (since.into(), until.into());
     Spi::connect_mut(|client| {
-        if !store::exists(client) {
-            throw(report(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "no table is watched",
-                "SELECT coupon.watch('your_clicks', '{\"session\": …, \"at\": …}') first, or coupon.simulate().",
-            ));
-        }
+        need_storage(client);
         let budget = settings::training_memory();
         let threads = settings::threads();
         let mut told = None;
@@ -116,11 +109,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         let read = store::read_log(client, since, until, budget, |n| tell(&format!("{n} events read"), &mut told));
         let treatments = store::treatments(client, &read.log);
         let base = store::active_with_stages(client);
-        // An open end means: up to the last event there is, which then closes the log.
-        let end = match until {
-            i64::MAX => read.log.events.last().map_or(0, |e| e.at) + 1,
-            until => until,
-        };
+        let end = end(until, &read.log);
         let base_ref = base.as_ref().map(|(decoded, stages)| (&decoded.version, stages.as_slice()));
         let job = Job {
             log: &read.log,
@@ -169,6 +158,33 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
     })
 }
 
+/// The defaults with what was given; the timeout that sessions have live, unless another is given.
+pub(crate) fn specification(given: &Value) -> Spec {
+    let mut spec = ok(Spec::read(given));
+    if given.pointer("/sessions/session_timeout").is_none() {
+        spec.sessions.session_timeout = settings::session_timeout();
+    }
+    spec
+}
+
+pub(crate) fn need_storage(client: &SpiClient) {
+    if !store::exists(client) {
+        throw(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "no table is watched",
+            "SELECT coupon.watch('your_clicks', '{\"session\": …, \"at\": …}') first, or coupon.simulate().",
+        ));
+    }
+}
+
+/// Where a log ends. An open end means: up to the last event there is, which then closes the log.
+pub(crate) fn end(until: i64, log: &Log) -> i64 {
+    match until {
+        i64::MAX => log.events.last().map_or(0, |e| e.at) + 1,
+        until => until,
+    }
+}
+
 fn row(version: i64, (r, seconds): Line) -> Row {
     (
         Some(version),
@@ -185,7 +201,7 @@ fn row(version: i64, (r, seconds): Line) -> Row {
     )
 }
 
-fn describe(r: &Report) -> String {
+pub(crate) fn describe(r: &Report) -> String {
     let mut text = r.stage.to_string();
     if let Some(segment) = r.segment {
         text += &format!(", segment {segment}");
@@ -215,7 +231,7 @@ fn announce(e: &Estimate, budget: usize) -> String {
 }
 
 /// INFO at most once a second, what comes between as DEBUG1.
-fn tell(text: &str, told: &mut Option<Instant>) {
+pub(crate) fn tell(text: &str, told: &mut Option<Instant>) {
     let level = if told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
         *told = Some(Instant::now());
         PgLogLevel::INFO

@@ -17,6 +17,7 @@ pub mod sessions;
 pub mod simulate;
 pub mod spec;
 pub mod training;
+pub mod tune;
 pub mod version;
 mod weights;
 

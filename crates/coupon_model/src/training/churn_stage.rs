@@ -153,7 +153,7 @@ fn words<'a>(log: &'a Log, e: &Event) -> Words<'a> {
 }
 
 /// The words of the sessions in the range.
-fn vocabulary(ground: &Ground, range: Range<usize>, observer: &mut dyn Observer) -> Result<Vocabulary> {
+pub(super) fn vocabulary(ground: &Ground, range: Range<usize>, observer: &mut dyn Observer) -> Result<Vocabulary> {
     let (job, sessions) = (ground.job, &ground.sessions.sessions[range]);
     let mut stopped = Ok(());
     let views = sessions.iter().flat_map(|s| ground.sessions.views(job.log, s)).enumerate();
@@ -165,7 +165,7 @@ fn vocabulary(ground: &Ground, range: Range<usize>, observer: &mut dyn Observer)
     stopped.map(|()| vocabulary)
 }
 
-fn encode(
+pub(super) fn encode(
     log: &Log,
     all: &Sessions,
     vocabulary: &Vocabulary,

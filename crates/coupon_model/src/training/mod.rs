@@ -7,6 +7,9 @@ mod churn_stage;
 mod estimate;
 mod rank_stage;
 mod segment_stage;
+mod tune_stage;
+
+pub use tune_stage::{Study, Trial};
 
 use crate::error::{Error, Result};
 use crate::events::{Log, Micros, Text};

@@ -3,6 +3,7 @@
 mod bad_input;
 mod flow;
 mod truth;
+mod tune;
 
 use super::*;
 use crate::events::{DAY, Event, Kind, MAX_ATTRIBUTES, NONE, SECOND};
