@@ -7,7 +7,8 @@ use crate::settings::{self, micros};
 use crate::world::{self, World};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
-use coupon_model::segment::Variables;
+use coupon_model::segment::Model;
+use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::rc::Rc;
@@ -60,7 +61,7 @@ macro_rules! load_sql {
             $exists,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
              s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
-             k.searches_last_month, k.stay_per_session, k.visits_last_month \
+             k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
              FROM (SELECT version, revision FROM coupon.storage LIMIT 1) t, \
              unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
              LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
@@ -106,9 +107,8 @@ fn read(
         } else if has(5) {
             Stored::Held
         } else {
-            let variables = customers[i].and_then(|_| variables(&row, 18));
-            Stored::New(match (&scene.active, variables) {
-                (Some(active), Some(v)) => active.version.segment.assign(&v),
+            Stored::New(match (&scene.active, customers[i]) {
+                (Some(active), Some(_)) => segment(&row, 18, &active.version.segment),
                 _ => 0,
             })
         };
@@ -141,17 +141,13 @@ fn live(client: &SpiClient, row: &SpiHeapTupleData, session: &str, world: &World
     }
 }
 
-/// The six loyalty variables, from the `first` column on; `None` for a customer who is not known.
-pub fn variables(row: &SpiHeapTupleData, first: usize) -> Option<Variables> {
+/// The segment of the customer whose variables begin in column `first`: the six, the key of their definition, the rest;
+/// 0 for one who is not known.
+pub fn segment(row: &SpiHeapTupleData, first: usize, model: &Model) -> u32 {
     let number = |n: usize| spi(row.get::<f64>(first + n));
-    Some(Variables {
-        spending_last_month: number(0)?,
-        average_payment: number(1)?,
-        items_per_purchase: number(2)?,
-        searches_last_month: number(3)?,
-        stay_per_session: number(4)?,
-        visits_last_month: number(5)?,
-    })
+    let six = || Some([number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?]);
+    let (Some(six), Some(key)) = (six(), spi(row.get::<i64>(first + 6))) else { return 0 };
+    model.assign_stored(six, key, || Some(spi(row.get::<JsonB>(first + 7))?.0))
 }
 
 pub fn update(client: &mut SpiClient, rows: &[Live]) {

@@ -157,7 +157,7 @@ fn compare(ground: &Ground, new: &churn::Report, observer: &mut dyn Observer) ->
     let old = match ground.job.base.and_then(|(version, _)| Some((version, version.churn.as_ref()?))) {
         None => None,
         Some((version, model)) => {
-            let segments = ground.segments(&version.segment);
+            let segments = ground.segments(&version.segment, &mut || observer.check())?;
             let views = encode(ground.job.log, &ground.sessions, model.vocabulary(), judge.clone());
             let examples = examples(&ground.sessions, &views, &ground.weights, &segments, judge);
             Some(churn::report(model, &examples, &mut || observer.check())?.losses)

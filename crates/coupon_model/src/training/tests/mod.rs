@@ -124,6 +124,10 @@ impl World {
         World { log: log_of(&clicks), clicks, until, treatments: HashMap::new(), spec }
     }
 
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
     fn job(&self, seed: u64, stages: Stages) -> Job<'_> {
         Job {
             log: &self.log,
@@ -146,8 +150,8 @@ impl World {
     fn sessions(&self, version: &Version) -> (Sessions, Vec<u32>) {
         let spec = &self.spec.sessions;
         let sessions = Sessions::build(&self.log, self.until, spec);
-        let as_of = Loyalty::new(&self.log, spec).as_of(&sessions, &mut || Ok(())).unwrap();
-        let segments = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
+        let loyalty = Loyalty::new(&self.log, version.segment.definition()).unwrap();
+        let segments = assign(&version.segment, &loyalty.as_of(&sessions, &mut || Ok(())).unwrap());
         (sessions, segments)
     }
 }
