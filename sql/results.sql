@@ -87,7 +87,7 @@ BEGIN
     COMMENT ON COLUMN coupon.segments.sessions IS 'Sessions of the fit window whose customer was in the segment at the start of their day';
     COMMENT ON COLUMN coupon.segments.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.churn_rate IS 'Share of these sessions that ended without a purchase';
-    COMMENT ON COLUMN coupon.segments.judge_sessions IS 'Sessions of the judge window, which nothing was chosen on; NULL before storage knew them';
+    COMMENT ON COLUMN coupon.segments.judge_sessions IS 'Sessions of the judge window, which nothing was chosen on';
     COMMENT ON COLUMN coupon.segments.judge_buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.judge_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
 

@@ -111,7 +111,7 @@ BEGIN
         average_payment float8 NOT NULL, items_per_purchase float8 NOT NULL, searches_last_month float8 NOT NULL,
         stay_per_session float8 NOT NULL, visits_last_month float8 NOT NULL, categories text[] NOT NULL,
         lines float8[] NOT NULL, definition bigint NOT NULL, variables jsonb NOT NULL DEFAULT '{}',
-        version bigint NOT NULL REFERENCES coupon.version, segment int NOT NULL, previous_segment int,
+        version bigint NOT NULL, segment int NOT NULL, previous_segment int,
         moved_at timestamptz, refreshed_at timestamptz NOT NULL);
     COMMENT ON TABLE coupon.customer IS 'Loyalty variables over the window before as_of, and order lines by category';
     COMMENT ON COLUMN coupon.customer.stay_per_session IS 'Mean seconds from first to last event of a session';

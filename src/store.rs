@@ -188,7 +188,7 @@ pub fn save_customers(
                moved_at = CASE WHEN c.version <> excluded.version THEN NULL \
                WHEN c.segment <> excluded.segment THEN excluded.as_of ELSE c.moved_at END, \
                refreshed_at = excluded.refreshed_at";
-    use PgBuiltInOids::*;
+    use pg_sys::BuiltinOid::*;
     let types = [
         TEXTOID,
         TIMESTAMPTZOID,
