@@ -162,17 +162,50 @@ SELECT coupon.refresh_segments('2026-02-01') > 100 AS hundreds;
 SELECT count(*) FILTER (WHERE assign_segment(customer) = 0 OR variables <> '{}') AS unknown FROM coupon.customer;
 ROLLBACK;
 
--- Fifths, and no segments at all.
+-- Fifths, and no segments at all. Planted: a third buys every day, a third never does, and the rest since the 21st.
 BEGIN;
+INSERT INTO coupon.click (session, at, kind, customer, price, order_id)
+SELECT format('planted-%s-%s', c, d), timestamptz '2026-01-01 10:00' + d * interval '1 day' + c * interval '1 second' + k * interval '5 seconds',
+    CASE k WHEN 4 THEN 'purchase' ELSE 'view' END, format('planted-%s', c), 20, CASE k WHEN 4 THEN format('planted-%s-%s', c, d) END
+FROM generate_series(1, 120) c, generate_series(1, 30) d, generate_series(0, 4) k WHERE k < 4 OR c % 3 = 0 OR (c % 3 = 1 AND d >= 20);
 SELECT train_segments_only('{"method": "rfm", "min_sessions": 50, "min_buyers": 1, "prior_sessions": 20}') AS version \gset
 SELECT dimension, variable, edges IS NOT NULL AS edges FROM coupon.segment_variables WHERE version = :version ORDER BY 1;
 SELECT count(*) = max(recency) * max(frequency) * max(monetary) AS cells, count(spending) AS two_dimensional FROM coupon.segment_cells WHERE version = :version;
 SELECT variable, differ FROM own_differs('2026-02-01');
-SELECT count(*) AS differ FROM coupon.customer c, LATERAL (SELECT 1 + count(*) FILTER (WHERE e < (c.variables ->> 'recency')::float8) AS r FROM coupon.segment_variables v, unnest(v.edges) e WHERE v.version = :version AND variable = 'recency') r,
-    LATERAL (SELECT 1 + count(*) FILTER (WHERE e < (c.variables ->> 'frequency')::float8) AS f FROM coupon.segment_variables v, unnest(v.edges) e WHERE v.version = :version AND variable = 'frequency') f,
-    LATERAL (SELECT 1 + count(*) FILTER (WHERE e < c.spending_last_month) AS m FROM coupon.segment_variables v, unnest(v.edges) e WHERE v.version = :version AND dimension = 'monetary') m
-    LEFT JOIN coupon.segment_cells s ON s.version = :version AND recency = r AND frequency = f AND monetary = m WHERE s.segment IS DISTINCT FROM assign_segment(c.customer);
+CREATE FUNCTION fifth(v bigint, d text, x float8) RETURNS bigint LANGUAGE sql AS $$ SELECT 1 + count(*) FROM coupon.segment_variables s, unnest(s.edges) e WHERE s.version = v AND s.dimension = d AND e < x $$;
+WITH f AS MATERIALIZED (SELECT customer, fifth(:version, 'recency', (variables ->> 'recency')::float8) AS recency, fifth(:version, 'frequency', (variables ->> 'frequency')::float8) AS frequency,
+    fifth(:version, 'monetary', spending_last_month) AS monetary FROM coupon.customer), cells AS MATERIALIZED (SELECT * FROM coupon.segment_cells WHERE version = :version)
+SELECT count(*) AS differ FROM f LEFT JOIN cells s USING (recency, frequency, monetary) WHERE s.segment IS DISTINCT FROM assign_segment(f.customer);
+-- Who moved: between two refreshes of the same version, until the next move; a new version begins anew.
+SELECT count(*) > 1 AS several FROM coupon.segments WHERE version = :version;
+SELECT count(*) AS moved FROM coupon.moved;
+SELECT coupon.refresh_segments('2026-01-20') > 0 AS earlier;
+CREATE TEMP TABLE earlier AS SELECT customer, assign_segment(customer) AS segment FROM coupon.customer;
+SELECT coupon.refresh_segments('2026-01-30') > 0 AS later;
+CREATE TEMP TABLE later AS SELECT customer, assign_segment(customer) AS segment FROM coupon.customer;
+SELECT count(*) FILTER (WHERE customer LIKE 'planted-%') AS planted, count(*) FILTER (WHERE m.customer IS NULL OR l.customer IS NULL) AS differ, bool_and(m.version = :version AND m.at = '2026-01-30' AND from_name <> to_name) AS told
+FROM coupon.moved m FULL JOIN (SELECT l.customer, e.segment AS from_segment, l.segment AS to_segment FROM later l JOIN earlier e USING (customer) WHERE l.segment <> e.segment) l USING (customer, from_segment, to_segment);
+CREATE TEMP TABLE told AS SELECT * FROM coupon.moved;
+SELECT coupon.refresh_segments('2026-01-30') > 0 AS again;
+SELECT count(*) AS differ FROM (TABLE told EXCEPT TABLE coupon.moved UNION ALL (TABLE coupon.moved EXCEPT TABLE told)) d;
+SELECT coupon.refresh_segments('2026-01-20') > 0 AS back;
+SELECT count(*) > 0 AS some, bool_and(at = '2026-01-20') AS at FROM coupon.moved;
 SELECT train_segments_only('{"method": "none"}') AS version \gset
 SELECT segment, name, cells FROM coupon.segments WHERE version = :version;
 SELECT DISTINCT assign_segment(customer) FROM coupon.customer;
+SELECT count(*) AS moved FROM coupon.moved;
 ROLLBACK;
+
+-- Names: made from statistics, given by people, of one version.
+BEGIN;
+SELECT segment, name FROM coupon.segments WHERE version = 2;
+SELECT coupon.name_segment(1, ' visitors ');
+SELECT version, name FROM coupon.segments WHERE version <= 2 ORDER BY version;
+SELECT DISTINCT name FROM coupon.segment_cells WHERE version = 2;
+SELECT coupon.name_segment(1, NULL), coupon.name_segment(1, 'first', version => 1);
+SELECT version, name FROM coupon.segments WHERE version <= 2 ORDER BY version;
+SELECT count(*) FROM coupon.segment_name;
+ROLLBACK;
+SELECT * FROM refused($$SELECT coupon.name_segment(99, 'x')$$);
+SELECT * FROM refused($$SELECT coupon.name_segment(1, 'x', 999)$$);
+SELECT * FROM refused($$SELECT coupon.name_segment(NULL, NULL)$$);
