@@ -122,7 +122,7 @@ SELECT left(r, 120) FROM segments_refused('{"method": "som"}') r LIMIT 1;
 -- Variables of the shop's own: what PostgreSQL makes of the same expressions.
 CREATE FUNCTION train_segments_only(segment jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT DISTINCT version FROM coupon.train(until => '2026-02-01', spec => jsonb_build_object('churn', '{"min_sessions": 1000000000}'::jsonb, 'segment', segment)));
+    RETURN (SELECT DISTINCT version FROM coupon.train(until => '2026-02-01', spec => jsonb_build_object('churn', '{"epochs": 1, "min_sessions": 1000000000}'::jsonb, 'segment', segment)));
 END $$;
 CREATE FUNCTION in_sql(day timestamptz) RETURNS TABLE (customer text, variable text, value float8) LANGUAGE plpgsql AS $$
 DECLARE

@@ -276,7 +276,9 @@ pub(super) fn elbow(inertias: &[f64]) -> usize {
 
 /// Why a number of clusters was chosen, or not.
 fn reason(inertias: &[f64], silhouettes: &[Option<f64>], k: usize, chosen: bool, most: usize) -> String {
-    let below = format!("{:.1} % of the first inertia below the line from 1 to {most}", 100.0 * depth(inertias, k));
+    // Adding 0 makes −0 the same as 0.
+    let percent = (1000.0 * depth(inertias, k)).round() / 10.0 + 0.0;
+    let below = format!("{percent:.1} % of the first inertia below the line from 1 to {most}");
     if !chosen {
         return below;
     }

@@ -156,7 +156,7 @@ fn inertia_is_scikit_learns() {
     ];
     for (ours, peer) in card.elbow.iter().zip(peer.as_flattened()) {
         assert!(ours.silhouette.is_none() == peer.is_nan(), "{ours:?}");
-        assert!(ours.silhouette.is_none_or(|s| (s - peer).abs() < 2e-3), "{ours:?}, scikit-learn {peer}");
+        assert!(ours.silhouette.is_none_or(|s| (s - peer).abs() < 5e-3), "{ours:?}, scikit-learn {peer}");
     }
 }
 

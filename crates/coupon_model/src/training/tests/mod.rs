@@ -77,7 +77,7 @@ fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
 fn small(change: Value) -> Spec {
     let mut spec = json!({
         "sessions": {"windows": [0.6, 0.2, 0.2]},
-        "segment": {"restarts": 3, "max_clusters": 6, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
+        "segment": {"restarts": 3, "max_clusters": 7, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
         "churn": {"hidden": 8, "feed_forward": 8, "epochs": 2, "cycle": 2, "batch": 64, "max_length": 25,
                   "learning_rate": 0.02, "min_sessions": 200, "min_buyers": 10},
         "rank": {"moments": 500},
