@@ -155,7 +155,7 @@ SELECT coupon.refresh_segments('2026-01-20') > 50 AS dozens;
 SELECT variable, varies, differ FROM own_differs('2026-01-20');
 SELECT count(DISTINCT variable) AS variables FROM coupon.segment_statistics;
 SELECT bool_and(assign_segment(customer) = segment AND segment > 0 AND c.version = :version) AS assigned FROM coupon.customer c;
--- A version of other variables does not know these rows until they are refreshed; live sessions neither.
+-- A version of other variables does not know these rows until they are refreshed.
 SELECT coupon.activate(2);
 SELECT count(*) FILTER (WHERE assign_segment(customer) <> 0) AS known FROM coupon.customer;
 SELECT coupon.refresh_segments('2026-02-01') > 100 AS hundreds;
