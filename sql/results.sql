@@ -11,8 +11,8 @@ COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales ind
 CREATE FUNCTION coupon.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_statistics,
-        conversion_by_scenario,estimated_sales,best_trial}';
+    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_cells,
+        segment_variables,elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,best_trial}';
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -144,15 +144,102 @@ BEGIN
     COMMENT ON COLUMN coupon.training_history.best IS 'Whether the log loss on tune was the lowest so far; the weights of the last such epoch are kept';
 
     CREATE VIEW coupon.segments AS
-    SELECT m.version, (g.row ->> 'group')::int AS segment, (g.row ->> 'sessions')::bigint AS sessions,
-        (g.row ->> 'buyers')::bigint AS buyers, (g.row ->> 'churn_rate')::float8 AS churn_rate
-    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row) WHERE m.stage = 'segment';
-    COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rate in the fit window, as-of assignment';
+    SELECT m.version, (g.row ->> 'group')::int AS segment, coalesce(n.name, g.row ->> 'name') AS name,
+        (g.row ->> 'cells')::int AS cells, (g.row ->> 'customers')::bigint AS customers,
+        (g.row ->> 'sessions')::bigint AS sessions, (g.row ->> 'buyers')::bigint AS buyers,
+        (g.row ->> 'churn_rate')::float8 AS churn_rate, (g.row ->> 'judge_sessions')::bigint AS judge_sessions,
+        (g.row ->> 'judge_buyers')::bigint AS judge_buyers, (g.row ->> 'judge_churn_rate')::float8 AS judge_churn_rate
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row)
+    LEFT JOIN coupon.segment_name n ON n.version = m.version AND n.segment = (g.row ->> 'group')::int
+    WHERE m.stage = 'segment';
+    COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rates, as-of assignment: fit made them, judge says whether they hold';
     COMMENT ON COLUMN coupon.segments.version IS 'The trained version';
     COMMENT ON COLUMN coupon.segments.segment IS 'Segment number, from 1; 1 is the most likely to leave';
+    COMMENT ON COLUMN coupon.segments.name IS 'Made from mean spending and visits beside all customers, or given by coupon.name_segment()';
+    COMMENT ON COLUMN coupon.segments.cells IS 'Cells that were joined into the segment';
+    COMMENT ON COLUMN coupon.segments.customers IS 'Customers in the segment in the snapshot that the clusters were found on';
     COMMENT ON COLUMN coupon.segments.sessions IS 'Sessions of the fit window whose customer was in the segment at the start of their day';
     COMMENT ON COLUMN coupon.segments.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.churn_rate IS 'Share of these sessions that ended without a purchase';
+    COMMENT ON COLUMN coupon.segments.judge_sessions IS 'Sessions of the judge window, which nothing was chosen on';
+    COMMENT ON COLUMN coupon.segments.judge_buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segments.judge_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
+
+    CREATE VIEW coupon.segment_cells AS
+    SELECT m.version, (c.row ->> 'cell')::int AS cell, (c.row #>> '{clusters,spending}')::int AS spending,
+        (c.row #>> '{clusters,behaviour}')::int AS behaviour, (c.row #>> '{clusters,recency}')::int AS recency,
+        (c.row #>> '{clusters,frequency}')::int AS frequency, (c.row #>> '{clusters,monetary}')::int AS monetary,
+        (c.row ->> 'group')::int AS segment, s.name, (c.row ->> 'sessions')::bigint AS sessions,
+        (c.row ->> 'buyers')::bigint AS buyers, (c.row ->> 'churn_rate')::float8 AS churn_rate,
+        (c.row ->> 'judge_sessions')::bigint AS judge_sessions, (c.row ->> 'judge_buyers')::bigint AS judge_buyers,
+        (c.row ->> 'judge_churn_rate')::float8 AS judge_churn_rate
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'cells') c(row)
+    JOIN coupon.segments s ON s.version = m.version AND s.segment = (c.row ->> 'group')::int
+    WHERE m.stage = 'segment';
+    COMMENT ON VIEW coupon.segment_cells IS 'The cells of each version, which segment each was joined into, and what was counted in it';
+    COMMENT ON COLUMN coupon.segment_cells.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.segment_cells.cell IS 'Cell number, from 1';
+    COMMENT ON COLUMN coupon.segment_cells.spending IS 'Cluster of the spending dimension, from 1, the lowest first; NULL under another method, as are the next four';
+    COMMENT ON COLUMN coupon.segment_cells.behaviour IS 'Cluster of the behaviour dimension';
+    COMMENT ON COLUMN coupon.segment_cells.recency IS 'Fifth by days since the last purchase, 1 = the most recent';
+    COMMENT ON COLUMN coupon.segment_cells.frequency IS 'Fifth by number of orders, 1 = the fewest';
+    COMMENT ON COLUMN coupon.segment_cells.monetary IS 'Fifth by money spent, 1 = the least';
+    COMMENT ON COLUMN coupon.segment_cells.segment IS 'The segment it belongs to; a cell without sessions has that of its nearest neighbour';
+    COMMENT ON COLUMN coupon.segment_cells.name IS 'The name of that segment';
+    COMMENT ON COLUMN coupon.segment_cells.sessions IS 'Sessions of the fit window whose customer was in the cell at the start of their day';
+    COMMENT ON COLUMN coupon.segment_cells.buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segment_cells.churn_rate IS 'Share of these sessions that ended without a purchase; NULL where there is none';
+    COMMENT ON COLUMN coupon.segment_cells.judge_sessions IS 'Sessions of the judge window';
+    COMMENT ON COLUMN coupon.segment_cells.judge_buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segment_cells.judge_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
+
+    CREATE VIEW coupon.segment_variables AS
+    SELECT m.version, v.row ->> 'dimension' AS dimension, v.row ->> 'variable' AS variable,
+        v.row ->> 'expression' AS expression, (v.row ->> 'log')::boolean AS log, (v.row ->> 'low')::float8 AS low,
+        (v.row ->> 'high')::float8 AS high, (v.row ->> 'mean')::float8 AS mean, (v.row ->> 'std')::float8 AS std,
+        CASE jsonb_typeof(v.row -> 'edges') WHEN 'array' THEN
+            ARRAY(SELECT e::float8 FROM jsonb_array_elements_text(v.row -> 'edges') e) END AS edges
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'variables') v(row) WHERE m.stage = 'segment';
+    COMMENT ON VIEW coupon.segment_variables IS 'The variables of each version''s segments and the scale on which distances are measured';
+    COMMENT ON COLUMN coupon.segment_variables.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.segment_variables.dimension IS 'spending, behaviour; recency, frequency, monetary';
+    COMMENT ON COLUMN coupon.segment_variables.variable IS 'Name of the variable';
+    COMMENT ON COLUMN coupon.segment_variables.expression IS 'What defines it; NULL for the six of the method';
+    COMMENT ON COLUMN coupon.segment_variables.log IS 'Whether ln(1 + x) is taken, after clipping';
+    COMMENT ON COLUMN coupon.segment_variables.low IS 'Smaller values count as this; NULL where none is clipped';
+    COMMENT ON COLUMN coupon.segment_variables.high IS 'Larger values count as this; NULL where none is clipped';
+    COMMENT ON COLUMN coupon.segment_variables.mean IS 'Mean on that scale, which standardising subtracts; NULL for fifths';
+    COMMENT ON COLUMN coupon.segment_variables.std IS 'Standard deviation on that scale, by which it divides; 1 where nothing varies';
+    COMMENT ON COLUMN coupon.segment_variables.edges IS 'What separates the fifths, in ascending order; NULL under other methods';
+
+    CREATE VIEW coupon.elbow AS
+    SELECT m.version, e.row ->> 'dimension' AS dimension, (e.row ->> 'k')::int AS k,
+        (e.row ->> 'inertia')::float8 AS inertia, (e.row ->> 'silhouette')::float8 AS silhouette,
+        (e.row ->> 'chosen')::boolean AS chosen, e.row ->> 'reason' AS reason
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'elbow') e(row) WHERE m.stage = 'segment';
+    COMMENT ON VIEW coupon.elbow IS 'How well 1, 2, … clusters fit in each dimension, and which number was chosen';
+    COMMENT ON COLUMN coupon.elbow.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.elbow.dimension IS 'spending or behaviour';
+    COMMENT ON COLUMN coupon.elbow.k IS 'Number of clusters';
+    COMMENT ON COLUMN coupon.elbow.inertia IS 'Sum of squared distances to the nearest centre, in standard deviations';
+    COMMENT ON COLUMN coupon.elbow.silhouette IS 'Mean silhouette of at most 1,000 customers, from -1 to 1; NULL for one cluster; a second opinion that decides nothing';
+    COMMENT ON COLUMN coupon.elbow.chosen IS 'Whether this number of clusters was taken';
+    COMMENT ON COLUMN coupon.elbow.reason IS 'How far the inertia lies below the straight line from the first to the last: the furthest is the elbow';
+
+    CREATE VIEW coupon.moved AS
+    SELECT c.customer, c.version, c.previous_segment AS from_segment, f.name AS from_name, c.segment AS to_segment,
+        t.name AS to_name, c.moved_at AS at
+    FROM coupon.customer c
+    JOIN coupon.segments f ON f.version = c.version AND f.segment = c.previous_segment
+    JOIN coupon.segments t ON t.version = c.version AND t.segment = c.segment;
+    COMMENT ON VIEW coupon.moved IS 'Customers whose segment changed between two refreshes under the same version, with their last move';
+    COMMENT ON COLUMN coupon.moved.customer IS 'The customer';
+    COMMENT ON COLUMN coupon.moved.version IS 'The version whose segments these are; a new version begins anew';
+    COMMENT ON COLUMN coupon.moved.from_segment IS 'The segment before';
+    COMMENT ON COLUMN coupon.moved.from_name IS 'Its name';
+    COMMENT ON COLUMN coupon.moved.to_segment IS 'The segment since';
+    COMMENT ON COLUMN coupon.moved.to_name IS 'Its name';
+    COMMENT ON COLUMN coupon.moved.at IS 'The day of the refresh that moved the customer';
 
     CREATE VIEW coupon.segment_statistics AS
     SELECT s.segment, v.variable, count(*) AS customers, avg(v.value) AS mean, stddev_samp(v.value) AS std,
@@ -163,10 +250,11 @@ BEGIN
     CROSS JOIN LATERAL (SELECT @extschema@.assign_segment(c.customer)) s(segment)
     CROSS JOIN LATERAL (VALUES ('spending_last_month', c.spending_last_month), ('average_payment', c.average_payment),
         ('items_per_purchase', c.items_per_purchase), ('searches_last_month', c.searches_last_month),
-        ('stay_per_session', c.stay_per_session), ('visits_last_month', c.visits_last_month)) v(variable, value)
+        ('stay_per_session', c.stay_per_session), ('visits_last_month', c.visits_last_month)
+        UNION ALL SELECT key, value::float8 FROM jsonb_each_text(c.variables)) v(variable, value)
     GROUP BY s.segment, v.variable;
-    COMMENT ON VIEW coupon.segment_statistics IS 'Distribution of the six loyalty variables within each segment of the active version (Seo & Yoo 2022, table 6)';
-    COMMENT ON COLUMN coupon.segment_statistics.segment IS 'Segment number under the active version';
+    COMMENT ON VIEW coupon.segment_statistics IS 'Distribution of the six loyalty variables, and of those that the specification defines, within each segment of the active version (Seo & Yoo 2022, table 6)';
+    COMMENT ON COLUMN coupon.segment_statistics.segment IS 'Segment number under the active version; 0 = not known to it';
     COMMENT ON COLUMN coupon.segment_statistics.customers IS 'Customers in the segment';
     COMMENT ON COLUMN coupon.segment_statistics.mean IS 'Mean';
     COMMENT ON COLUMN coupon.segment_statistics.std IS 'Sample standard deviation';
@@ -174,7 +262,7 @@ BEGIN
     COMMENT ON COLUMN coupon.segment_statistics.p25 IS 'First quartile';
     COMMENT ON COLUMN coupon.segment_statistics.p75 IS 'Third quartile';
     COMMENT ON COLUMN coupon.segment_statistics.max IS 'Largest value';
-    COMMENT ON COLUMN coupon.segment_statistics.variable IS 'Money in the shop''s currency, stay in seconds, the rest counts; over 30 days';
+    COMMENT ON COLUMN coupon.segment_statistics.variable IS 'Money in the shop''s currency, stay in seconds, the rest counts; over the window, 30 days by default';
     COMMENT ON COLUMN coupon.segment_statistics.p50 IS 'Median';
 
     CREATE VIEW coupon.conversion_by_scenario AS

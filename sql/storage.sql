@@ -119,10 +119,23 @@ BEGIN
     CREATE TABLE coupon.customer (
         customer text PRIMARY KEY, as_of timestamptz NOT NULL, spending_last_month float8 NOT NULL,
         average_payment float8 NOT NULL, items_per_purchase float8 NOT NULL, searches_last_month float8 NOT NULL,
-        stay_per_session float8 NOT NULL, visits_last_month float8 NOT NULL, categories text[] NOT NULL,
-        lines float8[] NOT NULL);
-    COMMENT ON TABLE coupon.customer IS 'Loyalty variables over the 30 days before as_of, and order lines by category';
+        stay_per_session float8 NOT NULL, visits_last_month float8 NOT NULL, definition bigint NOT NULL,
+        variables jsonb NOT NULL DEFAULT '{}', categories text[] NOT NULL, lines float8[] NOT NULL, version bigint NOT NULL, segment int NOT NULL, previous_segment int,
+        moved_at timestamptz, refreshed_at timestamptz NOT NULL);
+    COMMENT ON TABLE coupon.customer IS 'Loyalty variables over the window before as_of, and order lines by category';
     COMMENT ON COLUMN coupon.customer.stay_per_session IS 'Mean seconds from first to last event of a session';
+    COMMENT ON COLUMN coupon.customer.definition IS 'What the variables are of: a hash of the window and of the expressions. A version of another definition takes the customer for unknown until coupon.refresh_segments()';
+    COMMENT ON COLUMN coupon.customer.variables IS 'Variables that the specification defines beside the six of the method';
+    COMMENT ON COLUMN coupon.customer.version IS 'The version that assigned the segment: the active one when the row was refreshed';
+    COMMENT ON COLUMN coupon.customer.segment IS 'The segment as of as_of; assign_segment() computes it anew under the version that is active';
+    COMMENT ON COLUMN coupon.customer.previous_segment IS 'The segment of the same version before the last move; NULL when there was none';
+    COMMENT ON COLUMN coupon.customer.moved_at IS 'as_of of the refresh that moved the customer';
+    COMMENT ON COLUMN coupon.customer.refreshed_at IS 'When the row was last computed';
+
+    CREATE TABLE coupon.segment_name (
+        version bigint REFERENCES coupon.version, segment int CHECK (segment > 0), name text NOT NULL CHECK (name <> ''),
+        PRIMARY KEY (version, segment), UNIQUE (version, name));
+    COMMENT ON TABLE coupon.segment_name IS 'Names that people gave to segments; coupon.name_segment() writes it';
 
     CREATE TABLE coupon.campaign (
         campaign text PRIMARY KEY CHECK (campaign <> ''),

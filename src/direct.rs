@@ -25,6 +25,8 @@ const CUSTOMER: Source = Source {
         (c"searches_last_month", pg_sys::FLOAT8OID),
         (c"stay_per_session", pg_sys::FLOAT8OID),
         (c"visits_last_month", pg_sys::FLOAT8OID),
+        (c"definition", pg_sys::INT8OID),
+        (c"variables", pg_sys::JSONBOID),
     ],
     write: false,
 };
@@ -126,7 +128,7 @@ fn load_from(
             if let (Stored::New(segment), Some(customer)) = (&mut found.row, customer)
                 && known.find(customer)
             {
-                *segment = scene.segment(rows::variables(&known.table, 3));
+                *segment = scene.segment(&known.table, 3);
             }
         }
         known.close();

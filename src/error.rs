@@ -21,6 +21,7 @@ pub fn model(e: Error) -> ErrorReport {
             message,
             "SELECT stage, spec FROM coupon.model shows the keys of a version; models/*.json of the source holds the defaults.",
         ),
+        Error::Expression { .. } => report(Code::ERRCODE_INVALID_PARAMETER_VALUE, message, &expressions()),
         Error::Corrupt(_) => report(
             Code::ERRCODE_DATA_CORRUPTED,
             message,
@@ -46,6 +47,15 @@ pub fn model(e: Error) -> ErrorReport {
         Error::Cancelled => report(Code::ERRCODE_QUERY_CANCELED, message, ""),
         Error::Numerics(_) => report(Code::ERRCODE_INTERNAL_ERROR, message, ""),
     }
+}
+
+/// What the expression of a variable may be made of.
+fn expressions() -> String {
+    use coupon_model::sessions::{COLUMNS, FUNCTIONS};
+    format!(
+        "An expression is made of aggregates over a customer's events. Columns: {COLUMNS}. Functions: {FUNCTIONS}, with \
+         FILTER (WHERE …), DISTINCT in count, arithmetic, comparisons, AND, OR, NOT, IN, BETWEEN, IS NULL and CASE."
+    )
 }
 
 /// Reports an ERROR; does not return.

@@ -9,7 +9,8 @@ use crate::table::Place;
 use crate::world::{self, World};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
-use coupon_model::segment::Variables;
+use coupon_model::segment::Model;
+use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::rc::Rc;
@@ -44,12 +45,9 @@ impl Scene {
         Scene { active: world.active(client), world, clock: settings::clock() }
     }
 
-    /// The segment of a customer with those variables; 0 where none are known.
-    pub fn segment(&self, variables: Option<Variables>) -> u32 {
-        match (&self.active, variables) {
-            (Some(active), Some(v)) => active.version.segment.assign(&v),
-            _ => 0,
-        }
+    /// The segment under the active version of the customer whose variables begin in column `first`.
+    pub fn segment(&self, row: &impl Fields, first: usize) -> u32 {
+        self.active.as_ref().map_or(0, |active| segment(row, first, &active.version.segment))
     }
 }
 
@@ -78,7 +76,7 @@ macro_rules! load_sql {
             $exists,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
              s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
-             k.searches_last_month, k.stay_per_session, k.visits_last_month \
+             k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
              FROM (SELECT version, revision FROM coupon.storage LIMIT 1) t, \
              unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
              LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
@@ -142,7 +140,7 @@ fn read(
         } else if has(5) {
             Stored::Held
         } else {
-            Stored::New(scene.segment(customers[i].and_then(|_| variables(&row, 18))))
+            Stored::New(customers[i].map_or(0, |_| scene.segment(&row, 18)))
         };
         found.push(Found { row: stored, gap: has(3) });
     }
@@ -175,17 +173,13 @@ pub fn live(client: &SpiClient, row: &impl Fields, first: usize, session: &str, 
     }
 }
 
-/// The six loyalty variables, from the `first` column on; `None` for a customer who is not known.
-pub fn variables(row: &impl Fields, first: usize) -> Option<Variables> {
+/// The segment of the customer whose variables begin in column `first`: the six, the key of their definition, the rest;
+/// 0 for one who is not known.
+pub fn segment(row: &impl Fields, first: usize, model: &Model) -> u32 {
     let number = |n: usize| row.field::<f64>(first + n);
-    Some(Variables {
-        spending_last_month: number(0)?,
-        average_payment: number(1)?,
-        items_per_purchase: number(2)?,
-        searches_last_month: number(3)?,
-        stay_per_session: number(4)?,
-        visits_last_month: number(5)?,
-    })
+    let six = || Some([number(0)?, number(1)?, number(2)?, number(3)?, number(4)?, number(5)?]);
+    let (Some(six), Some(key)) = (six(), row.field::<i64>(first + 6)) else { return 0 };
+    model.assign_stored(six, key, || Some(row.field::<JsonB>(first + 7)?.0))
 }
 
 /// Writes known sessions back; their rows are locked.

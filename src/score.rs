@@ -141,21 +141,12 @@ fn assign(batch: &mut Queue, model: &segment::Model) {
         return;
     }
     let sql = "SELECT customer, spending_last_month, average_payment, items_per_purchase, searches_last_month, \
-               stay_per_session, visits_last_month FROM coupon.customer WHERE customer = ANY ($1)";
+               stay_per_session, visits_last_month, definition, variables FROM coupon.customer WHERE customer = ANY ($1)";
     let mut segments: HashMap<String, u32> = HashMap::new();
     // A connection of its own: this runs while the log is being read in another.
     Spi::connect(|_| {
         stream::read(sql, &[(pg_sys::TEXTARRAYOID, customers.into_datum())], |row| {
-            let number = |column| row.float(column).unwrap_or_default();
-            let variables = segment::Variables {
-                spending_last_month: number(1),
-                average_payment: number(2),
-                items_per_purchase: number(3),
-                searches_last_month: number(4),
-                stay_per_session: number(5),
-                visits_last_month: number(6),
-            };
-            segments.insert(row.text(0).unwrap_or_default().to_string(), model.assign(&variables));
+            segments.insert(row.text(0).unwrap_or_default().to_string(), rows::segment(row, 2, model));
         });
     });
     for queued in &mut batch.sessions {

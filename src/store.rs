@@ -7,6 +7,7 @@ use coupon_model::Error;
 use coupon_model::churn::Gate;
 use coupon_model::events::{Event, Interner, Kind, Log, MAX_ATTRIBUTES, NONE};
 use coupon_model::memory;
+use coupon_model::segment::{Model, SIX};
 use coupon_model::training::{Customer, Estimate, Treatment};
 use coupon_model::version::{Stage, digest};
 use pgrx::prelude::*;
@@ -200,47 +201,81 @@ pub fn treatments(client: &SpiClient, log: &Log) -> HashMap<u32, Treatment> {
     rows.filter_map(treatment).collect()
 }
 
-/// Replaces what is known of the customers.
-pub fn save_customers(client: &mut SpiClient, log: &Log, customers: &[Customer], as_of: i64) {
-    spi(client.update("DELETE FROM coupon.customer", None, &[]));
-    let sql = "INSERT INTO coupon.customer VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+/// Replaces what is known of the customers by rows that `model`, the segments of `version`, sees. Who moves to another
+/// segment of the same version keeps the one before; those who are not among the rows are forgotten.
+pub fn save_customers(
+    client: &mut SpiClient,
+    log: &Log,
+    customers: &[Customer],
+    as_of: i64,
+    version: i64,
+    model: &Model,
+) {
+    let sql = "INSERT INTO coupon.customer AS c (customer, as_of, spending_last_month, average_payment, \
+               items_per_purchase, searches_last_month, stay_per_session, visits_last_month, categories, lines, \
+               definition, variables, version, segment, refreshed_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+               ON CONFLICT (customer) DO UPDATE SET as_of = excluded.as_of, \
+               spending_last_month = excluded.spending_last_month, average_payment = excluded.average_payment, \
+               items_per_purchase = excluded.items_per_purchase, searches_last_month = excluded.searches_last_month, \
+               stay_per_session = excluded.stay_per_session, visits_last_month = excluded.visits_last_month, \
+               categories = excluded.categories, lines = excluded.lines, definition = excluded.definition, \
+               variables = excluded.variables, version = excluded.version, segment = excluded.segment, \
+               previous_segment = CASE WHEN c.version <> excluded.version THEN NULL \
+               WHEN c.segment <> excluded.segment THEN c.segment ELSE c.previous_segment END, \
+               moved_at = CASE WHEN c.version <> excluded.version THEN NULL \
+               WHEN c.segment <> excluded.segment THEN excluded.as_of ELSE c.moved_at END, \
+               refreshed_at = excluded.refreshed_at";
+    use pg_sys::BuiltinOid::*;
     let types = [
-        PgBuiltInOids::TEXTOID,
-        PgBuiltInOids::TIMESTAMPTZOID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::FLOAT8OID,
-        PgBuiltInOids::TEXTARRAYOID,
-        PgBuiltInOids::FLOAT8ARRAYOID,
+        TEXTOID,
+        TIMESTAMPTZOID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        TEXTARRAYOID,
+        FLOAT8ARRAYOID,
+        INT8OID,
+        JSONBOID,
+        INT8OID,
+        INT4OID,
+        TIMESTAMPTZOID,
     ];
-    let insert = statement(client, sql, &types.map(Into::into));
+    let upsert = statement(client, sql, &types.map(Into::into));
+    // Not now(), which a transaction that refreshes twice has only one of.
+    let started: TimestampWithTimeZone =
+        spi(spi(client.select("SELECT clock_timestamp()", Some(1), &[])).first().get_one()).expect("there is a time");
+    let definition = model.definition();
     for c in customers.iter().filter(|c| c.customer != NONE) {
         check_for_interrupts!();
         let mut context = PgMemoryContexts::new("coupon_ext row");
-        let v = &c.variables;
         let categories: Vec<Option<&str>> = c.lines.iter().map(|l| log.text(l.0)).collect();
         let lines: Vec<f64> = c.lines.iter().map(|l| l.1).collect();
-        let insert_row = |_: &mut PgMemoryContexts| {
-            let args = [
-                log.text(c.customer).into(),
-                time(as_of).into(),
-                v.spending_last_month.into(),
-                v.average_payment.into(),
-                v.items_per_purchase.into(),
-                v.searches_last_month.into(),
-                v.stay_per_session.into(),
-                v.visits_last_month.into(),
+        let (six, own) = c.variables.split_at(SIX.len());
+        let own: serde_json::Map<String, serde_json::Value> =
+            definition.own.iter().map(|v| v.name.clone()).zip(own.iter().map(|v| (*v).into())).collect();
+        let upsert_row = |_: &mut PgMemoryContexts| {
+            let mut args = vec![log.text(c.customer).into(), time(as_of).into()];
+            args.extend(six.iter().map(|v| (*v).into()));
+            args.extend([
                 categories.into(),
                 lines.into(),
-            ];
-            spi(client.update(insert, None, &args));
+                definition.key().into(),
+                JsonB(own.into()).into(),
+                version.into(),
+                (c.segment as i32).into(),
+                started.into(),
+            ]);
+            spi(client.update(upsert, None, &args));
         };
         // SAFETY: nothing of the parameters is kept.
-        unsafe { context.switch_to(insert_row) };
+        unsafe { context.switch_to(upsert_row) };
     }
+    let sql = "DELETE FROM coupon.customer WHERE refreshed_at <> $1";
+    spi(client.update(sql, None, &[started.into()]));
 }
 
 /// The active version with its stored stages.

@@ -3,6 +3,7 @@
 //! one without parallel workers, and fetching copies every row twice.
 
 use crate::error::{report, throw};
+use crate::rows::Fields;
 use pgrx::prelude::*;
 use pgrx::varlena;
 use pgrx::{PgMemoryContexts, pg_guard};
@@ -91,6 +92,13 @@ unsafe extern "C-unwind" fn start(_this: *mut pg_sys::DestReceiver, _operation: 
 
 #[pg_guard]
 unsafe extern "C-unwind" fn end(_this: *mut pg_sys::DestReceiver) {}
+
+impl Fields for Row {
+    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T> {
+        // SAFETY: the caller knows the column's type.
+        unsafe { T::from_datum(self.datum(n - 1)?, false) }
+    }
+}
 
 impl Row {
     /// The value of a column, from 0; the caller knows its type.

@@ -126,8 +126,13 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         let work = |stop: &AtomicBool, sender: Sender<Told>| {
             let mut watcher = Watcher { stop, sender, last: Instant::now() };
             let outcome = train(&job, &mut watcher)?;
+            // The customers are as the version sees them that will serve.
+            let serving = match base_ref {
+                Some((base, _)) if !outcome.gate.accepted => &base.segment,
+                _ => &outcome.segment,
+            };
             watcher.enter("customers");
-            let customers = customers(job.log, job.until, &job.spec.sessions, &mut || watcher.check())?;
+            let customers = customers(job.log, job.until, serving, &mut || watcher.check())?;
             Ok((outcome, customers))
         };
         let trained = threads::run(threads, work, |heard| match heard {
@@ -143,8 +148,12 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         tell("begins saving", &mut told);
         store::one_at_a_time(client);
         let version = store::save(client, &outcome.stages, since, until, seed, threads as i32);
-        store::save_customers(client, &read.log, &customers, coupon_model::sessions::day_of(end));
         let active = store::deploy(client, version, &outcome.gate);
+        let (serving, model) = match &base {
+            Some((base, _)) if !active => (base.number, &base.version.segment),
+            _ => (version, &outcome.segment),
+        };
+        store::save_customers(client, &read.log, &customers, coupon_model::sessions::day_of(end), serving, model);
         let verdict = match (&outcome.gate.reason, active) {
             (None, _) => format!("version {version} is active"),
             (Some(reason), true) => format!("version {version} is active; {reason}"),
@@ -245,26 +254,4 @@ pub(crate) fn tell(text: &str, told: &mut Option<Instant>) {
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
         error::tell(level, report(code, format!("coupon_ext: {text}"), ""));
     }
-}
-
-#[pg_extern(sql = false)]
-fn refresh_segments(as_of: Option<TimestampWithTimeZone>) -> i64 {
-    let at = as_of.map_or_else(settings::clock, Into::into);
-    if !settings::finite(at) {
-        throw(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "as_of is infinite", "Pass a day."));
-    }
-    Spi::connect_mut(|client| {
-        let Some((_, stages)) = store::active_with_stages(client) else { throw(crate::error::no_model()) };
-        let spec = store::sessions_spec(&stages);
-        let read = store::read_log(client, i64::MIN, at, settings::training_memory(), |_| {});
-        let rows = threads::run(
-            1,
-            |stop: &AtomicBool, _: Sender<()>| customers(&read.log, at, &spec, &mut || threads::go_on(stop)),
-            |()| {},
-        );
-        let rows = ok(rows);
-        store::one_at_a_time(client);
-        store::save_customers(client, &read.log, &rows, coupon_model::sessions::day_of(at));
-        rows.len() as i64
-    })
 }

@@ -42,7 +42,6 @@ until_said() {
     waited=$(awk "BEGIN {print $EPOCHREALTIME - $begun}")
 }
 
-# Kilobytes of its own memory, shared buffers not counted; its number of threads, without the one that candle starts once
-# and keeps.
+# Kilobytes of its own memory, shared buffers not counted; its number of threads.
 anonymous() { sed -n 's/^RssAnon:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$backend/status"; }
-threads() { cat /proc/"$backend"/task/*/comm 2>/dev/null | grep -vc '^candle-bp' || true; }
+threads() { cat /proc/"$backend"/task/*/comm 2>/dev/null | wc -l; }

@@ -6,6 +6,9 @@ pub enum Error {
     /// A specification that does not parse, names an unknown key, or holds a value out of its range.
     #[error("invalid specification: {0}")]
     Spec(String),
+    /// A variable's expression that cannot be computed.
+    #[error("variable \"{variable}\": {why}")]
+    Expression { variable: String, why: String },
     /// Saved weights that cannot be what training saved: wrong shape, missing tensor, not finite.
     #[error("corrupt model: {0}")]
     Corrupt(String),

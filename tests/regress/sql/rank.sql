@@ -40,7 +40,7 @@ FROM (SELECT session FROM coupon.session s WHERE version = 2 AND customer IS NUL
 CROSS JOIN LATERAL rank_categories(NULL, s.session, 1000) r LEFT JOIN LATERAL (SELECT share FROM looked_at(s.session) l WHERE l.category = r.category) l ON true;
 -- With a history both are mixed, by one weight for all.
 WITH m AS (SELECT s.session, r.category, r.content, h.content AS history, coalesce(l.share, 0) AS share
-    FROM (SELECT s.session, s.customer FROM coupon.session s JOIN coupon.customer c USING (customer) WHERE version = 2 AND cardinality(c.lines) > 0 AND views > 2 AND EXISTS (SELECT FROM looked_at(s.session)) ORDER BY 1 LIMIT 20) s
+    FROM (SELECT s.session, s.customer FROM coupon.session s JOIN coupon.customer c USING (customer) WHERE s.version = 2 AND cardinality(c.lines) > 0 AND views > 2 AND EXISTS (SELECT FROM looked_at(s.session)) ORDER BY 1 LIMIT 20) s
     CROSS JOIN LATERAL rank_categories(s.customer, s.session, 1000) r JOIN LATERAL rank_categories(s.customer, NULL, 1000) h USING (category) LEFT JOIN LATERAL (SELECT share FROM looked_at(s.session) l WHERE l.category = r.category) l ON true),
 w AS (SELECT (content - history) / (share - history) AS w FROM m WHERE abs(share - history) > 0.05)
 SELECT count(*) > 20 AS dozens, max(w) - min(w) < 1e-4 AS one_weight, min(w) BETWEEN 0 AND 1 AS a_share FROM w;

@@ -43,6 +43,7 @@ pub use queue::{Queue, Queued, Room, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use simd::{Level, level as simd_level};
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
+pub(crate) use trainer::PAST;
 pub use trainer::{SegmentReport, Step, Trainer};
 pub use vocabulary::{Vocabulary, Words};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::length;
 use super::calibrate::{Calibrator, Scored};
 use super::fit::{Best, Data, EpochReport, Fit, Progress, Scores, score};
-use super::inputs::correspond;
+use super::inputs::{Layout, correspond};
 use super::model::{Model, Segment, layout};
 use super::net::{Net, Shape};
 use super::{Example, Spec, Vocabulary};
@@ -21,7 +21,7 @@ const OWN_SPREAD: f64 = 0.1;
 /// The pooled network knows nothing of a segment's own base rate: there the calibrator may go this far from the pooled.
 const SEGMENT_SPREAD: f64 = 1.0;
 /// Sessions of the fit window that a network's level is taken from: with so many it is known to a hundredth of a logit.
-const PAST: usize = 50_000;
+pub(crate) const PAST: usize = 50_000;
 /// Of them, what one step scores.
 const SCORED: usize = 128;
 /// A network that starts from another, a segment's from the pooled one or today's from yesterday's, moves this much slower.
@@ -160,26 +160,22 @@ impl<'a> Trainer<'a> {
     /// Bytes that training will hold at its peak, beside the examples themselves: weights with Adam's moments and
     /// gradients, the largest batch with what its backward pass needs, and the scores on tune.
     pub fn memory(fit: &[Example], tune: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> usize {
-        let layout = layout(spec, vocabulary);
+        let views = |examples: &[Example]| examples.iter().map(|e| length(e, spec)).sum();
+        let longest = fit.iter().map(|e| length(e, spec)).max().unwrap_or(0);
+        let past = sample(fit, |_| true).iter().map(|&i| length(&fit[i as usize], spec)).sum();
+        let rows = longest * spec.batch.min(fit.len());
+        Trainer::bytes(spec, &layout(spec, vocabulary), rows, [views(tune), past], fit.len() + tune.len())
+    }
+
+    /// The same from counts: rows of the largest batch, views of tune and of the sample of fit, and sessions.
+    pub(crate) fn bytes(spec: &Spec, layout: &Layout, rows: usize, [tune, past]: [usize; 2], sessions: usize) -> usize {
         let shape = Shape::new(spec, layout.inputs());
         let (h, g, ff) = (shape.hidden, shape.gates(), shape.feed_forward);
-        let threads = rayon::current_num_threads();
-        let longest = fit.iter().map(|e| length(e, spec)).max().unwrap_or(0);
-        let rows = longest * spec.batch.min(fit.len());
-        let row = (1 + shape.taps) * shape.channels
-            + shape.layers * (3 * g + 3 * h)
-            + 5 * h
-            + 3 * ff
-            + 8
-            + 2 * layout.entries();
-        let views: usize = tune.iter().map(|e| length(e, spec)).sum();
+        let row = (1 + shape.taps) * shape.channels + shape.layers * (3 * g + 3 * h) + 5 * h + 3 * ff + 8;
+        let numbers =
+            (12 + rayon::current_num_threads()) * shape.places().total + 2 * rows * (row + 2 * layout.entries());
         // The level of the pooled network and of one more, each with a copy and the logits of it.
-        let past: usize = sample(fit, |_| true).iter().map(|&i| length(&fit[i as usize], spec)).sum();
-        let numbers = (12 + threads) * shape.places().total + 2 * rows * row;
-        4 * numbers
-            + views * (3 * size_of::<Scored>() + 32)
-            + past * (3 * size_of::<Scored>() + 8)
-            + 32 * (fit.len() + tune.len())
+        4 * numbers + tune * (3 * size_of::<Scored>() + 32) + past * (3 * size_of::<Scored>() + 8) + 32 * sessions
     }
 
     /// About one batch of work, well below a second.

@@ -1,239 +1,242 @@
-//! The geometry: standardise, k-means for 1 … k clusters a dimension, the elbow.
+//! K-means over points kept coordinate by coordinate, so that distances are computed for many points at a time.
 
-use super::{Card, Dimension, Elbow, Model, Spec, Variables, distance, nearest};
-use crate::{Error, Result};
-use linfa::DatasetBase;
-use linfa::prelude::Fit as _;
-use linfa_clustering::{KMeans, KMeansInit};
-use ndarray::{Array2, ArrayView2};
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// K-means over one snapshot of customers, a step at a time: `while fit.step()? { check for interrupts }`, then
-/// [`Fit::finish`].
-///
-/// For every number of clusters in each dimension, k-means++ and Lloyd's iterations run from `restarts` seeds on a draft
-/// of the sample; the best then goes on over the whole sample until it has converged. A step is one run on the draft, or
-/// ten iterations over the sample, because linfa's `fit` has no hook. linfa starts its work on rayon's current pool: call
-/// `step` from within a pool of the caller's making.
-///
-/// Every run has its own generator, seeded by what it is (seed, dimension, k, run).
+/// Points that are measured together: the coordinates of a block stay in the first-level cache.
+const BLOCK: usize = 128;
+
+/// What one step may cost, in coordinates looked at: some hundredths of a second.
+const WORK: usize = 20_000_000;
+
+/// Points of the same number of coordinates.
 #[derive(Debug)]
-pub struct Fit {
-    spec: Spec,
-    seed: u64,
-    customers: usize,
-    spending: Curve<2>,
-    behaviour: Curve<4>,
+pub(super) struct Points {
+    n: usize,
+    columns: Vec<Vec<f64>>,
 }
 
-impl Fit {
-    /// Standardises the snapshot and draws the sample. No customers at all gives a model of one cell.
-    pub fn new(customers: &[Variables], spec: &Spec, seed: u64) -> Result<Fit> {
-        spec.validate()?;
-        let sample = sample(customers.len(), spec.sample, seed);
-        let spending = Curve::new(customers, &sample, Variables::spending, spec, seed);
-        let behaviour = Curve::new(customers, &sample, Variables::behaviour, spec, !seed);
-        Ok(Fit { spec: spec.clone(), seed, customers: customers.len(), spending, behaviour })
+impl Points {
+    /// `n` points, each coordinate of each given by `at(point, coordinate)`. They lie on a grid of 1e-9: points that
+    /// differ by less are the same, and squared distances never vanish.
+    pub fn new(n: usize, width: usize, at: impl Fn(usize, usize) -> f64) -> Points {
+        // Adding 0 makes −0 the same as 0.
+        let grid = |v: f64| (v * 1e9).round() / 1e9 + 0.0;
+        let columns = (0..width).map(|c| (0..n).map(|i| grid(at(i, c))).collect()).collect();
+        Points { n, columns }
     }
 
-    /// How many runs there are in all, and how many are done.
-    pub fn progress(&self) -> (usize, usize) {
-        let total = |most: usize| most * (self.spec.restarts + 1);
-        (total(self.spending.most) + total(self.behaviour.most), self.spending.done + self.behaviour.done)
+    pub fn len(&self) -> usize {
+        self.n
     }
 
-    /// Does one step; false when there is none left.
-    pub fn step(&mut self) -> Result<bool> {
-        Ok(self.spending.step(&self.spec)? || self.behaviour.step(&self.spec)?)
+    pub fn width(&self) -> usize {
+        self.columns.len()
     }
 
-    /// The model with every cell in one group, and its card; does the steps that are left.
-    pub fn finish(mut self) -> Result<(Model, Card)> {
-        while self.step()? {}
-        let mut card =
-            Card { customers: self.customers, sample: self.spending.points.len(), seed: self.seed, ..Card::default() };
-        let spending = self.spending.choose("spending", &mut card.elbow);
-        let behaviour = self.behaviour.choose("behaviour", &mut card.elbow);
-        Ok((Model::new(spending, behaviour), card))
-    }
-}
-
-/// Iterations over the whole sample in one step.
-const CHUNK: u64 = 10;
-
-/// Centroids and the sum of squared distances to them.
-type Clusters<const D: usize> = (f64, Vec<[f64; D]>);
-
-/// One dimension's elbow curve in the making.
-#[derive(Debug)]
-struct Curve<const D: usize> {
-    mean: [f64; D],
-    std: [f64; D],
-    points: Vec<[f64; D]>,
-    /// Points that the restarts run on.
-    draft: Vec<[f64; D]>,
-    /// The most clusters that can be found: no more than there are distinct points.
-    most: usize,
-    seed: u64,
-    /// Runs done; of the restarts + 1 runs of each number of clusters, the last is that over the whole sample.
-    done: usize,
-    /// Iterations of the run over the whole sample so far.
-    iterations: u64,
-    /// The best so far of the number of clusters at hand.
-    best: Option<Clusters<D>>,
-    /// The result of 1, 2, … clusters.
-    found: Vec<Clusters<D>>,
-}
-
-impl<const D: usize> Curve<D> {
-    fn new(all: &[Variables], sampled: &[usize], of: fn(&Variables) -> [f64; D], spec: &Spec, seed: u64) -> Curve<D> {
-        let (mean, std) = moments(all, of);
-        let point = |&c: &usize| {
-            let values = of(&all[c]);
-            // A grid of 1e-9 deviations: points that differ by less are the same, and squared distances never vanish.
-            // Adding 0 makes −0 the same as 0.
-            std::array::from_fn(|i| (standard(values[i], mean[i], std[i]) * 1e9).round() / 1e9 + 0.0)
-        };
-        let points: Vec<[f64; D]> = sampled.iter().map(point).collect();
-        let draft: Vec<[f64; D]> = sample(points.len(), spec.draft, seed).into_iter().map(|i| points[i]).collect();
-        let mut distinct: Vec<[u64; D]> = draft.iter().map(|p| p.map(f64::to_bits)).collect();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let most = distinct.len().min(spec.max_clusters);
-        Curve { mean, std, points, draft, most, seed, done: 0, iterations: 0, best: None, found: Vec::new() }
+    pub fn get(&self, point: usize) -> Vec<f64> {
+        self.columns.iter().map(|c| c[point]).collect()
     }
 
-    fn step(&mut self, spec: &Spec) -> Result<bool> {
-        let (k, run) = (1 + self.found.len(), self.done % (spec.restarts + 1));
-        if k > self.most {
-            return Ok(false);
-        }
-        let Some((_, best)) = self.best.as_ref().filter(|_| run == spec.restarts) else {
-            let which = (k as u64) << 32 | run as u64;
-            let rng = Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ which);
-            let drafted = lloyd(&self.draft, k, KMeansInit::KMeansPlusPlus, rng, spec.iterations, spec.tolerance)?;
-            if self.best.as_ref().is_none_or(|best| drafted.0 < best.0) {
-                self.best = Some(drafted);
+    /// How many different points there are, counted up to `most`.
+    pub fn distinct(&self, most: usize) -> usize {
+        let mut seen: Vec<usize> = Vec::new();
+        let same = |a: usize, b: usize| self.columns.iter().all(|c| c[a] == c[b]);
+        for i in 0..self.n {
+            if seen.len() == most {
+                break;
             }
-            self.done += 1;
-            return Ok(true);
-        };
-        let flat = best.as_flattened().to_vec();
-        let start = Array2::from_shape_vec((k, D), flat).map_err(|e| Error::Numerics(e.to_string()))?;
-        let rng = Xoshiro256PlusPlus::seed_from_u64(0);
-        let next = lloyd(&self.points, k, KMeansInit::Precomputed(start), rng, CHUNK, spec.tolerance)?;
-        let moved: f64 = best.iter().zip(&next.1).map(|(a, b)| distance(a, b)).sum();
-        self.iterations += CHUNK;
-        if moved.sqrt() < spec.tolerance || self.iterations >= spec.iterations {
-            self.found.push(next);
-            (self.best, self.iterations) = (None, 0);
-            self.done += 1;
-        } else {
-            self.best = Some(next);
+            if !seen.iter().any(|&s| same(s, i)) {
+                seen.push(i);
+            }
         }
-        Ok(true)
+        seen.len()
     }
 
-    fn choose(self, dimension: &str, rows: &mut Vec<Elbow>) -> Dimension<D> {
-        let inertias: Vec<f64> = self.found.iter().map(|f| f.0).collect();
-        let chosen = elbow(&inertias);
-        rows.extend(inertias.iter().enumerate().map(|(i, &inertia)| Elbow {
-            dimension: dimension.into(),
-            k: i + 1,
-            inertia,
-            chosen: i + 1 == chosen,
-        }));
-        let mut centroids = self.found.into_iter().nth(chosen - 1).map_or(vec![[0.0; D]], |f| f.1);
-        let height = |c: &[f64; D]| c.iter().sum::<f64>();
-        centroids.sort_by(|a, b| height(a).total_cmp(&height(b)));
-        Dimension { mean: self.mean, std: self.std, centroids }
+    /// Squared distance of every point to its nearest centroid, and that centroid: the first among equals.
+    pub fn assign(&self, centroids: &[Vec<f64>], mut each: impl FnMut(usize, usize, f64)) {
+        for start in (0..self.n).step_by(BLOCK) {
+            let len = BLOCK.min(self.n - start);
+            let (mut best, mut label) = ([f64::INFINITY; BLOCK], [0u64; BLOCK]);
+            for (number, centroid) in centroids.iter().enumerate() {
+                let mut distance = [0.0; BLOCK];
+                for (column, x) in self.columns.iter().zip(centroid) {
+                    for (d, v) in distance.iter_mut().zip(&column[start..start + len]) {
+                        *d += (v - x) * (v - x);
+                    }
+                }
+                for i in 0..BLOCK {
+                    let nearer = distance[i] < best[i];
+                    best[i] = if nearer { distance[i] } else { best[i] };
+                    label[i] = if nearer { number as u64 } else { label[i] };
+                }
+            }
+            for i in 0..len {
+                each(start + i, label[i] as usize, best[i]);
+            }
+        }
+    }
+
+    /// The sum of squared distances to the nearest centroid.
+    pub fn inertia(&self, centroids: &[Vec<f64>]) -> f64 {
+        let mut sum = 0.0;
+        self.assign(centroids, |_, _, d| sum += d);
+        sum
+    }
+
+    fn distances(&self, to: &[f64], mut each: impl FnMut(usize, f64)) {
+        self.assign(std::slice::from_ref(&to.to_vec()), |i, _, d| each(i, d));
     }
 }
 
-/// Lloyd's iterations from where `init` says, at most so many, and the exact inertia of what they end at.
-fn lloyd<const D: usize>(
-    points: &[[f64; D]],
+/// One run of k-means: greedy k-means++ (Arthur & Vassilvitskii, SODA 2007; each centre the best of a few draws), then
+/// Lloyd's iterations.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub centroids: Vec<Vec<f64>>,
     k: usize,
-    init: KMeansInit<f64>,
+    /// Draws for each centre.
+    trials: usize,
     rng: Xoshiro256PlusPlus,
+    /// While centres are drawn: squared distance of every point to its nearest one.
+    nearest: Vec<f64>,
     iterations: u64,
-    tolerance: f64,
-) -> Result<Clusters<D>> {
-    let numerics = |e: &dyn std::fmt::Display| Error::Numerics(e.to_string());
-    let records = ArrayView2::from_shape((points.len(), D), points.as_flattened()).map_err(|e| numerics(&e))?;
-    let fitted = KMeans::params_with_rng(k, rng)
-        .init_method(init)
-        .n_runs(1)
-        .max_n_iterations(iterations)
-        .tolerance(tolerance)
-        .fit(&DatasetBase::from(records))
-        .map_err(|e| numerics(&e))?;
-    let centroids: Vec<[f64; D]> =
-        fitted.centroids().rows().into_iter().map(|row| std::array::from_fn(|i| row[i])).collect();
-    let inertia = points.iter().map(|p| distance(p, &centroids[nearest(p, &centroids)])).sum();
-    Ok((inertia, centroids))
+    converged: bool,
 }
 
-/// The elbow: of the inertias of 1, 2, … clusters, the number that lies furthest below the straight line from the
-/// first to the last (the fewest among equals). Where none lies below it, one cluster, or two if there are but two
-/// distinct points.
-pub(super) fn elbow(inertias: &[f64]) -> usize {
-    let n = inertias.len();
-    if n == 2 && inertias[1] < inertias[0] {
-        return 2;
+impl Run {
+    /// A run to `k` centres that begins with these (none: the first is drawn), each further one the best of `trials`.
+    /// There must be at least `k` different points.
+    pub fn new(centroids: Vec<Vec<f64>>, k: usize, trials: usize, rng: Xoshiro256PlusPlus) -> Run {
+        Run { centroids, k, trials, rng, nearest: Vec::new(), iterations: 0, converged: false }
     }
-    let (Some(&first), Some(&last)) = (inertias.first(), inertias.last()) else { return 1 };
-    let mut best = (1, 1e-12 * first);
-    for (i, inertia) in inertias.iter().enumerate() {
-        let line = first + (last - first) * i as f64 / (n - 1).max(1) as f64;
-        if line - inertia > best.1 {
-            best = (i + 1, line - inertia);
+
+    /// Goes on for a bounded while; true when it has converged to `tolerance` or has done `limit` iterations.
+    pub fn step(&mut self, points: &Points, tolerance: f64, limit: u64) -> bool {
+        let mut work = 0;
+        while work < WORK {
+            if self.centroids.len() < self.k {
+                self.seed(points);
+                work += self.trials * points.len() * points.width();
+            } else if self.converged || self.iterations >= limit {
+                return true;
+            } else {
+                self.converged = self.iterate(points) < tolerance;
+                self.iterations += 1;
+                work += self.k * points.len() * points.width();
+            }
+        }
+        false
+    }
+
+    fn seed(&mut self, points: &Points) {
+        if self.centroids.is_empty() {
+            self.centroids.push(points.get(self.rng.gen_range(0..points.len())));
+        } else {
+            let total: f64 = self.nearest(points).iter().sum();
+            let mut best = (f64::INFINITY, Vec::new());
+            for _ in 0..self.trials {
+                let candidate = points.get(self.draw(total));
+                let mut potential = 0.0;
+                points.distances(&candidate, |i, d| potential += d.min(self.nearest[i]));
+                if potential < best.0 {
+                    best = (potential, candidate);
+                }
+            }
+            points.distances(&best.1, |i, d| self.nearest[i] = d.min(self.nearest[i]));
+            self.centroids.push(best.1);
+        }
+        if self.centroids.len() == self.k {
+            self.nearest = Vec::new();
         }
     }
-    best.0
+
+    fn nearest(&mut self, points: &Points) -> &[f64] {
+        if self.nearest.is_empty() {
+            self.nearest = vec![0.0; points.len()];
+            points.assign(&self.centroids, |i, _, d| self.nearest[i] = d);
+        }
+        &self.nearest
+    }
+
+    /// A point with probability in proportion to its distance: never one that is a centre already.
+    fn draw(&mut self, total: f64) -> usize {
+        let mut left = self.rng.r#gen::<f64>() * total;
+        let mut last = 0;
+        for (i, d) in self.nearest.iter().enumerate().filter(|(_, d)| **d > 0.0) {
+            last = i;
+            left -= d;
+            if left < 0.0 {
+                break;
+            }
+        }
+        last
+    }
+
+    /// One of Lloyd's iterations; how far the centroids moved. A centroid that lost all its points goes to the point that
+    /// is farthest from every centroid.
+    fn iterate(&mut self, points: &Points) -> f64 {
+        let width = points.width();
+        let (mut sums, mut counts) = (vec![0.0; self.k * width], vec![0.0; self.k]);
+        points.assign(&self.centroids, |i, label, _| {
+            counts[label] += 1.0;
+            for (sum, column) in sums[label * width..].iter_mut().zip(&points.columns) {
+                *sum += column[i];
+            }
+        });
+        let mut moved = 0.0;
+        for (c, centroid) in self.centroids.iter_mut().enumerate().filter(|(c, _)| counts[*c] > 0.0) {
+            for (x, sum) in centroid.iter_mut().zip(&sums[c * width..]) {
+                let mean = sum / counts[c];
+                moved += (*x - mean) * (*x - mean);
+                *x = mean;
+            }
+        }
+        for c in (0..self.k).filter(|c| counts[*c] == 0.0) {
+            let mut farthest = (0, -1.0);
+            points.assign(&self.centroids, |i, _, d| farthest = if d > farthest.1 { (i, d) } else { farthest });
+            self.centroids[c] = points.get(farthest.0);
+            moved += f64::max(farthest.1, 0.0);
+        }
+        moved.sqrt()
+    }
 }
 
-/// What k-means and serving see of a value: deviations from the mean, 0 where unknown, bounded so that no distance
-/// overflows.
-pub(super) fn standard(value: f64, mean: f64, std: f64) -> f64 {
-    if value.is_finite() { ((value - mean) / std).clamp(-1e6, 1e6) } else { 0.0 }
-}
-
-/// Mean and standard deviation of each variable over its known values, in one pass (Welford).
-fn moments<const D: usize>(all: &[Variables], of: fn(&Variables) -> [f64; D]) -> ([f64; D], [f64; D]) {
-    let (mut n, mut mean, mut m2) = ([0.0; D], [0.0; D], [0.0; D]);
-    for customer in all {
-        for (i, value) in of(customer).into_iter().enumerate().filter(|(_, v)| v.is_finite()) {
-            // Beyond any money or count; keeps the squares finite.
-            let value = value.clamp(-1e100, 1e100);
-            n[i] += 1.0;
-            let delta = value - mean[i];
-            mean[i] += delta / n[i];
-            m2[i] += delta * (value - mean[i]);
+/// Mean silhouette (Rousseeuw, J. Comput. Appl. Math. 1987) of each of several clusterings of the same points; none for
+/// one of a single cluster. Costs the square of the number of points.
+pub(super) fn silhouettes(points: &Points, clusterings: &[&[Vec<f64>]]) -> Vec<Option<f64>> {
+    let n = points.len();
+    let labels = |centroids: &&[Vec<f64>]| {
+        let mut labels = vec![0; n];
+        points.assign(centroids, |i, label, _| labels[i] = label);
+        labels
+    };
+    let labels: Vec<Vec<usize>> = clusterings.iter().map(labels).collect();
+    let size = |(labels, centroids): (&Vec<usize>, &&[Vec<f64>])| {
+        let mut sizes = vec![0.0; centroids.len()];
+        labels.iter().for_each(|l| sizes[*l] += 1.0);
+        sizes
+    };
+    let sizes: Vec<Vec<f64>> = labels.iter().zip(clusterings).map(size).collect();
+    let mut totals = vec![0.0; clusterings.len()];
+    let mut row = vec![0.0; n];
+    for i in 0..n {
+        points.distances(&points.get(i), |j, d| row[j] = d.sqrt());
+        for (c, sizes) in sizes.iter().enumerate() {
+            let mut sums = vec![0.0; sizes.len()];
+            row.iter().zip(&labels[c]).for_each(|(d, l)| sums[*l] += d);
+            let own = labels[c][i];
+            if sizes[own] < 2.0 {
+                continue;
+            }
+            let within = sums[own] / (sizes[own] - 1.0);
+            let others = (0..sizes.len()).filter(|l| *l != own && sizes[*l] > 0.0);
+            let beside = others.map(|l| sums[l] / sizes[l]).fold(f64::INFINITY, f64::min);
+            if beside.is_finite() && within.max(beside) > 0.0 {
+                totals[c] += (beside - within) / within.max(beside);
+            }
         }
     }
-    let std = std::array::from_fn(|i| {
-        let std = (m2[i] / f64::max(n[i], 1.0)).sqrt();
-        // Rounding leaves a variable that does not vary a tiny deviation, which must not be blown up.
-        if std > 1e-9 * mean[i].abs() && std.is_normal() { std } else { 1.0 }
-    });
-    (mean, std)
-}
-
-/// At most `most` of the numbers below `of`, all equally likely, in order.
-pub(crate) fn sample(of: usize, most: usize, seed: u64) -> Vec<usize> {
-    if of <= most {
-        return (0..of).collect();
-    }
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let (mut wanted, mut chosen) = (most, Vec::with_capacity(most));
-    // Knuth's selection sampling: in order, without replacement, no memory beside the result.
-    for i in 0..of {
-        if rng.gen_range(0..of - i) < wanted {
-            chosen.push(i);
-            wanted -= 1;
-        }
-    }
-    chosen
+    let told = |c: usize| (sizes[c].iter().filter(|s| **s > 0.0).count() > 1).then(|| totals[c] / n as f64);
+    (0..clusterings.len()).map(told).collect()
 }

@@ -1,219 +1,134 @@
-//! segment: loyalty variables → two-dimensional k-means cells, regrouped by churn rate.
+//! segment: the variables of a customer → cells, regrouped by churn rate.
 //!
-//! A customer is described by six variables in two dimensions, *spending* and *behaviour* (Seo & Yoo, IEEE Access
-//! 2022). K-means cuts each dimension into a few clusters; the K × I cells of the two are then joined into the few
-//! groups whose churn rates really differ. [`Fit`] finds the clusters (geometry only, no label is seen), [`Model::regroup`]
-//! joins the cells by the sessions counted in them, and [`Model::assign`] is what training, the judge and live serving
-//! all call.
+//! A customer is described by variables, by default six in two dimensions, *spending* and *behaviour* (Seo & Yoo, IEEE
+//! Access 2022). A [`Method`] cuts each dimension into a few clusters; the cells of all dimensions are then joined into
+//! the few groups whose churn rates really differ. [`Fit`] finds the clusters (geometry only, no label is seen),
+//! [`Model::regroup`] joins the cells by the sessions counted in them, and [`Model::assign`] is what training, the judge
+//! and live serving all call.
 //!
 //! Segments are numbered from 1, the group most likely to leave. Segment 0 (unknown or anonymous) is the caller's.
 
+mod card;
+mod fit;
 mod kmeans;
 mod regroup;
+mod scale;
+mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use kmeans::Fit;
-pub(crate) use kmeans::sample;
+pub use card::{Card, Cell, Elbow, Group, VariableRow};
+pub use fit::Fit;
+pub(crate) use fit::sample;
 pub use regroup::{CellCount, Grouping, regroup};
+pub use scale::Scale;
+pub use spec::{Definition, Log, Method, Own, Rows, SIX, Spec, Variable};
 
-use crate::spec::{self, require};
 use crate::weights::{Reader, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The six loyalty variables of one customer, as of one moment. A value that is not finite counts as unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Variables {
-    /// Money spent in the last month, in the shop's currency.
-    pub spending_last_month: f64,
-    /// Money a purchase, on average.
-    pub average_payment: f64,
-    /// Products bought at one time, on average.
-    pub items_per_purchase: f64,
-    /// Searches in the last month.
-    pub searches_last_month: f64,
-    /// Seconds a session, on average.
-    pub stay_per_session: f64,
-    /// Sessions in the last month.
-    pub visits_last_month: f64,
-}
-
-impl Variables {
-    /// The spending dimension.
-    pub fn spending(&self) -> [f64; 2] {
-        [self.spending_last_month, self.average_payment]
-    }
-
-    /// The behaviour dimension.
-    pub fn behaviour(&self) -> [f64; 4] {
-        [self.items_per_purchase, self.searches_last_month, self.stay_per_session, self.visits_last_month]
-    }
-}
-
-/// How segments are found. Defaults: `models/segment.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Spec {
-    /// The elbow is looked for among 1 … this many clusters a dimension.
-    pub max_clusters: usize,
-    /// K-means runs from this many seeds a number of clusters; the best goes on.
-    pub restarts: usize,
-    /// Most iterations of one run.
-    pub iterations: u64,
-    /// A run has converged when an iteration moves its centroids less than this, in standard deviations.
-    pub tolerance: f64,
-    /// K-means is fitted on at most this many customers, drawn by the seed …
-    pub sample: usize,
-    /// … and its restarts on at most this many of them.
-    pub draft: usize,
-    /// Strength of the prior that pulls a cell's rate towards the overall rate, in sessions.
-    pub prior_sessions: f64,
-    /// A group needs this many sessions …
-    pub min_sessions: u64,
-    /// … and this many buyers; otherwise it joins its nearest.
-    pub min_buyers: u64,
-    /// No more groups than this.
-    pub max_groups: usize,
-}
-
-impl Spec {
-    /// The defaults, overridden by the keys of a JSON object (or null), and validated.
-    pub fn read(overrides: &Value) -> Result<Spec> {
-        let spec: Spec = spec::read(include_str!("../../../../models/segment.json"), overrides)?;
-        spec.validate().map(|()| spec)
-    }
-
-    /// Refuses values out of range with [`Error::Spec`].
-    pub fn validate(&self) -> Result<()> {
-        require((1..=32).contains(&self.max_clusters), "max_clusters", "from 1 to 32")?;
-        require((1..=100).contains(&self.restarts), "restarts", "from 1 to 100")?;
-        require((1..=10_000).contains(&self.iterations), "iterations", "from 1 to 10000")?;
-        require(self.tolerance > 0.0 && self.tolerance <= 1.0, "tolerance", "above 0 and at most 1")?;
-        require((100..=10_000_000).contains(&self.sample), "sample", "from 100 to 10000000")?;
-        require((100..=10_000_000).contains(&self.draft), "draft", "from 100 to 10000000")?;
-        require((0.0..=1e9).contains(&self.prior_sessions), "prior_sessions", "from 0 to 1e9")?;
-        require((1..=64).contains(&self.max_groups), "max_groups", "from 1 to 64")
-    }
-}
-
-impl Default for Spec {
-    fn default() -> Spec {
-        Spec::read(&Value::Null).expect("models/segment.json is valid: a test reads it")
-    }
-}
-
-/// One dimension's geometry: how to standardise a point, and the centroids to compare it with.
+/// One dimension's geometry.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dimension<const D: usize> {
-    /// Mean of each variable over the known values.
-    pub mean: [f64; D],
-    /// Standard deviation of each variable; 1 where it does not vary.
-    pub std: [f64; D],
-    /// Centroids in standardised units, the lowest first (by the sum of their coordinates).
-    pub centroids: Vec<[f64; D]>,
+pub struct Dimension {
+    /// `spending` and `behaviour`; `recency`, `frequency` and `monetary`.
+    pub name: String,
+    /// Places of its variables in a row.
+    pub columns: Vec<usize>,
+    pub cut: Cut,
 }
 
-impl<const D: usize> Dimension<D> {
-    /// The point in standard deviations from the mean; an unknown value counts as the mean.
-    pub fn standardise(&self, point: &[f64; D]) -> [f64; D] {
-        std::array::from_fn(|i| kmeans::standard(point[i], self.mean[i], self.std[i]))
-    }
-
-    /// The nearest centroid's number, from 0; the first among equals.
-    pub fn cluster(&self, point: &[f64; D]) -> usize {
-        nearest(&self.standardise(point), &self.centroids)
-    }
+/// What a dimension's clusters are, the lowest first.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cut {
+    /// Nearest to one of these centroids, in the units of the scales.
+    Nearest { scales: Vec<Scale>, centroids: Vec<Vec<f64>> },
+    /// Above so many of these values, in ascending order.
+    Edges(Vec<f64>),
 }
 
-/// Squared Euclidean distance.
-fn distance<const D: usize>(a: &[f64; D], b: &[f64; D]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
-}
-
-fn nearest<const D: usize>(point: &[f64; D], centroids: &[[f64; D]]) -> usize {
-    let mut best = (0, f64::INFINITY);
-    for (i, centroid) in centroids.iter().enumerate() {
-        let d = distance(point, centroid);
-        if d < best.1 {
-            best = (i, d);
+impl Dimension {
+    /// Number of clusters.
+    pub fn clusters(&self) -> usize {
+        match &self.cut {
+            Cut::Nearest { centroids, .. } => centroids.len(),
+            Cut::Edges(edges) => edges.len() + 1,
         }
     }
-    best.0
+
+    /// The cluster of a row, from 0: the nearest, the first among equals. An unknown value counts as the mean, or as
+    /// the lowest where there is none.
+    pub fn cluster(&self, row: &[f64]) -> usize {
+        let value = |c: usize| row.get(c).copied().unwrap_or(f64::NAN);
+        match &self.cut {
+            Cut::Edges(edges) => edges.iter().filter(|e| value(self.columns[0]) > **e).count(),
+            Cut::Nearest { scales, centroids } => {
+                let apart = |centroid: &[f64]| -> f64 {
+                    let scaled = self.columns.iter().zip(scales).map(|(&c, scale)| scale.apply(value(c)));
+                    scaled.zip(centroid).map(|(v, x)| (v - x) * (v - x)).sum()
+                };
+                let mut best = (0, f64::INFINITY);
+                for (number, centroid) in centroids.iter().enumerate() {
+                    let d = apart(centroid);
+                    if d < best.1 {
+                        best = (number, d);
+                    }
+                }
+                best.0
+            }
+        }
+    }
+
+    /// Squared distance between two clusters: of their centroids, or in steps.
+    fn apart(&self, a: usize, b: usize) -> f64 {
+        match &self.cut {
+            Cut::Nearest { centroids, .. } => {
+                centroids[a].iter().zip(&centroids[b]).map(|(a, b)| (a - b) * (a - b)).sum()
+            }
+            Cut::Edges(_) => (a as f64 - b as f64).powi(2),
+        }
+    }
 }
 
 /// Cells and their groups: what `assign_segment` evaluates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    pub spending: Dimension<2>,
-    pub behaviour: Dimension<4>,
-    /// The group (1 … [`Model::groups`]) of each cell, spending-major: cell = spending × I + behaviour.
+    /// What the rows are of that it can assign.
+    definition: Definition,
+    key: i64,
+    pub dimensions: Vec<Dimension>,
+    /// The group (1 … [`Model::groups`]) of each cell; the last dimension's cluster runs fastest.
     groups: Vec<u32>,
-}
-
-/// One point of an elbow curve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Elbow {
-    /// `spending` or `behaviour`.
-    pub dimension: String,
-    /// Number of clusters.
-    pub k: usize,
-    /// Sum of squared distances to the nearest centroid, over the sample, in standardised units.
-    pub inertia: f64,
-    pub chosen: bool,
-}
-
-/// One cell: where it lies and what was counted in it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cell {
-    /// Number of the spending cluster, from 1, the lowest first.
-    pub spending: usize,
-    /// Number of the behaviour cluster, from 1, the lowest first.
-    pub behaviour: usize,
-    pub sessions: u64,
-    pub buyers: u64,
-    pub group: u32,
-}
-
-/// One group of cells, a segment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Group {
-    pub group: u32,
-    pub cells: usize,
-    pub sessions: u64,
-    pub buyers: u64,
-    /// Share of sessions that ended without a purchase; null where none was counted.
-    pub churn_rate: Option<f64>,
-}
-
-/// What was found, for people.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Card {
-    /// Customers in the snapshot.
-    pub customers: usize,
-    /// Customers that k-means was fitted on.
-    pub sample: usize,
-    pub seed: u64,
-    pub elbow: Vec<Elbow>,
-    pub cells: Vec<Cell>,
-    pub groups: Vec<Group>,
-    /// The information criterion of the best partition into 1, 2, … groups; the lowest was chosen.
-    pub bic: Vec<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Meta {
+    definition: Definition,
+    dimensions: Vec<MetaDimension>,
     groups: Vec<u32>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct MetaDimension {
+    name: String,
+    columns: Vec<usize>,
+    /// Which variables are on a logarithmic scale; null where the cut is by edges.
+    log: Option<Vec<bool>>,
+}
+
 impl Model {
-    fn new(spending: Dimension<2>, behaviour: Dimension<4>) -> Model {
-        let groups = vec![1; spending.centroids.len() * behaviour.centroids.len()];
-        Model { spending, behaviour, groups }
+    fn new(definition: Definition, dimensions: Vec<Dimension>) -> Model {
+        let groups = vec![1; dimensions.iter().map(Dimension::clusters).product()];
+        Model { key: definition.key(), definition, dimensions, groups }
     }
 
-    /// Number of cells, K × I.
+    /// What the rows are of that it can assign.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Number of cells: the product of the dimensions' clusters.
     pub fn cells(&self) -> usize {
         self.groups.len()
     }
@@ -224,19 +139,43 @@ impl Model {
     }
 
     /// The cell of a customer, from 0.
-    pub fn cell(&self, variables: &Variables) -> u32 {
-        let spending = self.spending.cluster(&variables.spending());
-        let behaviour = self.behaviour.cluster(&variables.behaviour());
-        (spending * self.behaviour.centroids.len() + behaviour) as u32
+    pub fn cell(&self, row: &[f64]) -> u32 {
+        self.dimensions.iter().fold(0, |cell, d| cell * d.clusters() + d.cluster(row)) as u32
     }
 
-    /// The segment of a customer, 1 … G.
-    pub fn assign(&self, variables: &Variables) -> u32 {
-        self.groups[self.cell(variables) as usize]
+    /// The segment of a customer, 1 … G, by a row of the model's definition.
+    pub fn assign(&self, row: &[f64]) -> u32 {
+        self.groups[self.cell(row) as usize]
+    }
+
+    /// The segment of a stored customer: the six variables, the key of the definition they were computed by, and a
+    /// look at the others, which is only taken where the model has some. 0 where the row is of another definition.
+    pub fn assign_stored(&self, six: [f64; 6], key: i64, own: impl FnOnce() -> Option<Value>) -> u32 {
+        if key != self.key {
+            return 0;
+        }
+        let mut row = six.to_vec();
+        if !self.definition.own.is_empty() {
+            let own = own().unwrap_or_default();
+            let values: Option<Vec<f64>> = self.definition.own.iter().map(|v| own[v.name.as_str()].as_f64()).collect();
+            let Some(values) = values else { return 0 };
+            row.extend(values);
+        }
+        self.assign(&row)
+    }
+
+    /// The clusters of a cell, from 0, dimension by dimension.
+    fn clusters(&self, mut cell: usize) -> Vec<usize> {
+        let mut clusters = vec![0; self.dimensions.len()];
+        for (d, cluster) in self.dimensions.iter().zip(&mut clusters).rev() {
+            *cluster = cell % d.clusters();
+            cell /= d.clusters();
+        }
+        clusters
     }
 
     /// Joins the cells into groups by the sessions counted in each of them (see [`regroup()`]), and tells the card.
-    /// A cell in which nobody was seen takes the group of the nearest cell that was seen, centroid to centroid.
+    /// A cell in which nobody was seen takes the group of the nearest cell that was seen.
     pub fn regroup(&mut self, counts: &[CellCount], spec: &Spec, card: &mut Card) -> Result<()> {
         if counts.len() != self.cells() {
             let message = format!("counts of {} cells for a model of {}", counts.len(), self.cells());
@@ -252,63 +191,48 @@ impl Model {
         }
         self.groups = grouping.groups;
         card.bic = grouping.bic;
-        card.cells = self.cell_rows(counts);
-        card.groups = (1..=self.groups()).map(|g| group_row(g, &card.cells)).collect();
+        card.tell_cells(self, counts);
         Ok(())
     }
 
-    /// Squared distance between two cells' centroids, in standardised units over all six variables.
+    /// Squared distance between two cells over all dimensions.
     fn apart(&self, a: usize, b: usize) -> f64 {
-        let i = self.behaviour.centroids.len();
-        distance(&self.spending.centroids[a / i], &self.spending.centroids[b / i])
-            + distance(&self.behaviour.centroids[a % i], &self.behaviour.centroids[b % i])
+        let (a, b) = (self.clusters(a), self.clusters(b));
+        self.dimensions.iter().zip(a.iter().zip(&b)).map(|(d, (&a, &b))| d.apart(a, b)).sum()
     }
 
-    fn cell_rows(&self, counts: &[CellCount]) -> Vec<Cell> {
-        let i = self.behaviour.centroids.len();
-        let row = |(cell, count): (usize, &CellCount)| Cell {
-            spending: cell / i + 1,
-            behaviour: cell % i + 1,
-            sessions: count.sessions,
-            buyers: count.buyers,
-            group: self.groups[cell],
-        };
-        counts.iter().enumerate().map(row).collect()
-    }
-
-    /// The model as safetensors bytes: means, deviations and centroids as f64, the groups in the metadata.
+    /// The model as safetensors bytes: scales, centroids and edges as f64, the rest in the metadata.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        fn write<const D: usize>(writer: Writer, name: &str, dimension: &Dimension<D>) -> Writer {
-            writer
-                .f64(&format!("{name}.mean"), &[D], &dimension.mean)
-                .f64(&format!("{name}.std"), &[D], &dimension.std)
-                .f64(&format!("{name}.centroids"), &[dimension.centroids.len(), D], dimension.centroids.as_flattened())
+        let mut writer = Writer::default();
+        let mut dimensions = Vec::new();
+        for d in &self.dimensions {
+            let log = match &d.cut {
+                Cut::Nearest { scales, centroids } => {
+                    let flat: Vec<f64> = scales.iter().flat_map(|s| [s.low, s.high, s.mean, s.std]).collect();
+                    writer = writer.f64(&format!("{}.scales", d.name), &[scales.len(), 4], &flat).f64(
+                        &format!("{}.centroids", d.name),
+                        &[centroids.len(), scales.len()],
+                        &centroids.concat(),
+                    );
+                    Some(scales.iter().map(|s| s.log).collect())
+                }
+                Cut::Edges(edges) => {
+                    writer = writer.f64(&format!("{}.edges", d.name), &[edges.len()], edges);
+                    None
+                }
+            };
+            dimensions.push(MetaDimension { name: d.name.clone(), columns: d.columns.clone(), log });
         }
-        let writer = write(Writer::default(), "spending", &self.spending);
-        write(writer, "behaviour", &self.behaviour).finish(&Meta { groups: self.groups.clone() })
+        writer.finish(&Meta { definition: self.definition.clone(), dimensions, groups: self.groups.clone() })
     }
 
     /// Reads what [`Model::to_bytes`] wrote; [`Error::Corrupt`] for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
-        fn read<const D: usize>(reader: &Reader, name: &str) -> Result<Dimension<D>> {
-            let array = |tensor: &str| -> Result<[f64; D]> {
-                let values = reader.f64(&format!("{name}.{tensor}"), &[D])?;
-                values.try_into().map_err(|_| Error::Corrupt(format!("tensor {name}.{tensor}")))
-            };
-            let tensor = format!("{name}.centroids");
-            let k = reader.shape(&tensor)?.first().copied().unwrap_or(0);
-            let centroids = reader.f64(&tensor, &[k, D])?.as_chunks().0.to_vec();
-            let dimension = Dimension { mean: array("mean")?, std: array("std")?, centroids };
-            if k == 0 || dimension.std.iter().any(|s| *s <= 0.0) {
-                return Err(Error::Corrupt(format!(
-                    "dimension {name} has no centroid or a deviation that is not positive"
-                )));
-            }
-            Ok(dimension)
-        }
         let reader = Reader::new(bytes)?;
-        let mut model = Model::new(read(&reader, "spending")?, read(&reader, "behaviour")?);
-        let Meta { groups } = reader.meta()?;
+        let Meta { definition, dimensions, groups } = reader.meta()?;
+        let width = definition.names().count();
+        let read = |meta: MetaDimension| read_dimension(&reader, meta, width);
+        let mut model = Model::new(definition, dimensions.into_iter().map(read).collect::<Result<_>>()?);
         let max = groups.iter().copied().max().unwrap_or(0);
         if groups.len() != model.cells() || (1..=max).any(|g| !groups.contains(&g)) || groups.contains(&0) {
             return Err(Error::Corrupt("the groups do not number the cells".into()));
@@ -318,10 +242,40 @@ impl Model {
     }
 }
 
-fn group_row(group: u32, cells: &[Cell]) -> Group {
-    let mine = || cells.iter().filter(|c| c.group == group);
-    let sessions = mine().map(|c| c.sessions).sum::<u64>();
-    let buyers = mine().map(|c| c.buyers).sum::<u64>();
-    let churn_rate = (sessions > 0).then(|| 1.0 - buyers as f64 / sessions as f64);
-    Group { group, cells: mine().count(), sessions, buyers, churn_rate }
+fn read_dimension(reader: &Reader, meta: MetaDimension, width: usize) -> Result<Dimension> {
+    let MetaDimension { name, columns, log } = meta;
+    let corrupt = |why: &str| Err(Error::Corrupt(format!("dimension {name} {why}")));
+    if columns.is_empty() || columns.iter().any(|c| *c >= width) {
+        return corrupt("names variables that there are not");
+    }
+    let cut = match log {
+        None => {
+            let tensor = format!("{name}.edges");
+            let edges = reader.f64(&tensor, &[reader.shape(&tensor)?.first().copied().unwrap_or(0)])?;
+            if !edges.is_sorted_by(|a, b| a < b) {
+                return corrupt("has edges out of order");
+            }
+            Cut::Edges(edges)
+        }
+        Some(log) => {
+            let scales = reader.f64(&format!("{name}.scales"), &[columns.len(), 4])?;
+            let scale = |([low, high, mean, std], log): (&[f64; 4], bool)| Scale {
+                log,
+                low: *low,
+                high: *high,
+                mean: *mean,
+                std: *std,
+            };
+            let scales: Vec<Scale> = scales.as_chunks().0.iter().zip(log).map(scale).collect();
+            let tensor = format!("{name}.centroids");
+            let k = reader.shape(&tensor)?.first().copied().unwrap_or(0);
+            let flat = reader.f64(&tensor, &[k, columns.len()])?;
+            let centroids: Vec<Vec<f64>> = flat.chunks(columns.len()).map(<[f64]>::to_vec).collect();
+            if k == 0 || scales.len() != columns.len() || scales.iter().any(|s| s.std <= 0.0 || s.low > s.high) {
+                return corrupt("has no centroid, or a scale that measures nothing");
+            }
+            Cut::Nearest { scales, centroids }
+        }
+    };
+    Ok(Dimension { name, columns, cut })
 }

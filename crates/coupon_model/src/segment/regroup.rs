@@ -14,7 +14,7 @@ pub struct CellCount {
 }
 
 impl CellCount {
-    fn plus(self, other: CellCount) -> CellCount {
+    pub(super) fn plus(self, other: CellCount) -> CellCount {
         CellCount { sessions: self.sessions + other.sessions, buyers: self.buyers + other.buyers }
     }
 

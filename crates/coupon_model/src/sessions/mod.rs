@@ -4,11 +4,14 @@
 //! removed: open sessions, bots, checkout and after, short sessions, the last three views. The first three hold for
 //! everybody; the last two make the population *at the cut*, which is how the papers judge a model.
 
+mod expression;
 mod history;
 mod loyalty;
 
+pub use expression::{COLUMNS, FUNCTIONS};
 pub use history::{Purchases, moments};
-pub use loyalty::{Loyalty, day_of};
+pub(crate) use loyalty::parse;
+pub use loyalty::{AsOf, Loyalty, day_of};
 
 use crate::events::{Event, Kind, Log, Micros, NONE, SECOND, Text};
 use crate::spec::{self, require};

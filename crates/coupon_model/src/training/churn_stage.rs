@@ -206,8 +206,8 @@ fn compare(ground: &Ground, new: &churn::Report, observer: &mut dyn Observer) ->
     let old = match ground.job.base.and_then(|(version, _)| Some((version, version.churn.as_ref()?))) {
         None => None,
         Some((version, model)) => {
-            let segments = ground.segments(&version.segment);
             let check = &mut || observer.check();
+            let segments = ground.segments(&version.segment, check)?;
             let views = encode(ground.job.log, &ground.sessions, model.vocabulary(), judge.clone(), check)?;
             let examples = examples(&ground.sessions, &views, &ground.weights, &segments, judge)?;
             Some(churn::report(model, &examples, &mut || observer.check())?.losses)

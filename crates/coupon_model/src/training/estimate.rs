@@ -1,9 +1,9 @@
 //! How much memory a training will hold at its peak, added up from counts before any of it is allocated.
 
 use super::Spec;
-use crate::churn::{Example, View};
+use crate::churn::inputs::Layout;
+use crate::churn::{self, Example, Trainer, View};
 use crate::events::{Kind, Log, MAX_ATTRIBUTES};
-use crate::segment::Variables;
 use crate::sessions::{Session, pause};
 use crate::{Error, Result, memory};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,12 @@ impl Estimate {
         let [sessions, customers] = distinct;
         let (events, log_bytes) = (log.events.len(), log.bytes());
         // Positions by session and by customer, 4 bytes each; the ends of the customers' groups.
-        let a_session = size_of::<Session>() * 9 / 8 + size_of::<Option<Variables>>() + 4 + 4 + 4;
+        let a_session = size_of::<Session>() * 9 / 8
+            + 8 * spec.segment.definition(spec.sessions.window_days).names().count()
+            + 4
+            + 4
+            + 4
+            + 4;
         let ground_bytes = 8 * events + 4 * texts + a_session * sessions;
         // While groups are made, each event's owner and each text's end.
         let grouping = 8 * events + 24 * texts;
@@ -89,12 +94,10 @@ impl Estimate {
 /// No less than [`Trainer::memory`](crate::churn::Trainer::memory) finds when the windows and their words are known.
 fn trainer(spec: &Spec, sessions: usize, views: usize) -> usize {
     let (c, s) = (&spec.churn, &spec.sessions);
-    let (h, ff) = (c.hidden, c.feed_forward);
-    let entries = 64 + 5 * c.pages + c.categories + MAX_ATTRIBUTES * (c.attributes + 1);
-    let weights = 4 * h * (entries + h + 1) + c.layers * 4 * h * (2 * h + 1) + ff * (h + 2);
-    let row = c.layers * 24 * h + (6 + 2 * c.kernel) * h + 10 * ff + 2 * entries;
-    let batch = c.max_length.min(s.max_views) * c.batch.min(sessions);
+    let layout = Layout::new(c.inputs, c.pages, c.categories, &[c.attributes; MAX_ATTRIBUTES]);
+    let longest = c.max_length.min(s.max_views);
     // Windows are shares of sessions; those of tune may be longer than the others.
     let tune = views.min((1.5 * s.windows[1] * views as f64) as usize + s.max_views);
-    4 * (20 * weights + batch * row) + 80 * tune + 32 * sessions
+    let past = views.min(churn::PAST * longest);
+    Trainer::bytes(c, &layout, longest * c.batch.min(sessions), [tune, past], sessions)
 }

@@ -13,8 +13,8 @@ pub use tune_stage::{Study, Trial};
 
 use crate::error::{Error, Result};
 use crate::events::{Log, Micros, Text};
-use crate::segment::Variables;
-use crate::sessions::{Loyalty, Purchases, Session, Sessions, day_of};
+use crate::segment::Definition;
+use crate::sessions::{AsOf, Loyalty, Purchases, Session, Sessions, day_of};
 use crate::version::{Stage, Version};
 use crate::{churn, issue, memory, rank, segment, sessions};
 pub use estimate::Estimate;
@@ -115,6 +115,8 @@ pub trait Observer {
 
 pub struct Outcome {
     pub stages: Vec<Stage>,
+    /// The segments of the new version, as they will serve.
+    pub segment: segment::Model,
     /// Whether the new version may serve; with the reason if not, or what to be careful about.
     pub gate: churn::Gate,
 }
@@ -125,8 +127,10 @@ struct Ground<'a> {
     sessions: Sessions,
     /// Weight of each session; 1, or 1 / P(not issued) for one that was held out.
     weights: Vec<f32>,
+    /// What the variables of `loyalty` and `as_of` are: those of the segments that are trained or taken over.
+    definition: Definition,
     loyalty: Loyalty<'a>,
-    as_of: Vec<Option<Variables>>,
+    as_of: AsOf,
     windows: [std::ops::Range<usize>; 3],
     /// Sessions that were issued a coupon, and are not among these.
     issued: usize,
@@ -139,9 +143,18 @@ impl Ground<'_> {
         self.sessions.sessions.get(self.windows[1].start).map_or(self.job.until, |s| s.first)
     }
 
-    fn segments(&self, model: &segment::Model) -> Vec<u32> {
-        self.as_of.iter().map(|v| v.as_ref().map_or(0, |v| model.assign(v))).collect()
+    /// The segment of every session under a model, which may be of another definition.
+    fn segments(&self, model: &segment::Model, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<u32>> {
+        if *model.definition() == self.definition {
+            return Ok(assign(model, &self.as_of));
+        }
+        let as_of = Loyalty::new(self.job.log, model.definition())?.as_of(&self.sessions, check)?;
+        Ok(assign(model, &as_of))
     }
+}
+
+fn assign(model: &segment::Model, as_of: &AsOf) -> Vec<u32> {
+    as_of.iter().map(|row| row.map_or(0, |row| model.assign(row))).collect()
 }
 
 /// Trains what `job.stages` names. Nothing is kept of a training that fails.
@@ -173,7 +186,7 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         stages.extend(taken("segment")?);
         job.base.expect("taken() has looked").0.segment.clone()
     };
-    let segments = ground.segments(&segment);
+    let segments = ground.segments(&segment, &mut || observer.check())?;
     let mut gate = churn::gate(&[], None, usize::MAX);
     if fresh("churn") {
         let trained = churn_stage::train(&ground, &segments, observer)?;
@@ -188,7 +201,7 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     } else {
         stages.extend(taken("rank")?);
     }
-    Ok(Outcome { stages, gate })
+    Ok(Outcome { stages, segment, gate })
 }
 
 fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'a>> {
@@ -222,10 +235,14 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
     };
     let weights = memory::collect(sessions.sessions.iter().map(weight))?;
     observer.check()?;
-    let loyalty = Loyalty::new(job.log, &job.spec.sessions);
+    let definition = match (job.stages, job.base) {
+        (Stages::Churn | Stages::Ranking, Some((version, _))) => version.segment.definition().clone(),
+        _ => job.spec.segment.definition(job.spec.sessions.window_days),
+    };
+    let loyalty = Loyalty::new(job.log, &definition)?;
     let as_of = loyalty.as_of(&sessions, &mut || observer.check())?;
     let windows = sessions.windows(&job.spec.sessions);
-    Ok(Ground { job, sessions, weights, loyalty, as_of, windows, issued, estimate })
+    Ok(Ground { job, sessions, weights, definition, loyalty, as_of, windows, issued, estimate })
 }
 
 fn sessions_stage(ground: &Ground) -> Stage {
@@ -272,8 +289,8 @@ pub fn judge(
     let mut sessions = Sessions::build(log, until, spec, check)?;
     sessions.sessions.retain(|s| s.first >= since);
     check()?;
-    let as_of = Loyalty::new(log, spec).as_of(&sessions, check)?;
-    let segments: Vec<u32> = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
+    let as_of = Loyalty::new(log, version.segment.definition())?.as_of(&sessions, check)?;
+    let segments = assign(&version.segment, &as_of);
     churn_stage::judge(log, &sessions, &segments, model, check)
 }
 
@@ -281,25 +298,28 @@ pub fn judge(
 #[derive(Debug, Clone, PartialEq)]
 pub struct Customer {
     pub customer: Text,
-    pub variables: Variables,
+    /// A row of the model's definition.
+    pub variables: Vec<f64>,
+    pub segment: u32,
     /// Order lines by category, over the whole log.
     pub lines: Vec<(Text, f64)>,
 }
 
-/// Everybody known before the day of `at`, in the order of first appearance.
+/// Everybody known before the day of `at`, in the order of first appearance, with the variables and the segment that a
+/// model sees.
 pub fn customers(
     log: &Log,
     at: Micros,
-    spec: &sessions::Spec,
+    model: &segment::Model,
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Customer>> {
-    let (loyalty, purchases, day) = (Loyalty::new(log, spec), Purchases::new(log), day_of(at));
+    let (loyalty, purchases, day) = (Loyalty::new(log, model.definition())?, Purchases::new(log), day_of(at));
     let mut rows = Vec::new();
     for customer in loyalty.customers(day) {
         check()?;
         let Some(variables) = loyalty.variables(customer, day) else { continue };
         let lines = purchases.lines(customer, Micros::MIN, at).into_iter().collect();
-        rows.push(Customer { customer, variables, lines });
+        rows.push(Customer { customer, segment: model.assign(&variables), variables, lines });
     }
     Ok(rows)
 }

@@ -2,41 +2,40 @@
 
 use super::{Ground, Observer, Report};
 use crate::error::Result;
-use crate::segment::{CellCount, Fit, Model};
+use crate::segment::{CellCount, Fit, Model, Rows};
 use crate::sessions::day_of;
 use crate::version::Stage;
+use std::ops::Range;
 
-/// K-means on one snapshot at the start of tune (geometry only); churn rates from the fit window's sessions, each with
-/// the variables its customer had at the start of its own day.
+/// The cells on one snapshot at the start of tune (geometry only); churn rates from the fit window's sessions, each with
+/// the variables its customer had at the start of its own day. The judge window's rates are told beside them.
 pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
     let (job, loyalty, day) = (ground.job, &ground.loyalty, day_of(ground.cut()));
     observer.enter("segment");
-    let mut snapshot = Vec::new();
+    let mut snapshot = Rows::new(ground.definition.names().count());
     for customer in loyalty.customers(day) {
         observer.check()?;
-        snapshot.extend(loyalty.variables(customer, day));
-    }
-    let mut fit = Fit::new(&snapshot, &job.spec.segment, job.seed)?;
-    while fit.step()? {
-        observer.check()?;
-    }
-    let (mut model, mut card) = fit.finish()?;
-    let mut counts = vec![CellCount::default(); model.cells()];
-    for i in ground.windows[0].clone() {
-        if let Some(variables) = &ground.as_of[i] {
-            let count = &mut counts[model.cell(variables) as usize];
-            count.sessions += 1;
-            count.buyers += u64::from(ground.sessions.sessions[i].purchased);
+        if let Some(row) = loyalty.variables(customer, day) {
+            snapshot.push(&row);
         }
     }
-    model.regroup(&counts, &job.spec.segment, &mut card)?;
+    let mut fit = Fit::new(&snapshot, &ground.definition, &job.spec.segment, job.seed)?;
+    while fit.step() {
+        observer.check()?;
+    }
+    let (mut model, mut card) = fit.finish();
+    model.regroup(&counts(ground, &model, ground.windows[0].clone()), &job.spec.segment, &mut card)?;
+    card.judge(&counts(ground, &model, ground.windows[2].clone()));
+    card.describe(&model, &snapshot);
     for elbow in card.elbow.iter().filter(|e| e.chosen) {
         let note = format!("{}: {} clusters by the elbow, inertia {:.1}", elbow.dimension, elbow.k, elbow.inertia);
         observer.report(Report { stage: "segment", step: Some(elbow.k), note: Some(note), ..Report::default() });
     }
     for group in &card.groups {
-        let note =
-            format!("{} cells, {} sessions, {} buyers in the fit window", group.cells, group.sessions, group.buyers);
+        let note = format!(
+            "{}: {} cells, {} sessions, {} buyers in the fit window",
+            group.name, group.cells, group.rates.sessions, group.rates.buyers
+        );
         observer.report(Report { stage: "segment", segment: Some(group.group), note: Some(note), ..Report::default() });
     }
     let stage = Stage {
@@ -47,4 +46,16 @@ pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Mod
         weights: model.to_bytes()?,
     };
     Ok((model, stage))
+}
+
+fn counts(ground: &Ground, model: &Model, window: Range<usize>) -> Vec<CellCount> {
+    let mut counts = vec![CellCount::default(); model.cells()];
+    for i in window {
+        if let Some(row) = ground.as_of.get(i) {
+            let count = &mut counts[model.cell(row) as usize];
+            count.sessions += 1;
+            count.buyers += u64::from(ground.sessions.sessions[i].purchased);
+        }
+    }
+    counts
 }

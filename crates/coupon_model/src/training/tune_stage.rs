@@ -20,7 +20,8 @@ pub struct Study {
     /// Where fit ends among them, and tune begins.
     pub(super) border: usize,
     seed: u64,
-    budget: usize,
+    /// What a trial's network may hold.
+    pub(super) budget: usize,
 }
 
 /// A specification tried, and what it gave.
@@ -59,10 +60,6 @@ impl Study {
         if window.is_empty() {
             return Err(Error::TooLittle("the tune window holds no session".into()));
         }
-        let needed = known.iter().map(|s| s.len()).sum::<usize>() * size_of::<View>();
-        if needed > job.budget {
-            return Err(Error::Memory { needed, budget: job.budget });
-        }
         let vocabulary = churn_stage::vocabulary(&ground, fit.clone(), observer)?;
         let check = &mut || observer.check();
         let views = churn_stage::encode(job.log, &ground.sessions, &vocabulary, 0..window.end, check)?;
@@ -76,7 +73,7 @@ impl Study {
             sessions,
             border: fit.end,
             seed: job.seed,
-            budget: job.budget.saturating_sub(needed),
+            budget: job.budget.saturating_sub(ground.estimate.beside_trainer()),
         })
     }
 

@@ -157,7 +157,7 @@ fn too_small_a_log_falls_back_to_a_coin() {
     let empty = World::new(Vec::new(), world.spec.clone());
     let refused = train(&empty.job(0, Stages::All), &mut Watcher::default()).err();
     assert!(matches!(refused, Some(Error::TooLittle(_))));
-    assert!(customers(&empty.log, START, &empty.spec.sessions, &mut || Ok(())).unwrap().is_empty());
+    assert!(customers(&empty.log, START, &version.segment, &mut || Ok(())).unwrap().is_empty());
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
 fn small(change: Value) -> Spec {
     let mut spec = json!({
         "sessions": {"windows": [0.6, 0.2, 0.2]},
-        "segment": {"restarts": 3, "max_clusters": 6, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
+        "segment": {"restarts": 3, "max_clusters": 7, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
         "churn": {"hidden": 8, "feed_forward": 8, "epochs": 2, "cycle": 2, "batch": 64, "max_length": 25,
                   "learning_rate": 0.02, "min_sessions": 200, "min_buyers": 10},
         "rank": {"moments": 500},
@@ -127,6 +127,10 @@ impl World {
         World { log: log_of(&clicks), clicks, until, treatments: HashMap::new(), spec }
     }
 
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
     fn job(&self, seed: u64, stages: Stages) -> Job<'_> {
         Job {
             log: &self.log,
@@ -149,8 +153,8 @@ impl World {
     fn sessions(&self, version: &Version) -> (Sessions, Vec<u32>) {
         let spec = &self.spec.sessions;
         let sessions = Sessions::build(&self.log, self.until, spec, &mut || Ok(())).unwrap();
-        let as_of = Loyalty::new(&self.log, spec).as_of(&sessions, &mut || Ok(())).unwrap();
-        let segments = as_of.iter().map(|v| v.as_ref().map_or(0, |v| version.segment.assign(v))).collect();
+        let loyalty = Loyalty::new(&self.log, version.segment.definition()).unwrap();
+        let segments = assign(&version.segment, &loyalty.as_of(&sessions, &mut || Ok(())).unwrap());
         (sessions, segments)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::segment::{CellCount, Fit};
+use crate::segment::{CellCount, Fit, Rows};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -31,8 +31,8 @@ fn identical() -> World {
 }
 
 /// AUROC of "who spent more buys", with the standard error it has where that says nothing.
-fn auroc(variables: &[Option<Variables>], purchased: &[bool]) -> (f64, f64) {
-    let spent = |v: &Option<Variables>| v.as_ref().map_or(0.0, |v| v.spending_last_month);
+fn auroc(variables: &[Option<Vec<f64>>], purchased: &[bool]) -> (f64, f64) {
+    let spent = |v: &Option<Vec<f64>>| v.as_ref().map_or(0.0, |v| v[0]);
     let churn: Vec<f64> = variables.iter().map(|v| 1.0 / (1.0 + spent(v))).collect();
     let yes = purchased.iter().filter(|p| **p).count() as f64;
     let no = purchased.len() as f64 - yes;
@@ -48,9 +48,11 @@ fn variables_as_of_the_session_know_nothing_of_its_end() {
     let spec = &world.spec;
     let sessions = Sessions::build(&world.log, world.until, &spec.sessions, &mut || Ok(())).unwrap();
     let purchased: Vec<bool> = sessions.sessions.iter().map(|s| s.purchased).collect();
-    let loyalty = Loyalty::new(&world.log, &spec.sessions);
+    let definition = spec.segment.definition(spec.sessions.window_days);
+    let loyalty = Loyalty::new(&world.log, &definition).unwrap();
     let end = day_of(world.until);
-    let honest = loyalty.as_of(&sessions, &mut || Ok(())).unwrap();
+    let as_of = loyalty.as_of(&sessions, &mut || Ok(())).unwrap();
+    let honest: Vec<_> = as_of.iter().map(|row| row.map(<[f64]>::to_vec)).collect();
     let leaky: Vec<_> = sessions.sessions.iter().map(|s| loyalty.variables(s.customer, end)).collect();
 
     let (null, error) = auroc(&honest, &purchased);
@@ -60,11 +62,12 @@ fn variables_as_of_the_session_know_nothing_of_its_end() {
     let (leak, error) = auroc(&leaky[late..], &purchased[late..]);
     assert!(leak > 0.5 + 8.0 * error, "{leak} ± {error}");
 
-    let groups = |variables: &[Option<Variables>]| {
-        let snapshot: Vec<Variables> = loyalty.customers(end).filter_map(|c| loyalty.variables(c, end)).collect();
-        let mut fit = Fit::new(&snapshot, &spec.segment, 0).unwrap();
-        while fit.step().unwrap() {}
-        let (mut model, mut card) = fit.finish().unwrap();
+    let groups = |variables: &[Option<Vec<f64>>]| {
+        let mut snapshot = Rows::new(6);
+        for row in loyalty.customers(end).filter_map(|c| loyalty.variables(c, end)) {
+            snapshot.push(&row);
+        }
+        let (mut model, mut card) = Fit::new(&snapshot, &definition, &spec.segment, 0).unwrap().finish();
         let mut counts = vec![CellCount::default(); model.cells()];
         for (v, bought) in variables.iter().zip(&purchased).skip(late).filter_map(|(v, b)| Some((v.as_ref()?, b))) {
             let count = &mut counts[model.cell(v) as usize];

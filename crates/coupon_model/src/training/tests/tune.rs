@@ -148,8 +148,8 @@ fn a_trial_that_fails_is_a_trial() {
     let mut watcher = Watcher::default();
     let first = study.next(&mut search, &mut watcher).unwrap().unwrap();
     assert!(first.loss.is_some());
-    let job = Job { budget: 600_000, ..world.job(0, Stages::Churn) };
-    let poor = Study::new(&job, &tiny(json!({})), &mut watcher).unwrap();
+    let mut poor = Study::new(&world.job(0, Stages::Churn), &tiny(json!({})), &mut watcher).unwrap();
+    poor.budget = 100_000;
     let failed = run(&poor, &[], 4);
     assert!(
         failed.iter().all(|t| t.loss.is_none() && !t.best && t.note.as_ref().unwrap().contains("memory")),
