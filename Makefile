@@ -22,6 +22,7 @@ check: setup ## some of the SQL tests again: make check ONLY='regress isolation 
 
 bench: setup ## how fast, as ratios measured side by side
 	@bench/run.sh
+	@if [ -n "$$PEERS_PYTHON" ]; then bench/score.sh; INPUTS=by_session ROUNDS=3 bench/score.sh; bench/segments.sh; fi
 
 package: setup ## a tar file to unpack over a machine that runs PostgreSQL 15
 	@scripts/package.sh

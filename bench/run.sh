@@ -118,8 +118,8 @@ epochs() {
         row "one training epoch, a session" "" "$(calc "1e6 * $ours / $sessions" 0) µs" "" "≤ 0.2 of PyTorch"
         return
     fi
-    read -r n theirs < <("$PEERS_PYTHON" "$peers/churn.py" --threads "$(nproc)" --epochs 3 --data "$file" \
-        | sed -n 's/^torch train: sessions \([0-9]*\) median_epoch_seconds \([0-9.]*\).*/\1 \2/p') || true
+    "$PEERS_PYTHON" -W ignore "$peers/churn.py" --inputs rich --threads "$(nproc)" --epochs 3 --data "$file" >"$work/peer" || true
+    read -r n theirs < <(sed -n 's/^torch train: sessions \([0-9]*\) median_epoch_seconds \([0-9.]*\).*/\1 \2/p' "$work/peer") || true
     [ -n "${theirs:-}" ] || { say "churn.py gave no figure"; return; }
     row "one training epoch, a session: PyTorch, ours" "$(calc "1e6 * $theirs / $n" 0) µs" "$(calc "1e6 * $ours / $sessions" 0) µs" \
         "$(calc "($ours / $sessions) / ($theirs / $n)") ×" "≤ 0.2"
@@ -131,7 +131,15 @@ epochs() {
 step=$TARGET/release/examples/bench_step
 echo
 if [ -f crates/coupon_model/examples/bench_step.rs ] && [ -x "$step" ]; then
-    "$step"
+    "$step" | tee "$work/step"
+    onnx=$(sed -n 's/^onnxruntime: threads 1 batch 1 .* median_microseconds_a_session //p' "$work/peer" 2>/dev/null)
+    if [ -n "$onnx" ]; then
+        ours() { sed -n "s/^$1 //p" "$work/step"; }
+        row "a session of 100 views, one thread: ONNX, ours" "$onnx µs" "$(ours array_100_views_microseconds) µs" \
+            "$(calc "$onnx / $(ours array_100_views_microseconds)" 1) ×" "≥ 2"
+        row "one more click: ONNX from the start, ours" "$onnx µs" "$(ours live_step_microseconds) µs" \
+            "$(calc "$onnx / $(ours live_step_microseconds)" 0) ×" "≥ 50"
+    fi
 else
     say "crates/coupon_model/examples/bench_step.rs is missing: no figures of the crate alone"
 fi

@@ -45,6 +45,24 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
     rows.filter_map(stage).collect()
 }
 
+/// What of a version's stages serves: weights, and the card that holds the thresholds. The others are the larger part and
+/// are for people.
+pub fn serving(client: &SpiClient, version: i64) -> Vec<Stage> {
+    let sql =
+        "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card END, weights FROM coupon.model WHERE version = $1";
+    let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
+    let stage = |row: pgrx::spi::SpiHeapTupleData| {
+        Some(Stage {
+            stage: spi(row.get(1))?,
+            segment: spi(row.get::<i32>(2))? as u32,
+            spec: serde_json::Value::Null,
+            card: spi(row.get::<JsonB>(3)).map_or(serde_json::Value::Null, |card| card.0),
+            weights: spi(row.get::<Vec<u8>>(4))?,
+        })
+    };
+    rows.filter_map(stage).collect()
+}
+
 /// Whoever stores what was trained waits for whoever else does, until that one commits.
 pub fn one_at_a_time(client: &mut SpiClient) {
     let sql = "SELECT pg_advisory_xact_lock(hashtextextended('coupon_ext training', 0))";

@@ -31,10 +31,14 @@ impl Observer for Strict {
 
 /// What may be missing from a card: measures that need two classes, comparisons that need another version or network, the
 /// segment where a row is of all. JSON has no NaN: any other null was one.
-const OPTIONAL: [&str; 21] = [
+const OPTIONAL: [&str; 25] = [
     "churn_rate",
     "silhouette",
     "clip",
+    "edges",
+    "expression",
+    "low",
+    "high",
     "judge_churn_rate",
     "auroc",
     "auprc",
