@@ -8,6 +8,8 @@
 . "$(dirname "$0")/backend.sh"
 limit=${STOP_SECONDS:-2}
 train="SELECT count(*) FROM coupon.train(spec => '{\"churn\": {\"epochs\": 1}}', seed => 7)"
+# Some seconds, whatever the machine: long enough to be disturbed.
+long=${train/1\}/60, \"patience\": 60\}}
 stored() {
     q "SELECT (SELECT count(*) FROM coupon.version), (SELECT count(*) FROM coupon.model), (SELECT count(*) FROM coupon.deployment),
        (SELECT sum(hashtextextended(c::text, 0)::numeric) FROM coupon.customer c), (SELECT max(version) FROM coupon.deployment)"
@@ -48,7 +50,7 @@ done
 expect "most were stopped in time" t "$([ $count -ge 5 ] && echo t)"
 
 note "pg_cancel_backend in the middle of churn, and while it waits to save"
-begin "$train"
+begin "$long"
 until_said "begins churn"
 sleep 0.3
 expect "a worker and its pool are at work" t "$([ "$(threads)" -gt 2 ] && echo t)"
@@ -66,7 +68,7 @@ q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_
 wait "$holder" || true
 
 note "statement_timeout"
-train=${train/1\}/6\}} # epochs: long enough to be disturbed
+train=$long
 for timeout in 30 150 400 800; do
     begin "SET statement_timeout = $timeout"
     begin "$train"
