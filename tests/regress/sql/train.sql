@@ -64,6 +64,12 @@ DO $$ BEGIN PERFORM coupon.train_churn(until => '2026-02-01', spec => '{"churn":
 SELECT threads, count(DISTINCT digest) AS digests FROM coupon.version GROUP BY threads ORDER BY threads;
 ROLLBACK;
 
+-- Daily: from yesterday's network. One of other layers begins anew, and says so.
+BEGIN;
+SELECT note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true}}') WHERE note ~ 'warm start';
+SELECT note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true, "hidden": 16}}') WHERE note ~ 'warm start';
+ROLLBACK;
+
 -- The gate: new and active version on the same judge sessions, of which there must be enough. An equal passes.
 CREATE FUNCTION challenge(churn text) RETURNS TABLE (difference numeric, accepted boolean, told boolean, deployed boolean) LANGUAGE plpgsql AS $$
 DECLARE

@@ -3,13 +3,19 @@
 //! A view's input vector is mostly zeros, so it is a list of (index, value). The running counters it needs are part of a
 //! live session's state.
 
+use super::math::ln_1p;
+use super::simd;
 use super::{Inputs, View, Vocabulary};
 use crate::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
 
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
 const GAPS: [f32; 9] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Recency falls by e a third of a view and is dropped below this: 15 views later.
+/// Recency falls by e in three views, e^(-1/3) a view, and is dropped 15 views later.
+const FADE: f32 = 0.716_531_3;
 const FORGOTTEN: f32 = 0.0067;
+
+/// Slots at most: kinds, pages and the unknown page.
+const SLOTS: usize = Kind::PAGE + 257;
 
 /// Where each input stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,9 +173,9 @@ impl Tracker {
         for (&value, &known) in view.attributes.iter().zip(&layout.attributes) {
             w.hot(one_hot(value, known), known);
         }
-        w.value(gap.ln_1p() / 5.0);
-        w.value(elapsed.ln_1p() / 9.0);
-        w.value(if view.price.is_finite() { view.price.max(0.0).ln_1p() / 5.0 } else { 0.0 });
+        w.log(gap, 5.0);
+        w.log(elapsed, 9.0);
+        w.log(if view.price.is_finite() { view.price.max(0.0) } else { 0.0 }, 5.0);
         w.value(number / 3.0);
         if !layout.rich {
             return;
@@ -190,22 +196,21 @@ impl Tracker {
                 dwell[Kind::PAGE + page] += gap;
             }
         }
-        let fade = (-1.0f32 / 3.0).exp();
         for r in recency.iter_mut() {
-            *r = if *r * fade < FORGOTTEN { 0.0 } else { *r * fade };
+            *r = if *r * FADE < FORGOTTEN { 0.0 } else { *r * FADE };
         }
         for slot in [Some(kind), page.map(|p| Kind::PAGE + p)].into_iter().flatten() {
             counts[slot] += 1.0;
             recency[slot] = 1.0;
         }
-        counts.iter().for_each(|c| w.value(c.ln_1p() / 2.0));
+        w.logs(counts, 2.0);
         recency.iter().for_each(|r| w.value(*r));
-        dwell.iter().for_each(|d| w.value(d.ln_1p() / 6.0));
+        w.logs(dwell, 6.0);
         let seen = category.map_or(0.0, |c| {
             categories[c] += 1.0;
             categories[c]
         });
-        w.value(seen.ln_1p() / 2.0);
+        w.log(seen, 2.0);
         w.value(categories.iter().filter(|&&c| c > 0.0).count() as f32 / 10.0);
         w.value(counts[Kind::PAGE..].iter().filter(|&&c| c > 0.0).count() as f32 / 10.0);
         (self.kind, self.page) = (kind as u16, view.page);
@@ -217,7 +222,7 @@ impl Tracker {
         out.extend(self.last.to_le_bytes());
         out.extend(self.kind.to_le_bytes());
         out.extend(self.page.to_le_bytes());
-        out.extend(self.counters.iter().flat_map(|c| c.to_le_bytes()));
+        super::model::put(out, &self.counters);
     }
 
     /// Reads the header; `counters` come from the caller, who has checked their number. `None` for a kind there is not.
@@ -259,6 +264,19 @@ impl Writer<'_> {
             self.out.push(((self.base + at) as u32, 1.0));
         }
         self.base += width;
+    }
+
+    /// ln(1 + x) / scale.
+    fn log(&mut self, x: f32, scale: f32) {
+        self.value(if x == 0.0 { 0.0 } else { ln_1p(x) / scale });
+    }
+
+    /// The same of every slot, many at a time: a third of the time of a view's inputs otherwise.
+    fn logs(&mut self, x: &[f32], scale: f32) {
+        let mut logs = [0.0; SLOTS];
+        let logs = &mut logs[..x.len()];
+        simd::logs(logs, x, 1.0 / scale);
+        logs.iter().for_each(|log| self.value(*log));
     }
 
     fn value(&mut self, value: f32) {

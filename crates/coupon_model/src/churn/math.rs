@@ -3,7 +3,7 @@
 
 /// e^x for finite x, within 2e-7 relative; below -87 and above 88 it saturates. (libm's is a call for each number.)
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
@@ -33,6 +33,31 @@ pub fn tanh(x: f32) -> f32 {
     2.0 / (1.0 + exp(-2.0 * x)) - 1.0
 }
 
+/// ln(1 + x) for x ≥ 0, within 2e-7 absolute (Cephes' polynomial); a session has dozens of them a view, and libm's is a
+/// call for each. Finite for every x.
+#[inline(always)]
+pub fn ln_1p(x: f32) -> f32 {
+    let y = 1.0 + x;
+    let bits = y.to_bits();
+    // y = 2^e · (1 + f), with f from √½ − 1 to √2 − 1.
+    let high = (bits & 0x7f_ffff) > 0x35_04f3;
+    let e = (bits >> 23) as i32 - 127 + i32::from(high);
+    let f = f32::from_bits((bits & 0x7f_ffff) | if high { 0x3f00_0000 } else { 0x3f80_0000 }) - 1.0;
+    let e = e as f32;
+    let p = 7.037_683_6e-2;
+    let p = p * f - 1.151_461e-1;
+    let p = p * f + 1.167_699_9e-1;
+    let p = p * f - 1.242_014_1e-1;
+    let p = p * f + 1.424_932_3e-1;
+    let p = p * f - 1.666_805_8e-1;
+    let p = p * f + 2.000_071_5e-1;
+    let p = p * f - 2.499_999_4e-1;
+    let p = p * f + 3.333_333_1e-1;
+    let z = f * f;
+    let r = f * z * p - 2.121_944_4e-4 * e - 0.5 * z;
+    f + r + 0.693_359_4 * e
+}
+
 /// ln(1 + e^x) without overflow: the log loss of a logit.
 pub fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
@@ -49,6 +74,15 @@ mod tests {
             assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-f64::from(x)).exp())).abs() < 2e-7, "sigmoid({x})");
             assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 3e-7, "tanh({x})");
         }
+        for i in 0..20_000 {
+            let x = (i as f32 * 0.003).exp_m1();
+            assert!(
+                (f64::from(ln_1p(x)) - f64::from(x).ln_1p()).abs() < 2e-7 * f64::from(x).ln_1p().max(1.0),
+                "ln_1p({x})"
+            );
+        }
+        assert_eq!(ln_1p(0.0), 0.0);
+        assert!([f32::MAX, f32::INFINITY].iter().all(|x| ln_1p(*x).is_finite()));
         assert!(sigmoid(-1e30) >= 0.0 && sigmoid(-1e30) < 1e-30);
         assert_eq!((sigmoid(1e30), tanh(1e30), tanh(-1e30)), (1.0, 1.0, -1.0));
     }

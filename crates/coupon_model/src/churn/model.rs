@@ -46,7 +46,7 @@ impl State {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(4096);
         self.tracker.write(&mut out);
-        out.extend(self.memory.iter().flat_map(|x| x.to_le_bytes()));
+        put(&mut out, &self.memory);
         out
     }
 }
@@ -152,9 +152,9 @@ impl Model {
         }
         let corrupt = || Error::Corrupt("a state that no session can be in".into());
         let (header, floats) = bytes.split_first_chunk::<{ Tracker::HEADER }>().ok_or_else(corrupt)?;
-        let mut counters: Vec<f32> =
-            floats.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect();
-        let memory = counters.split_off(self.layout.counters());
+        let (counters, memory) = floats.as_chunks().0.split_at(self.layout.counters());
+        let numbers = |bytes: &[[u8; 4]]| -> Vec<f32> { bytes.iter().map(|x| f32::from_le_bytes(*x)).collect() };
+        let (counters, memory) = (numbers(counters), numbers(memory));
         // Counters only rise from zero, and a cell moves by at most one a view.
         let sane = counters.iter().all(|x| x.is_finite() && *x >= 0.0) && memory.iter().all(|x| x.abs() < 1e10);
         if !sane {
@@ -163,6 +163,13 @@ impl Model {
         let tracker = Tracker::read(header, counters).ok_or_else(corrupt)?;
         Ok(State { tracker, memory, scratch: Scratch::new(&self.spec, self.layout.entries()) })
     }
+}
+
+/// Appends numbers, little-endian; in one piece, which an iterator over their bytes is not.
+pub(super) fn put(out: &mut Vec<u8>, numbers: &[f32]) {
+    let from = out.len();
+    out.resize(from + 4 * numbers.len(), 0);
+    out[from..].as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(to, x)| *to = x.to_le_bytes());
 }
 
 /// The raw logit of churn after one more view: what training evaluates, and what serves.

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
-use super::simd::{Aligned, add_rows, add_sparse, gru, lstm};
+use super::simd::{Aligned, add_rows, add_sparse, gru, lstm_step};
 use super::spec::{Cell, Pooling};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.
@@ -257,7 +257,7 @@ impl Net {
                 Cell::Lstm => {
                     let (h, c) = state.split_at_mut(n);
                     add_rows(gates, h, at(&layer.u));
-                    lstm(gates, c, h, n);
+                    lstm_step(gates, c, h);
                     output.copy_from_slice(h);
                 }
                 Cell::Gru => {

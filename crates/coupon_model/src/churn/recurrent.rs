@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::net::{Layer, Shape};
-use super::simd::{Aligned, add_columns, gru, gru_back, lstm, lstm_back, product};
+use super::simd::{Aligned, add_columns, add_rows, gru, gru_back, lstm, lstm_back, product};
 use super::spec::Cell;
 
 /// What a layer did on a batch; rows are the batch's.
@@ -21,6 +21,14 @@ pub struct Run {
     /// Gradients of the cells, and outputs one step earlier, each a buffer of the backward pass.
     later: Aligned,
     earlier: Aligned,
+}
+
+/// One row is a sum of rows, and need not be packed.
+fn onto(sums: &mut [f32], before: &[f32], u: &[f32], dims: [usize; 3]) {
+    match dims[0] {
+        1 => add_rows(sums, before, u),
+        _ => product(sums, before, false, u, dims),
+    }
 }
 
 impl Run {
@@ -44,7 +52,7 @@ impl Run {
             match shape.cell {
                 Cell::Lstm => {
                     if t > 0 {
-                        product(gates, before, false, u, [m, g, n]);
+                        onto(gates, before, u, [m, g, n]);
                         let from = batch.starts[t - 1] * n;
                         self.cells.copy_within(from..from + m * n, step.start * n);
                     } else {
@@ -59,7 +67,7 @@ impl Run {
                         row[2 * n..].copy_from_slice(&values[layer.r.clone()]);
                     }
                     if t > 0 {
-                        product(back, before, false, u, [m, g, n]);
+                        onto(back, before, u, [m, g, n]);
                     }
                     gru(gates, back, before, here, n);
                 }

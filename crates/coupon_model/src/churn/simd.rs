@@ -5,7 +5,7 @@
 //! Matrices are row-major. A version may round differently from another, never from run to run.
 #![allow(unsafe_code)]
 
-use super::math::{sigmoid, tanh};
+use super::math::{exp, ln_1p, sigmoid, tanh};
 use std::ops::{Deref, DerefMut};
 
 /// What the CPU has.
@@ -142,6 +142,9 @@ versions! {
     /// LSTM cells of any number of rows. `gates` (rows × 4H) holds the sums of i, f, g, o and leaves with their
     /// activations; c ← f·c + i·g, h ← o·tanh(c) (rows × H).
     pub fn lstm(gates: &mut [f32], c: &mut [f32], h: &mut [f32], units: usize) = lstm_body;
+    /// One LSTM cell as [`lstm`] has it, to rounding, where nobody asks for the activations: two divisions instead of five,
+    /// which are half of a cell's time (.09 against .16 µs at 64 units). `gates` leaves as rubble.
+    pub fn lstm_step(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = lstm_step_body;
     /// From dh and dc (of this step) to the gradients of the gates' sums; dc leaves as that of the step before. `cells`
     /// are those before and after the step.
     pub fn lstm_back(gates: &[f32], cells: [&[f32]; 2], dh: &[f32], dc: &mut [f32], sums: &mut [f32], units: usize) = lstm_back_body;
@@ -151,6 +154,8 @@ versions! {
     /// From dh to the gradients of the sums from below (`sums`) and from the step before (`back`, which enters with what
     /// those sums were); dh leaves with the part that reaches the step before past the gates.
     pub fn gru_back(gates: &[f32], before: &[f32], dh: &mut [f32], back: &mut [f32], sums: &mut [f32], units: usize) = gru_back_body;
+    /// out = ln(1 + x) · scale, of x ≥ 0.
+    pub fn logs(out: &mut [f32], x: &[f32], scale: f32) = logs_body;
     /// One step of Adam (Kingma & Ba 2015): `rates` are the learning rate, and the corrections 1/(1 − β₁ᵗ), 1/(1 − β₂ᵗ).
     pub fn adam(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: [f32; 3]) = adam_body;
 }
@@ -348,6 +353,29 @@ fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
     }
 }
 
+/// With I = 1 + e⁻ⁱ and so on, c ← (c·I·G + (2 − G)·F) / (F·I·G) and h ← (2 − C) / (O·C), where G = 1 + e^(−2g). The
+/// exponents are kept within 28, so that no product leaves the finite numbers; what that changes is below 1e-12.
+#[inline(always)]
+fn lstm_step_body<const FMA: bool, const MR: usize, const NR: usize>(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) {
+    let one_plus = |x: f32| 1.0 + exp(x.clamp(-28.0, 28.0));
+    let n = c.len();
+    let (i, rest) = gates.split_at_mut(n);
+    let (f, rest) = rest.split_at_mut(n);
+    let (g, o) = rest.split_at_mut(n);
+    i.iter_mut().for_each(|x| *x = one_plus(-*x));
+    f.iter_mut().for_each(|x| *x = one_plus(-*x));
+    g.iter_mut().for_each(|x| *x = one_plus(-2.0 * *x));
+    o.iter_mut().for_each(|x| *x = one_plus(-*x));
+    for (((c, i), f), g) in c.iter_mut().zip(&*i).zip(&*f).zip(&*g) {
+        let below = i * g;
+        *c = (*c * below + (2.0 - g) * f) / (f * below);
+    }
+    for ((h, c), o) in h.iter_mut().zip(&*c).zip(&*o) {
+        let c = one_plus(-2.0 * c);
+        *h = (2.0 - c) / (o * c);
+    }
+}
+
 #[inline(always)]
 fn lstm_back_body<const FMA: bool, const MR: usize, const NR: usize>(
     gates: &[f32],
@@ -442,6 +470,11 @@ fn gru_back_body<const FMA: bool, const MR: usize, const NR: usize>(
         }
         dh.iter_mut().zip(z).for_each(|(dh, z)| *dh *= z);
     }
+}
+
+#[inline(always)]
+fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], x: &[f32], scale: f32) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x) * scale);
 }
 
 #[inline(always)]

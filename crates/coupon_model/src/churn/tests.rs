@@ -343,6 +343,30 @@ fn segments_that_differ_get_their_own_network() {
     assert!(other.to_safetensors() != model.to_safetensors());
 }
 
+/// How a batch is shared among threads changes the order of its sums, and nothing else: the same number of threads gives
+/// the same bits, another one the same model to rounding.
+#[test]
+fn threads_change_rounding_only() {
+    let sessions = planted(1500, 9, |_, basket, u| u < if basket { 0.7 } else { 0.1 });
+    let all = examples(&sessions);
+    let (fit, tune) = all.split_at(1200);
+    let spec =
+        Spec { hidden: 8, epochs: 4, cycle: 4, learning_rate: 0.01, dropout: 0.0, min_sessions: 9999, ..small() };
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| train(fit, tune, spec.clone(), 4))
+    };
+    let (one, _, epochs) = with(1);
+    for threads in [2, 3, 3] {
+        let (other, _, others) = with(threads);
+        for (a, b) in epochs.iter().zip(&others) {
+            assert!((a.tune_loss.unwrap() - b.tune_loss.unwrap()).abs() < 1e-4, "{a:?} {b:?}");
+        }
+        assert_ne!(one.to_safetensors(), other.to_safetensors(), "batches are shared");
+        assert!(other.to_safetensors() == with(threads).0.to_safetensors());
+    }
+}
+
 /// Yesterday's network, its words in other places today, begins where it ended: better after one epoch than a cold start,
 /// and the same to the bit on words that have only moved.
 #[test]
