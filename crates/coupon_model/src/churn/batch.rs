@@ -51,7 +51,7 @@ impl Batch {
     fn pack(&mut self, sessions: &[&[View]], layout: &Layout, counts: impl Fn(usize, usize) -> Option<(f32, f32)>) {
         self.order.clear();
         self.order.extend(sessions.iter().map(|views| views.len()).zip(0..));
-        self.order.sort_by(|a, b| b.0.cmp(&a.0));
+        self.order.sort_by_key(|o| std::cmp::Reverse(o.0));
         self.starts.clear();
         self.starts.push(0);
         let (mut row, mut active) = (0, self.order.len());

@@ -39,7 +39,11 @@ impl Oracle {
             ..Spec::default()
         };
         let shape = Shape::new(&spec, INPUTS);
-        let net = Net::build(shape, |name, _, to| Ok::<_, ()>(to.copy_from_slice(&get(name)))).unwrap();
+        let net = Net::build(shape, |name, _, to| {
+            to.copy_from_slice(&get(name));
+            Ok::<_, ()>(())
+        });
+        let net = net.unwrap();
         Oracle { file, case, spec, net }
     }
 
