@@ -4,7 +4,7 @@ use super::Scored;
 
 /// Steps of Newton's method; where the classes separate the slope runs away and never settles.
 const STEPS: usize = 60;
-const SETTLED: f64 = 1e-10;
+const SETTLED: f64 = 1e-9;
 
 /// (slope, intercept) of P(churn): the slope of the fit of outcome on logit with a free intercept, and the intercept of
 /// the fit with slope 1 ("calibration in the large"; positive: more churn than was said). 1 and 0 are perfect. `None`
@@ -41,12 +41,13 @@ fn fit(scored: &[Scored], direction: impl Fn([f64; 3], [f64; 2]) -> Option<[f64;
             curve = [curve[0] + c * logit * logit, curve[1] + c * logit, curve[2] + c];
             gradient = [gradient[0] + weight * error * logit, gradient[1] + weight * error];
         }
-        if loss > lowest + 1e-14 {
+        if loss > lowest {
             step = step.map(|d| 0.5 * d);
-            continue;
+        } else {
+            (from, lowest) = (w, loss);
+            step = direction(curve, gradient)?;
         }
-        (from, lowest) = (w, loss);
-        step = direction(curve, gradient)?;
+        // Halved so far, too: near the lowest point rounding decides which loss is lower.
         if step.iter().all(|d| d.abs() < SETTLED) {
             return Some(from);
         }
@@ -56,4 +57,26 @@ fn fit(scored: &[Scored], direction: impl Fn([f64; 3], [f64; 2]) -> Option<[f64;
 
 fn softplus(z: f64) -> f64 {
     z.max(0.0) + (-z.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+
+    /// Rounding near the lowest point once kept the method from settling, and now and then a card lacked a number.
+    #[test]
+    fn many_scores_always_settle() {
+        for seed in 0..40 {
+            let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(seed);
+            let one = |_| {
+                let p: f64 = rng.gen_range(0.01..0.99);
+                (p, rng.r#gen::<f64>() > p, 1.0)
+            };
+            let scored: Vec<Scored> = (0..20_000).map(one).collect();
+            let (slope, intercept) = recalibration(&scored);
+            // The standard errors are .012 and .018.
+            assert!((slope.unwrap() - 1.0).abs() < 0.06 && intercept.unwrap().abs() < 0.09, "{slope:?} {intercept:?}");
+        }
+    }
 }
