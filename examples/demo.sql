@@ -60,7 +60,7 @@ SELECT step, rule, population, sessions_removed, views_removed, sessions_left, v
 \echo 'The segments, by how often a session of theirs ends without a purchase, and what their customers are like:'
 \echo
 \set ECHO queries
-SELECT segment, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
+SELECT segment, name, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
 SELECT segment, variable, customers, round(mean::numeric, 2) AS mean, round(p25::numeric, 2) AS p25,
     round(p50::numeric, 2) AS p50, round(p75::numeric, 2) AS p75, round(max::numeric, 2) AS max
 FROM coupon.segment_statistics;
@@ -71,7 +71,7 @@ FROM coupon.segment_statistics;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece,
     round(accuracy::numeric, 3) AS accuracy, round(majority::numeric, 3) AS majority
-FROM coupon.accuracy;
+FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
 \set ECHO none
 
 \echo

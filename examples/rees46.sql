@@ -61,10 +61,10 @@ SELECT format('%-8s  %s', stage, note) FROM training WHERE note IS NOT NULL AND 
 \echo
 \set ECHO queries
 SELECT step, rule, population, sessions_removed, views_removed, sessions_left, views_left FROM coupon.preprocessing;
-SELECT segment, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
+SELECT segment, name, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece
-FROM coupon.accuracy;
+FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
 \set ECHO none
 \echo 'So few buyers show the flow and say nothing about the quality of a model; nor do so few sessions, all of them short enough'
 \echo 'to be over, make exact thresholds: expect more than the target of 1.34 % to be eligible below.'
