@@ -1,6 +1,7 @@
 //! Adam (Kingma & Ba 2015) over all numbers of a network, with the papers' defaults.
 
-use super::simd::{self, Aligned};
+use super::aligned::Aligned;
+use super::simd;
 
 /// The running moments of the gradient.
 #[derive(Debug)]

@@ -9,11 +9,13 @@
 //! Words → [`View`] happens in [`Vocabulary::view`] and `View` → numbers in [`inputs`], for training and serving alike.
 
 mod adam;
+mod aligned;
 mod batch;
 mod calibrate;
 mod explain;
 mod fit;
 pub mod inputs;
+mod kernels;
 mod math;
 mod model;
 mod net;

@@ -8,7 +8,8 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
-use super::simd::{Aligned, add_rows, add_sparse, gru, lstm_step};
+use super::aligned::Aligned;
+use super::simd::{add_rows, add_sparse, gru, lstm_step};
 use super::spec::{Cell, Pooling};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.

@@ -3,11 +3,12 @@
 use rand::RngCore;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::aligned::Aligned;
 use super::batch::Batch;
 use super::math::softplus;
 use super::net::{Net, Shape};
 use super::recurrent::Run;
-use super::simd::{Aligned, add_columns, add_sparse, product, scatter};
+use super::simd::{add_columns, add_sparse, product, scatter};
 use super::spec::Pooling;
 
 /// The dense matrices transposed, which carry gradients down: made once a step for all batches that run side by side.

@@ -1,8 +1,9 @@
 //! One recurrent layer over a batch, forward and backward through time.
 
+use super::aligned::Aligned;
 use super::batch::Batch;
 use super::net::{Layer, Shape};
-use super::simd::{Aligned, add_columns, add_rows, gru, gru_back, lstm, lstm_back, product};
+use super::simd::{add_columns, add_rows, gru, gru_back, lstm, lstm_back, product};
 use super::spec::Cell;
 
 /// What a layer did on a batch; rows are the batch's.
