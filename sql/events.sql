@@ -299,7 +299,7 @@ BEGIN
     VALUES (record_click.session, coalesce(record_click.at, coupon.clock()), record_click.kind, record_click.customer,
         record_click.page, record_click.category, record_click.product, record_click.quantity, record_click.price,
         record_click.order_id, record_click.zone, record_click.attributes);
-    RETURN coupon.live_offer(record_click.session);
+    RETURN coupon.show_offer(record_click.session);
 END
 $$;
 COMMENT ON FUNCTION coupon.record_click IS 'Stores a click in coupon.click and answers with the session''s live offer, if any: one round trip';

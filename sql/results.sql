@@ -12,7 +12,7 @@ CREATE FUNCTION coupon.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_cells,
-        segment_variables,elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,best_trial}';
+        segment_variables,elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,budget,best_trial}';
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -299,16 +299,44 @@ BEGIN
 
     CREATE VIEW coupon.estimated_sales AS
     SELECT v.campaign, v.scenario, v.issue_rate, v.growth, c.discount,
-        coupon.estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) AS sales, v.causal
+        CASE c.unit WHEN 'percent' THEN coupon.estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) END
+        AS sales, v.causal
     FROM coupon.conversion_by_scenario v JOIN coupon.campaign c USING (campaign);
     COMMENT ON VIEW coupon.estimated_sales IS 'Estimated sales index by scenario, 100 = without coupons (Seo & Yoo 2022, table 5)';
     COMMENT ON COLUMN coupon.estimated_sales.campaign IS 'The campaign';
     COMMENT ON COLUMN coupon.estimated_sales.scenario IS 'The arm of the campaign';
     COMMENT ON COLUMN coupon.estimated_sales.growth IS 'Conversion growth, issued over not issued, minus 1';
-    COMMENT ON COLUMN coupon.estimated_sales.discount IS 'Discount in percent';
-    COMMENT ON COLUMN coupon.estimated_sales.sales IS '100 * issue_rate * (1 + growth) * (1 - discount) + 100 * (1 - issue_rate)';
+    COMMENT ON COLUMN coupon.estimated_sales.discount IS 'Discount, in percent or in money';
+    COMMENT ON COLUMN coupon.estimated_sales.sales IS '100 * issue_rate * (1 + growth) * (1 - discount) + 100 * (1 - issue_rate); NULL where the discount is money';
     COMMENT ON COLUMN coupon.estimated_sales.causal IS 'Always false, as in conversion_by_scenario';
     COMMENT ON COLUMN coupon.estimated_sales.issue_rate IS 'Share of sessions given a coupon';
+
+    CREATE VIEW coupon.budget AS
+    SELECT c.campaign, s.unit, s.day, s.granted, coalesce(p.available, s.granted) AS available,
+        coalesce(k.held, 0) AS held, CASE s.unit WHEN 'coupons' THEN coalesce(k.coupons, 0) + coalesce(t.issued, 0)
+            ELSE coalesce(k.spent, 0) + coalesce(t.spent, 0) END AS spent,
+        CASE s.unit WHEN 'money' THEN c.currency END AS currency
+    FROM coupon.campaign c
+    CROSS JOIN LATERAL (VALUES ('money', NULL::date, c.budget), ('coupons', NULL, c.coupons),
+        ('money', coupon.budget_date(c.time_zone), c.budget_day),
+        ('coupons', coupon.budget_date(c.time_zone), c.coupons_day)) s(unit, day, granted)
+    LEFT JOIN LATERAL (SELECT sum(u.amount) AS available FROM coupon.purse u
+        WHERE u.campaign = c.campaign AND u.unit = s.unit AND u.day = coalesce(s.day, '-infinity')) p ON true
+    LEFT JOIN LATERAL (SELECT count(*) AS coupons, CASE s.unit WHEN 'money' THEN sum(u.held) END AS held,
+            sum(u.discount_amount) FILTER (WHERE u.state = 'redeemed') AS spent FROM coupon.coupon u
+        WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.budget_day = s.day)) k ON true
+    LEFT JOIN LATERAL (SELECT sum(u.issued) AS issued, sum(u.spent) AS spent FROM coupon.total u
+        WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.day = s.day)) t ON true
+    WHERE s.granted IS NOT NULL;
+    COMMENT ON VIEW coupon.budget IS 'What every budget of a campaign stands at: granted = available + held + spent, at every instant';
+    COMMENT ON COLUMN coupon.budget.campaign IS 'The campaign';
+    COMMENT ON COLUMN coupon.budget.unit IS 'money, or the number of coupons';
+    COMMENT ON COLUMN coupon.budget.day IS 'Today in the campaign''s time zone; NULL: the whole campaign';
+    COMMENT ON COLUMN coupon.budget.granted IS 'The budget';
+    COMMENT ON COLUMN coupon.budget.available IS 'What can still be given';
+    COMMENT ON COLUMN coupon.budget.held IS 'Worst case of the coupons that are out';
+    COMMENT ON COLUMN coupon.budget.spent IS 'Taken off orders; or coupons issued';
+    COMMENT ON COLUMN coupon.budget.currency IS 'Currency of money';
 
     CREATE VIEW coupon.best_trial AS
     SELECT t.study, t.trials, t.failed, t.at, b.trial, b.spec, b.loss, b.auroc, b.since, b.until, b.seed

@@ -24,11 +24,11 @@ COMMENT ON TYPE coupon.page_view IS 'One page view as the churn model reads it; 
 
 CREATE TYPE coupon.offer AS (
     code text, category text, discount numeric, issued_at timestamptz, expires_at timestamptz,
-    display_seconds int, campaign text, message text);
-COMMENT ON TYPE coupon.offer IS 'What a pop-up needs: the code, its category and discount (percent), and how long it shows and holds';
+    display_seconds int, campaign text, message text, unit text, currency text);
+COMMENT ON TYPE coupon.offer IS 'What a pop-up needs: the code, its category and discount (percent, or money of the currency), and how long it shows and holds';
 
 CREATE TYPE coupon.redemption AS (status text, reason text, discount numeric);
-COMMENT ON TYPE coupon.redemption IS 'The answer to a presented code: redeemed, refused or released, why, and the discount in money';
+COMMENT ON TYPE coupon.redemption IS 'The answer to a presented code: shown, dismissed, reserved, redeemed, released or refused, why, and the discount in money';
 
 CREATE TYPE coupon.training_step AS (
     version bigint, stage text, segment int, step int, loss float8, tune_loss float8, auroc float8, auprc float8,

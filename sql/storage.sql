@@ -65,6 +65,7 @@ BEGIN
         WITH (fillfactor = 60, toast_tuple_target = 8160);
     ALTER TABLE coupon.session ALTER COLUMN state SET STORAGE EXTERNAL;
     CREATE INDEX session_customer ON coupon.session (customer) WHERE customer IS NOT NULL;
+    CREATE INDEX session_started ON coupon.session (started_at);
     COMMENT ON TABLE coupon.session IS 'One row a session, advanced by each click';
     COMMENT ON COLUMN coupon.session.segment IS 'The customer''s segment at the first view; 0 = unknown or anonymous';
     COMMENT ON COLUMN coupon.session.version IS 'The model version the session began with; NULL when there was none, and then it is never scored';
@@ -137,77 +138,10 @@ BEGIN
         PRIMARY KEY (version, segment), UNIQUE (version, name));
     COMMENT ON TABLE coupon.segment_name IS 'Names that people gave to segments; coupon.name_segment() writes it';
 
-    CREATE TABLE coupon.campaign (
-        campaign text PRIMARY KEY CHECK (campaign <> ''),
-        state text NOT NULL DEFAULT 'draft' CHECK (state IN ('draft', 'shadow', 'live', 'paused', 'ended')),
-        discount numeric NOT NULL DEFAULT 10 CHECK (discount > 0 AND discount <= 100),
-        valid_for interval NOT NULL DEFAULT '2 hours' CHECK (valid_for > interval '0'),
-        display_seconds int NOT NULL DEFAULT 6 CHECK (display_seconds > 0),
-        target float8 NOT NULL DEFAULT 0.0134 CHECK (target >= 0.001 AND target <= 0.5),
-        holdout float8 NOT NULL DEFAULT 0.2 CHECK (holdout >= 0.05 AND holdout < 1),
-        holdout_next float8 CHECK (holdout_next >= 0.05 AND holdout_next < 1), holdout_from timestamptz,
-        message text NOT NULL DEFAULT '{discount} % off {category}, for you, for the next {hours} hours',
-        salt text NOT NULL DEFAULT gen_random_uuid()::text,
-        priority int NOT NULL DEFAULT 0, live_since timestamptz);
-    COMMENT ON TABLE coupon.campaign IS 'What is given to whom; shadow decides and logs everything and issues nothing';
-    COMMENT ON COLUMN coupon.campaign.discount IS 'Percent off one category';
-    COMMENT ON COLUMN coupon.campaign.target IS 'Share of all sessions that should become eligible';
-    COMMENT ON COLUMN coupon.campaign.holdout IS 'Share of eligible sessions that get nothing, so that the effect can be measured';
-    COMMENT ON COLUMN coupon.campaign.holdout_next IS 'The share that counts from holdout_from on: a live campaign changes it at the start of a day (UTC)';
-    COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s';
-    CREATE TRIGGER campaign_state BEFORE INSERT OR UPDATE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign_state();
-
-    CREATE TABLE coupon.arm (
-        campaign text REFERENCES coupon.campaign ON UPDATE CASCADE ON DELETE CASCADE, arm text CHECK (arm <> ''),
-        policy text NOT NULL CHECK (policy IN ('at_risk', 'risk', 'random')),
-        segments boolean NOT NULL DEFAULT true, ranking text NOT NULL DEFAULT 'personal'
-            CHECK (ranking IN ('personal', 'popular')),
-        share float8 NOT NULL CHECK (share > 0 AND share <= 1), PRIMARY KEY (campaign, arm));
-    COMMENT ON TABLE coupon.arm IS 'The scenarios a campaign compares; every session is assigned to one by hash at its first view';
-    COMMENT ON COLUMN coupon.arm.segments IS 'Whether the churn model of the session''s segment scores, or the pooled one';
-    COMMENT ON COLUMN coupon.arm.share IS 'Share of sessions; the shares of a campaign are taken in proportion';
-
-    CREATE TABLE coupon.decision (
-        session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
-        ranking text NOT NULL, customer text, decided_at timestamptz NOT NULL, clicked_at timestamptz NOT NULL,
-        view int NOT NULL, segment int NOT NULL, version bigint NOT NULL, churn float8, interest float8, eta float8,
-        tau float8, target float8 NOT NULL, arm_draw float8 NOT NULL, arm_probability float8 NOT NULL,
-        issue_draw float8 NOT NULL, issue_probability float8 NOT NULL, category text, categories jsonb NOT NULL,
-        outcome text NOT NULL CHECK (outcome IN ('issued', 'held out', 'shadow')), reason text NOT NULL,
-        PRIMARY KEY (session, campaign));
-    COMMENT ON TABLE coupon.decision IS 'One row when a session first becomes eligible, given a coupon or not: what honest measurement needs';
-    COMMENT ON COLUMN coupon.decision.decided_at IS 'coupon.clock() at the decision';
-    COMMENT ON COLUMN coupon.decision.arm_draw IS 'The uniform draw that chose the arm; issue_draw the one that issues or holds out';
-    COMMENT ON COLUMN coupon.decision.arm_probability IS 'Probability with which the session was put into this arm';
-    COMMENT ON COLUMN coupon.decision.issue_probability IS 'Probability of being issued once eligible; 0 in shadow';
-
-    CREATE TABLE coupon.coupon (
-        session text, id uuid DEFAULT gen_random_uuid(), code text NOT NULL UNIQUE, campaign text NOT NULL,
-        customer text, category text, discount numeric NOT NULL, message text NOT NULL, display_seconds int NOT NULL,
-        issued_at timestamptz NOT NULL, expires_at timestamptz NOT NULL, closed_at timestamptz,
-        redeemed_at timestamptz, order_id text, order_amount numeric, discount_amount numeric,
-        PRIMARY KEY (session, id), CHECK ((redeemed_at IS NULL) = (order_id IS NULL)),
-        CHECK (redeemed_at IS NULL OR closed_at IS NOT NULL));
-    CREATE UNIQUE INDEX coupon_live ON coupon.coupon (session) WHERE closed_at IS NULL;
-    CREATE INDEX coupon_expires ON coupon.coupon (expires_at) WHERE closed_at IS NULL;
-    COMMENT ON TABLE coupon.coupon IS 'Coupons with the terms they were issued under; live while closed_at IS NULL';
-    COMMENT ON INDEX coupon.coupon_live IS 'At most one live coupon a session';
-
-    CREATE TABLE coupon.attempt (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, session text, coupon uuid,
-        order_id text, order_amount numeric, status text NOT NULL, reason text NOT NULL);
-    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not';
+    PERFORM coupon.create_campaign_storage_1();
 
     CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.deployment
         FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
-    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
-    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
-
-    INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
-    INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
 
     PERFORM coupon.watch('coupon.click', '{"session": "session", "at": "at", "kind": "kind", "customer": "customer",
         "page": "page", "category": "category", "product": "product", "quantity": "quantity", "price": "price",
@@ -224,32 +158,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coupon.revise() IS 'Trigger: a campaign, an arm or a deployment changed';
-
-CREATE FUNCTION coupon.check_campaign_state() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    was text := CASE WHEN TG_OP = 'UPDATE' THEN OLD.state ELSE 'draft' END;
-BEGIN
-    IF was <> NEW.state AND NOT coalesce(NEW.state = ANY (CASE was
-            WHEN 'draft' THEN '{shadow,live,ended}'::text[]
-            WHEN 'shadow' THEN '{live,paused,ended}'
-            WHEN 'live' THEN '{paused,ended}'
-            WHEN 'paused' THEN '{shadow,live,ended}' END), false) THEN
-        RAISE EXCEPTION 'campaign "%" cannot go from % to %', NEW.campaign, was, NEW.state
-            USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = 'A campaign goes draft → shadow → live → paused → ended; paused goes back to shadow or live.';
-    END IF;
-    -- Within a day all eligible sessions are drawn with one probability, or the day's comparison mixes two.
-    IF TG_OP = 'UPDATE' AND was = 'live' AND NEW.holdout <> OLD.holdout THEN
-        NEW.holdout_next := NEW.holdout;
-        NEW.holdout_from := (date_trunc('day', coupon.clock() AT TIME ZONE 'UTC') + interval '1 day') AT TIME ZONE 'UTC';
-        NEW.holdout := CASE WHEN OLD.holdout_from <= coupon.clock() THEN OLD.holdout_next ELSE OLD.holdout END;
-        RAISE NOTICE 'campaign "%" is live: its hold-out share changes at the start of the next day (UTC)', NEW.campaign;
-    END IF;
-    IF NEW.state = 'live' AND was <> 'live' THEN
-        NEW.live_since := coalesce(NEW.live_since, coupon.clock());
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION coupon.check_campaign_state() IS 'Trigger: a campaign''s state only moves the way it may';

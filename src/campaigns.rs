@@ -24,6 +24,12 @@ pub struct Campaign {
     holdout: f64,
     /// The share that counts from a time on.
     holdout_next: Option<(f64, i64)>,
+    /// It decides only about sessions for which fewer campaigns have decided before.
+    pub per_session: usize,
+    /// The categories it gives; none: all.
+    pub categories: Option<Vec<String>>,
+    /// It asks for the zone of the last click.
+    pub zoned: bool,
     pub salt: String,
     pub arms: Vec<Arm>,
     shares: Vec<f64>,
@@ -51,7 +57,7 @@ pub fn read(client: &SpiClient) -> Campaigns {
     let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
                array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
                array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm), \
-               c.holdout_next, c.holdout_from \
+               c.holdout_next, c.holdout_from, c.per_session, c.categories, c.zones IS NOT NULL \
                FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.state IN ('shadow', 'live') \
                GROUP BY c.campaign ORDER BY c.priority DESC, c.campaign";
     let campaign = |row: SpiHeapTupleData| {
@@ -72,6 +78,9 @@ pub fn read(client: &SpiClient) -> Campaigns {
             arms: arms.map(arm).collect::<Option<_>>()?,
             shares: spi(row.get(10))?,
             holdout_next: spi(row.get(11)).zip(spi(row.get::<TimestampWithTimeZone>(12)).map(i64::from)),
+            per_session: spi(row.get::<i32>(13))? as usize,
+            categories: spi(row.get(14)),
+            zoned: spi(row.get(15))?,
             drawn: RefCell::default(),
             thresholds: RefCell::default(),
         }))

@@ -77,10 +77,11 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         issue::fresh(live.last_at, clock),
         format!("{age:.0} s old, at most {limit:.0} s"),
     );
-    say(None, "nothing was decided yet", live.decided.is_empty(), format!("decided by: {}", live.decided.join(", ")));
     if campaigns.is_empty() {
         say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
     }
+    let profile = live.customer.as_deref().map(|c| issue::profile(client, &version, c)).unwrap_or_default();
+    let zone = rows::last_zone(client, session, campaigns);
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
         let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
@@ -109,6 +110,12 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
                 say(name, "drawn", eligible(&t, &m), detail);
             }
         }
+        let ranked = issue::ranked(&version, live.segment, &profile, &live.visit.categories(), campaign, at);
+        let of = (live.session.as_str(), live.customer.as_deref(), live.segment, zone.as_deref());
+        match issue::admit(client, campaign, of, &ranked).stopped {
+            Some((rule, detail)) => say(name, &format!("rule {rule}"), false, detail),
+            None => say(name, "all rules", true, "hours, limits, stock, budget and the others hold".into()),
+        };
         let detail = if campaign.live {
             format!("{:.0} % of eligible sessions are held out", 100.0 * campaign.holdout(clock))
         } else {

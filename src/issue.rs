@@ -25,14 +25,10 @@ pub fn fresh(at: i64, clock: i64) -> bool {
     at <= clock && clock.saturating_sub(at) <= settings::max_click_age()
 }
 
-/// A session that has just become eligible.
+/// A session that some campaign's policy wants.
 pub struct Due {
     pub session: String,
-    campaign: Rc<Campaign>,
-    arm: usize,
-    arm_draw: f64,
-    arm_probability: f64,
-    thresholds: Rc<Thresholds>,
+    candidates: Vec<Candidate>,
     version: Rc<Decoded>,
     customer: Option<String>,
     clicked_at: i64,
@@ -40,7 +36,23 @@ pub struct Due {
     segment: u32,
     churn: Option<f64>,
     interest: Option<f64>,
+    zone: Option<String>,
     categories: SessionCategories,
+}
+
+/// A campaign whose policy wants it, in the order in which they are asked.
+struct Candidate {
+    campaign: Rc<Campaign>,
+    draws: Draws,
+    thresholds: Rc<Thresholds>,
+}
+
+/// What a campaign's rules say to a session: `coupon.admit`.
+pub struct Admitted {
+    /// The first rule that stops it, and how things stand.
+    pub stopped: Option<(String, String)>,
+    category: Option<String>,
+    pace: f64,
 }
 
 pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
@@ -52,74 +64,196 @@ pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
     }
 }
 
-/// The first campaign that finds the session eligible now. The first decision takes a session: no other follows.
-pub fn due(campaigns: &Campaigns, live: &mut Live, clicked_at: i64) -> Option<Due> {
+/// What the policies of the running campaigns make of the session now; their rules are asked in [`decide`].
+pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&str>) -> Option<Due> {
     let version = live.version.clone()?;
-    let early = live.visit.views < version.version.plan.segments.min_views;
-    if early || live.visit.frozen || !live.decided.is_empty() {
+    if live.visit.views < version.version.plan.segments.min_views || live.visit.frozen {
         return None;
     }
+    let mut candidates = Vec::new();
     for campaign in campaigns {
-        let Draws { arm, arm_draw, arm_probability, .. } = campaign.draws(&live.session);
-        let thresholds = campaign.thresholds(arm, &version);
+        if live.decided.len() >= campaign.per_session || live.decided.contains(&campaign.name) {
+            continue;
+        }
+        let draws = campaign.draws(&live.session);
+        let thresholds = campaign.thresholds(draws.arm, &version);
         if eligible(&thresholds, &moment(live, campaign)) {
-            live.decided.push(campaign.name.clone());
-            return Some(Due {
-                session: live.session.clone(),
-                campaign: campaign.clone(),
-                arm,
-                arm_draw,
-                arm_probability,
-                thresholds,
-                customer: live.customer.clone(),
-                clicked_at,
-                view: live.visit.views,
-                segment: live.segment,
-                churn: live.visit.churn,
-                interest: live.visit.interest,
-                categories: live.visit.categories(),
-                version,
-            });
+            candidates.push(Candidate { campaign: campaign.clone(), draws, thresholds });
         }
     }
-    None
+    if candidates.is_empty() {
+        return None;
+    }
+    Some(Due {
+        session: live.session.clone(),
+        candidates,
+        customer: live.customer.clone(),
+        clicked_at,
+        view: live.visit.views,
+        segment: live.segment,
+        churn: live.visit.churn,
+        interest: live.visit.interest,
+        zone: zone.map(Into::into),
+        categories: live.visit.categories(),
+        version,
+    })
 }
 
-/// Writes the decision and, as the last step after all rules, draws: issue or hold out.
+/// Asks the rules of each campaign in turn; the first that has none against it decides about the session. The draw,
+/// issue or hold out, comes last.
 pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
-    let (campaign, arm) = (&due.campaign, &due.campaign.arms[due.arm]);
     let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
-    let rank = &due.version.version.rank;
-    let ranked = if arm.popular {
-        rank.rank(0, &[], &SessionCategories::default(), KEPT)
+    for candidate in &due.candidates {
+        let campaign = &candidate.campaign;
+        let ranked = ranked(&due.version, due.segment, &profile, &due.categories, campaign, candidate.draws.arm);
+        let of = (due.session.as_str(), due.customer.as_deref(), due.segment, due.zone.as_deref());
+        let admitted = admit(client, campaign, of, &ranked);
+        if decide_one(client, due, candidate, &ranked, admitted, clock) {
+            return;
+        }
+    }
+}
+
+/// The categories a campaign may give, best first, with score and alpha.
+pub fn ranked(
+    version: &Decoded,
+    segment: u32,
+    profile: &[(u32, f64)],
+    seen: &SessionCategories,
+    campaign: &Campaign,
+    arm: usize,
+) -> Vec<(String, f64, f64)> {
+    let rank = &version.version.rank;
+    let most = if campaign.categories.is_some() { rank.categories.len() } else { KEPT };
+    let ranked = if campaign.arms[arm].popular {
+        rank.rank(0, &[], &SessionCategories::default(), most)
     } else {
-        rank.rank(due.segment, &profile, &due.categories, KEPT)
+        rank.rank(segment, profile, seen, most)
     };
-    let categories: Vec<_> = ranked
-        .iter()
-        .map(|r| json!({"category": rank.categories[r.category as usize], "score": r.score, "alpha": r.alpha}))
-        .collect();
-    let category = ranked.first().map(|r| rank.categories[r.category as usize].clone());
+    let named = ranked.iter().map(|r| (rank.categories[r.category as usize].clone(), r.score, r.alpha));
+    let given = |(name, _, _): &(String, f64, f64)| campaign.categories.as_ref().is_none_or(|c| c.contains(name));
+    named.filter(given).take(KEPT).collect()
+}
+
+/// Asks a campaign's rules about a session: its name, customer, segment and zone. Changes nothing.
+pub fn admit(
+    client: &SpiClient,
+    campaign: &Campaign,
+    (session, customer, segment, zone): (&str, Option<&str>, u32, Option<&str>),
+    ranked: &[(String, f64, f64)],
+) -> Admitted {
+    let sql = "SELECT rule, detail, category, pace FROM coupon.admit($1, $2, $3, $4, $5, $6)";
+    use pg_sys::BuiltinOid::*;
+    let types = [TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID];
+    let names: Vec<&str> = ranked.iter().map(|r| r.0.as_str()).collect();
+    let args = [
+        campaign.name.as_str().into(),
+        session.into(),
+        customer.into(),
+        (segment as i32).into(),
+        zone.into(),
+        names.into(),
+    ];
+    let rows = spi(client.select(statement(client, sql, &types.map(Into::into)), Some(1), &args)).first();
+    let rule: Option<String> = spi(rows.get(1));
+    Admitted {
+        stopped: rule.map(|rule| (rule, spi(rows.get(2)).unwrap_or_default())),
+        category: spi(rows.get(3)),
+        pace: spi(rows.get(4)).unwrap_or(1.0),
+    }
+}
+
+/// What a decision comes to.
+struct Outcome<'a> {
+    name: &'a str,
+    reason: &'a str,
+    probability: f64,
+    draw: f64,
+    pace: f64,
+    category: Option<&'a str>,
+    ranked: &'a [(String, f64, f64)],
+}
+
+/// Whether the campaign decided: it does not where a rule or another transaction stopped it, which is noted once.
+fn decide_one(
+    client: &mut SpiClient,
+    due: &Due,
+    candidate: &Candidate,
+    ranked: &[(String, f64, f64)],
+    admitted: Admitted,
+    clock: i64,
+) -> bool {
+    let campaign = &candidate.campaign;
+    let draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
+    let category = admitted.category.as_deref();
+    let pace = admitted.pace;
+    let stopped = Outcome { name: "stopped", reason: "", probability: 0.0, draw, pace, category, ranked };
+    if let Some((rule, _)) = &admitted.stopped {
+        note(client, due, candidate, &Outcome { reason: rule, ..stopped }, clock);
+        return false;
+    }
     let blind = due.version.version.churn.is_none();
-    let issue_draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
     let probability = match (campaign.live, blind) {
         (false, _) => 0.0,
-        (true, false) => 1.0 - campaign.holdout(clock),
-        (true, true) => 1.0 - BLIND_HOLDOUT,
+        (true, false) => pace * (1.0 - campaign.holdout(clock)),
+        (true, true) => pace * (1.0 - BLIND_HOLDOUT),
     };
-    let outcome = match campaign.live {
+    let issued = draw < probability;
+    if campaign.live {
+        let sql = "SELECT coupon.claim($1, $2, $3, $4)";
+        use pg_sys::BuiltinOid::*;
+        let prepared = statement(client, sql, &[TEXTOID, TEXTOID, TEXTOID, BOOLOID].map(Into::into));
+        let args = [
+            campaign.name.as_str().into(),
+            due.session.as_str().into(),
+            due.customer.as_deref().into(),
+            issued.into(),
+        ];
+        let held: Option<String> = spi(spi(client.update(prepared, Some(1), &args)).first().get_one());
+        if let Some(by) = held {
+            note(client, due, candidate, &Outcome { reason: &by, ..stopped }, clock);
+            return false;
+        }
+    }
+    let name = match campaign.live {
         false => "shadow",
-        true if issue_draw < probability => "issued",
+        true if issued => "issued",
         true => "held out",
     };
     let reason = if blind { "no churn model: policy random" } else { "eligible" };
+    note(client, due, candidate, &Outcome { name, reason, probability, ..stopped }, clock);
+    if name == "issued" {
+        issue(client, due, campaign, category, clock);
+    }
+    true
+}
+
+/// Writes the decision. One that was stopped gives way to the one that was not; the first stop is kept.
+fn note(client: &mut SpiClient, due: &Due, candidate: &Candidate, outcome: &Outcome, clock: i64) {
+    let (campaign, draws, t) = (&candidate.campaign, &candidate.draws, &candidate.thresholds);
+    let arm = &campaign.arms[draws.arm];
+    let stopped = outcome.name == "stopped";
+    if !stopped {
+        let sql = "DELETE FROM coupon.decision WHERE session = $1 AND campaign = $2 AND outcome = 'stopped'";
+        let types = [PgBuiltInOids::TEXTOID.into(), PgBuiltInOids::TEXTOID.into()];
+        let args = [due.session.as_str().into(), campaign.name.as_str().into()];
+        spi(client.update(statement(client, sql, &types), None, &args));
+    }
     let sql = "WITH d AS (INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
                decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_draw, \
-               arm_probability, issue_draw, issue_probability, category, categories, outcome, reason) \
+               arm_probability, issue_draw, issue_probability, pace, category, categories, outcome, reason) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-               $22, $23, $24, $25) ON CONFLICT DO NOTHING RETURNING session) \
-               UPDATE coupon.session s SET decided = array_append(s.decided, $2) FROM d WHERE s.session = d.session";
-    let t = &due.thresholds;
+               $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING RETURNING session) \
+               UPDATE coupon.session s SET decided = array_append(s.decided, $2) FROM d \
+               WHERE s.session = d.session AND $25 <> 'stopped'";
+    let scored = |(name, score, alpha): &(String, f64, f64)| json!({"category": name, "score": score, "alpha": alpha});
+    let categories: Vec<_> = outcome.ranked.iter().map(scored).collect();
+    use pg_sys::BuiltinOid::*;
+    let types = [
+        TEXTOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT4OID,
+        INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
+        FLOAT8OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID,
+    ];
     let args = [
         due.session.as_str().into(),
         campaign.name.as_str().into(),
@@ -127,7 +261,7 @@ pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
         t.policy.name().into(),
         arm.segments.into(),
         (if arm.popular { "popular" } else { "personal" }).into(),
-        due.customer.clone().into(),
+        due.customer.as_deref().into(),
         micros(clock).into(),
         micros(due.clicked_at).into(),
         (due.view as i32).into(),
@@ -138,40 +272,45 @@ pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
         t.eta.into(),
         t.tau.into(),
         t.target.into(),
-        due.arm_draw.into(),
-        due.arm_probability.into(),
-        issue_draw.into(),
-        probability.into(),
-        category.clone().into(),
+        draws.arm_draw.into(),
+        draws.arm_probability.into(),
+        outcome.draw.into(),
+        outcome.probability.into(),
+        outcome.pace.into(),
+        outcome.category.into(),
         JsonB(json!(categories)).into(),
-        outcome.into(),
-        reason.into(),
+        outcome.name.into(),
+        outcome.reason.into(),
     ];
-    let written = spi(client.update(sql, None, &args)).len();
-    if written == 1 && outcome == "issued" {
-        issue(client, due, category, clock);
-    }
+    spi(client.update(statement(client, sql, &types.map(Into::into)), None, &args));
 }
 
-fn issue(client: &mut SpiClient, due: &Due, category: Option<String>, clock: i64) {
-    let expired = "UPDATE coupon.coupon SET closed_at = expires_at \
-                   WHERE session = $1 AND closed_at IS NULL AND expires_at <= $2";
-    spi(client.update(expired, None, &[due.session.as_str().into(), micros(clock).into()]));
-    let sql = "INSERT INTO coupon.coupon (session, code, campaign, customer, category, discount, message, \
-               display_seconds, issued_at, expires_at) \
-               SELECT $1, $2, c.campaign, $3, $4, c.discount, replace(replace(replace(c.message, \
-               '{discount}', trim_scale(c.discount)::text), '{category}', coalesce($4, 'everything')), \
-               '{hours}', trim_scale(round(extract(epoch FROM c.valid_for) / 3600, 1))::text), \
-               c.display_seconds, $5, $5 + c.valid_for FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
+/// The campaign's terms are copied onto the coupon and never change after. A code that is stored hashed is drawn when it
+/// is first shown.
+fn issue(client: &mut SpiClient, due: &Due, campaign: &Campaign, category: Option<&str>, clock: i64) {
+    let sql = "INSERT INTO coupon.coupon (session, code, campaign, customer, category, discount, unit, currency, \
+               max_discount, minimum_basket, exclusive, stacking, bearer, hashed, message, display_seconds, issued_at, \
+               expires_at, held, budget_day) \
+               SELECT $1, CASE WHEN NOT c.hashed THEN $2 END, c.campaign, $3, $4, c.discount, c.unit, c.currency, \
+               c.max_discount, c.minimum_basket, c.exclusive, c.stacking, c.bearer, c.hashed, \
+               replace(replace(replace(c.message, '{discount}', trim_scale(c.discount)::text || ' ' || \
+               CASE c.unit WHEN 'percent' THEN '%' ELSE c.currency END), '{category}', coalesce($4, 'everything')), \
+               '{hours}', trim_scale(round(extract(epoch FROM c.valid_for) / 3600, 1))::text), c.display_seconds, $5, \
+               $5 + c.valid_for, CASE WHEN num_nonnulls(c.budget, c.budget_day) > 0 \
+               THEN coupon.worst_case(c.discount, c.unit, c.max_discount) END, coupon.budget_date(c.time_zone) \
+               FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
+    use pg_sys::BuiltinOid::*;
+    let types = [TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID];
     let args = [
         due.session.as_str().into(),
-        code::encode(random_bits()).into(),
-        due.customer.clone().into(),
+        new_code().into(),
+        due.customer.as_deref().into(),
         category.into(),
         micros(clock).into(),
-        due.campaign.name.as_str().into(),
+        campaign.name.as_str().into(),
     ];
-    let id: Option<String> = spi(spi(client.update(sql, None, &args)).first().get_one());
+    let prepared = statement(client, sql, &types.map(Into::into));
+    let id: Option<String> = spi(spi(client.update(prepared, None, &args)).first().get_one());
     if settings::notify() {
         spi(client.select("SELECT pg_notify('coupon_issued', $1)", None, &[id.into()]));
     }
@@ -212,6 +351,11 @@ fn consider(session: &str) {
         guard::warn(&caught);
         crate::fault::record("issue_coupon", Some(session), &caught);
     }
+}
+
+#[pg_extern(sql = false)]
+fn new_code() -> String {
+    code::encode(random_bits())
 }
 
 #[pg_extern(sql = false)]

@@ -1,6 +1,7 @@
 //! The rows of coupon.session: read and locked together with what a statement needs to know, and written back.
 
 use crate::cache::{Decoded, statement};
+use crate::campaigns::Campaigns;
 use crate::direct;
 use crate::error::{ok, spi};
 use crate::guard::{with_lock_timeout, with_setting};
@@ -314,6 +315,12 @@ pub fn stored_clicks(client: &SpiClient, session: &str) -> Vec<Click> {
         })
     };
     rows.filter_map(click).collect()
+}
+
+/// The zone of a session's last click, where some campaign asks for it: only the log knows.
+pub fn last_zone(client: &SpiClient, session: &str, campaigns: &Campaigns) -> Option<String> {
+    let asked = campaigns.iter().any(|c| c.zoned);
+    if asked { stored_clicks(client, session).pop().and_then(|click| click.zone) } else { None }
 }
 
 /// A session as it is stored, unlocked, and whether it missed a click: what coupon.explain looks at.

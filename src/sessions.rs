@@ -158,7 +158,7 @@ fn take_in(live: &mut Live, click: &Click) {
 fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
     take_in(live, click);
     if decision.is_none() && issue::fresh(click.at, scene.clock) {
-        *decision = issue::due(&scene.world.campaigns, live, click.at);
+        *decision = issue::due(&scene.world.campaigns, live, click.at, click.zone.as_deref());
     }
 }
 
@@ -175,7 +175,7 @@ pub fn consider(session: &str) {
             });
         }
         let Some(found) = found.pop() else { return };
-        let mut live = match found.row {
+        let live = match found.row {
             Stored::Held => return,
             Stored::Known(live) if !found.gap && !live.swept => *live,
             Stored::New(_) if !found.gap => return,
@@ -185,9 +185,11 @@ pub fn consider(session: &str) {
             },
         };
         let last_at = live.last_at;
-        if issue::fresh(last_at, scene.clock)
-            && let Some(due) = issue::due(&scene.world.campaigns, &mut live, last_at)
-        {
+        if !issue::fresh(last_at, scene.clock) {
+            return;
+        }
+        let zone = rows::last_zone(client, session, &scene.world.campaigns);
+        if let Some(due) = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
             issue::decide(client, &due, scene.clock);
         }
     });

@@ -17,6 +17,7 @@ static ON_ERROR: GucSetting<OnError> = GucSetting::<OnError>::new(OnError::Warn)
 static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(50);
 static SESSION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1800);
 static MAX_CLICK_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
+static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(20);
 static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -70,6 +71,16 @@ pub fn define() {
         7 * 86_400,
         Suset,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"coupon_ext.max_attempts",
+        c"Codes of others that a session or customer may present within ten minutes; then all its codes are refused.",
+        c"",
+        &MAX_ATTEMPTS,
+        1,
+        1_000_000,
+        Suset,
+        none,
     );
     // SAFETY: the hook follows the contract of a string GUC's check hook; see check_clock.
     unsafe {

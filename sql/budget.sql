@@ -1,0 +1,298 @@
+-- budget: money and coupons that a campaign may still give, kept in purses so that coupons can be issued side by side.
+--
+-- What is left of a budget is the sum of its purses. Issuing takes from one that nobody holds, so two transactions wait for
+-- each other only where none is large enough; what was not used is put into any purse, or into a new one. At every instant
+-- granted = available + held + spent. Whoever moves money shares an advisory lock of the campaign; whoever changes the
+-- budget has it alone.
+CREATE FUNCTION coupon.lock_key(what text, name text) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT hashtextextended('coupon_ext ' || what || ' ' || name, 0);
+END;
+COMMENT ON FUNCTION coupon.lock_key(text, text) IS 'Key of the advisory lock of a campaign, an order or a customer';
+
+CREATE FUNCTION coupon.minor_units(currency text) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND', 'VUV',
+            'XAF', 'XOF', 'XPF') THEN 0
+        WHEN currency IN ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') THEN 3
+        ELSE 2 END;
+END;
+COMMENT ON FUNCTION coupon.minor_units(text) IS 'Decimals of a currency''s amounts (ISO 4217)';
+
+CREATE FUNCTION coupon.put(campaign text, unit text, day date, amount numeric, largest numeric, decimals int)
+    RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- None smaller than what one coupon takes; the first has what the division leaves.
+    n int := greatest(1, least(32, floor(amount / largest)));
+    size numeric := trunc(amount / n, CASE unit WHEN 'coupons' THEN 0 ELSE decimals END);
+BEGIN
+    INSERT INTO coupon.purse (campaign, unit, day, amount)
+    SELECT put.campaign, put.unit, put.day, CASE i WHEN 1 THEN put.amount - size * (n - 1) ELSE size END
+    FROM generate_series(1, n) i;
+END
+$$;
+COMMENT ON FUNCTION coupon.put(text, text, date, numeric, numeric, int) IS 'Fills purses with an amount';
+
+CREATE FUNCTION coupon.give(campaign text, unit text, day date, amount numeric) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE coupon.purse p SET amount = p.amount + give.amount WHERE p.id = (
+        SELECT x.id FROM coupon.purse x
+        WHERE x.campaign = give.campaign AND x.unit = give.unit AND x.day = give.day LIMIT 1 FOR UPDATE SKIP LOCKED);
+    IF NOT FOUND THEN
+        INSERT INTO coupon.purse (campaign, unit, day, amount) VALUES (give.campaign, give.unit, give.day, give.amount);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.give(text, text, date, numeric) IS 'Puts back what was not used; never waits';
+
+CREATE FUNCTION coupon.take(campaign text, unit text, day date, need numeric, decimals int, really boolean)
+    RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rest numeric;
+BEGIN
+    UPDATE coupon.purse p SET amount = p.amount - CASE WHEN really THEN need ELSE 0 END WHERE p.id = (
+        SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
+            AND x.amount >= need LIMIT 1 FOR UPDATE SKIP LOCKED);
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    -- None that is free is large enough: all that are free are joined, and shared out anew.
+    WITH free AS (
+        SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
+        FOR UPDATE SKIP LOCKED),
+        gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount)
+    SELECT sum(amount) INTO rest FROM gone;
+    IF rest IS NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM coupon.put(campaign, unit, day, CASE WHEN really AND rest >= need THEN rest - need ELSE rest END,
+        greatest(need, 1), decimals);
+    RETURN rest >= need;
+END
+$$;
+COMMENT ON FUNCTION coupon.take(text, text, date, numeric, int, boolean) IS 'Takes an amount out of a budget, or only looks whether it could; never waits: what other transactions hold counts as gone';
+
+CREATE FUNCTION coupon.budget_date(time_zone text) RETURNS date
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT (coupon.clock() AT TIME ZONE time_zone)::date;
+END;
+COMMENT ON FUNCTION coupon.budget_date(text) IS 'Today on the clock of coupons, in a time zone';
+
+CREATE FUNCTION coupon.worst_case(discount numeric, unit text, max_discount numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT CASE unit WHEN 'money' THEN least(discount, max_discount) ELSE max_discount END;
+END;
+COMMENT ON FUNCTION coupon.worst_case(numeric, text, numeric) IS 'The most a coupon can take off; NULL where nothing bounds it';
+
+CREATE FUNCTION coupon.committed(campaign text, unit text, day date) RETURNS numeric
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(sum(CASE committed.unit WHEN 'coupons' THEN 1 ELSE coalesce(c.held, 0)
+            + CASE c.state WHEN 'redeemed' THEN c.discount_amount ELSE 0 END END), 0)
+        + (SELECT coalesce(sum(CASE committed.unit WHEN 'coupons' THEN t.issued ELSE t.spent END), 0) FROM coupon.total t
+           WHERE t.campaign = committed.campaign AND (committed.day = '-infinity' OR t.day = committed.day))
+    FROM coupon.coupon c
+    WHERE c.campaign = committed.campaign AND (committed.day = '-infinity' OR c.budget_day = committed.day));
+END
+$$;
+COMMENT ON FUNCTION coupon.committed(text, text, date) IS 'What of a budget is spent, or held for coupons that are out';
+
+CREATE FUNCTION coupon.fill(name text, unit text, day date, granted numeric) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    used numeric;
+BEGIN
+    DELETE FROM coupon.purse p WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day;
+    IF granted IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    used := coupon.committed(name, unit, day);
+    IF used > granted THEN
+        RAISE EXCEPTION 'campaign "%" has committed more than that already', name
+            USING ERRCODE = 'check_violation',
+                DETAIL = format('%s %s %s: spent, or held for coupons that are out.', trim_scale(used),
+                    CASE unit WHEN 'money' THEN c.currency ELSE unit END,
+                    CASE day WHEN '-infinity' THEN 'in all' ELSE 'on ' || day END),
+                HINT = 'Pause the campaign; what is held comes back as coupons expire (coupon.sweep).';
+    END IF;
+    PERFORM coupon.put(name, unit, day, granted - used,
+        CASE unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
+        coupon.minor_units(c.currency));
+END
+$$;
+COMMENT ON FUNCTION coupon.fill(text, text, date, numeric) IS 'Fills a budget''s purses anew with what is not committed; the caller has the campaign''s lock alone, or opens a day';
+
+CREATE FUNCTION coupon.fund() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    today date;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day)
+        IS NOT DISTINCT FROM (OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day) THEN
+        RETURN NULL;
+    END IF;
+    -- Under another level the coupons issued meanwhile would not be seen.
+    IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a budget is changed in READ COMMITTED only' USING ERRCODE = 'active_sql_transaction';
+    END IF;
+    today := coupon.budget_date(NEW.time_zone);
+    PERFORM pg_advisory_xact_lock(coupon.lock_key('campaign', NEW.campaign));
+    IF TG_OP = 'UPDATE' AND coalesce(OLD.budget, OLD.budget_day) IS NULL AND coalesce(NEW.budget, NEW.budget_day) IS NOT NULL THEN
+        -- Coupons that were issued without a budget are held for from now on.
+        IF EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = NEW.campaign AND c.closed_at IS NULL
+                AND coupon.worst_case(c.discount, c.unit, c.max_discount) IS NULL) THEN
+            RAISE EXCEPTION 'campaign "%" has coupons out that nothing bounds', NEW.campaign
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                    DETAIL = 'They were issued in percent without a max_discount, so no money can be held for them.',
+                    HINT = 'Pause the campaign and set the budget when they are redeemed or expired.';
+        END IF;
+        UPDATE coupon.coupon c SET
+            held = CASE WHEN c.closed_at IS NULL THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 0 END
+        WHERE c.campaign = NEW.campaign AND c.held IS NULL;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.campaign <> OLD.campaign THEN
+        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
+    END IF;
+    PERFORM coupon.fill(NEW.campaign, 'money', '-infinity', NEW.budget);
+    PERFORM coupon.fill(NEW.campaign, 'coupons', '-infinity', NEW.coupons);
+    PERFORM coupon.fill(NEW.campaign, 'money', today, NEW.budget_day);
+    PERFORM coupon.fill(NEW.campaign, 'coupons', today, NEW.coupons_day);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.fund() IS 'Trigger: fills a campaign''s purses when its budgets change';
+
+CREATE FUNCTION coupon.available(campaign text, unit text, day date) RETURNS numeric
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT sum(p.amount) FROM coupon.purse p
+        WHERE p.campaign = available.campaign AND p.unit = available.unit AND p.day = available.day);
+END
+$$;
+COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL for a day that nothing was issued on yet';
+
+CREATE FUNCTION coupon.claim_budget(name text, really boolean) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    today date;
+    need numeric;
+    decimals int;
+    units text[];
+    days date[];
+    needs numeric[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
+        RETURN false;
+    END IF;
+    -- Read after the lock: the budgets are those that the purses are of.
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) = 0 THEN
+        RETURN true;
+    END IF;
+    today := coupon.budget_date(c.time_zone);
+    need := coupon.worst_case(c.discount, c.unit, c.max_discount);
+    decimals := coupon.minor_units(c.currency);
+    IF NOT coupon.open_day(name, today, c.coupons_day, c.budget_day) THEN
+        RETURN false;
+    END IF;
+    SELECT array_agg(s.unit), array_agg(s.day), array_agg(s.need) INTO units, days, needs
+    FROM (VALUES (c.budget, 'money', '-infinity'::date, need), (c.budget_day, 'money', today, need),
+        (c.coupons, 'coupons', '-infinity', 1), (c.coupons_day, 'coupons', today, 1)) s(granted, unit, day, need)
+    WHERE s.granted IS NOT NULL;
+    FOR i IN 1 .. cardinality(units) LOOP
+        CONTINUE WHEN coupon.take(name, units[i], days[i], needs[i], decimals, really);
+        FOR j IN 1 .. i - 1 LOOP
+            IF really THEN
+                PERFORM coupon.give(name, units[j], days[j], needs[j]);
+            END IF;
+        END LOOP;
+        RETURN false;
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and its worst case out of all budgets of a campaign, or only looks whether it could; never waits';
+
+CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    scope record;
+BEGIN
+    FOR scope IN SELECT * FROM (VALUES (coupons_day, 'coupons'), (budget_day, 'money')) s(granted, unit)
+        WHERE granted IS NOT NULL AND NOT EXISTS (
+            SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = s.unit AND p.day = today)
+    LOOP
+        -- One opens the day; for the others it has not begun yet.
+        IF NOT pg_try_advisory_xact_lock(coupon.lock_key('day of ' || scope.unit, name)) THEN
+            RETURN false;
+        END IF;
+        IF coupon.available(name, scope.unit, today) IS NULL THEN
+            PERFORM coupon.fill(name, scope.unit, today, scope.granted);
+        END IF;
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it';
+
+CREATE FUNCTION coupon.return_money(name text, day date, amount numeric) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF amount IS NULL OR amount = 0 THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM coupon.campaign c WHERE c.campaign = name AND c.budget IS NOT NULL) THEN
+        PERFORM coupon.give(name, 'money', '-infinity', amount);
+    END IF;
+    -- Where the day has purses; a day that is over takes back what was its own, too.
+    IF coupon.available(name, 'money', day) IS NOT NULL THEN
+        PERFORM coupon.give(name, 'money', day, amount);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.return_money(text, date, numeric) IS 'Money that was held for a coupon comes back to its campaign and its day; the caller shares the campaign''s lock';
+
+CREATE FUNCTION coupon.expire(name text, most int) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    closed bigint := 0;
+    back record;
+BEGIN
+    -- Before any row: whoever changes a budget holds it and waits for rows.
+    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign))
+    FROM (SELECT x.campaign FROM coupon.campaign x WHERE name IS NULL OR x.campaign = name ORDER BY 1) c;
+    FOR back IN
+        WITH due AS MATERIALIZED (
+            SELECT x.session, x.id, x.held FROM coupon.coupon x
+            WHERE x.closed_at IS NULL AND x.expires_at <= coupon.clock() AND (name IS NULL OR x.campaign = name)
+                AND NOT (x.state = 'reserved' AND x.reserved_until > coupon.clock())
+            ORDER BY x.expires_at LIMIT most FOR UPDATE SKIP LOCKED),
+        gone AS (
+            UPDATE coupon.coupon c SET closed_at = c.expires_at, state = 'expired',
+                held = CASE WHEN c.held IS NOT NULL THEN 0 END
+            FROM due WHERE c.session = due.session AND c.id = due.id
+            RETURNING c.campaign, c.budget_day, due.held)
+        SELECT campaign, budget_day, sum(held) AS held, count(*) AS n FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+    LOOP
+        closed := closed + back.n;
+        PERFORM coupon.return_money(back.campaign, back.budget_day, back.held);
+    END LOOP;
+    RETURN closed;
+END
+$$;
+COMMENT ON FUNCTION coupon.expire(text, int) IS 'Closes expired coupons of a campaign, or of all, and gives back what was held for them; passes by those that are locked';

@@ -1,0 +1,204 @@
+-- rules: what a campaign asks before it gives anything, beside the policy. Deciding and coupon.explain ask the same function.
+CREATE FUNCTION coupon.stock(category text) RETURNS numeric
+LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'stock_wrapper';
+COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none';
+
+CREATE FUNCTION coupon.watch_stock(relation regclass, category name, quantity name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF relation IS NULL OR category IS NULL OR quantity IS NULL THEN
+        RAISE EXCEPTION 'relation, category and quantity must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM coupon.create_storage();
+    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION '"%" is not a table', relation USING ERRCODE = 'wrong_object_type',
+            HINT = 'Name the table that holds the stock.';
+    END IF;
+    IF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND (a.attname = category OR a.attname = quantity
+                AND a.atttypid IN ('int2'::regtype, 'int4', 'int8', 'numeric', 'float4', 'float8'))) <> 2 THEN
+        RAISE EXCEPTION '"%" has no columns "%" and "%" with a category and a number', relation, category, quantity
+            USING ERRCODE = 'undefined_column', HINT = format('It has %s.', coupon.column_names(relation));
+    END IF;
+    IF NOT has_table_privilege(relation, 'SELECT') THEN
+        RAISE EXCEPTION 'permission denied for table %', relation USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    INSERT INTO coupon.stock_source (relation, category, quantity)
+    VALUES (watch_stock.relation, watch_stock.category, watch_stock.quantity)
+    ON CONFLICT (one) DO UPDATE SET relation = excluded.relation, category = excluded.category, quantity = excluded.quantity;
+END
+$$;
+COMMENT ON FUNCTION coupon.watch_stock(regclass, name, name) IS 'Names the shop''s table of stock: several rows of a category are added up';
+
+CREATE FUNCTION coupon.in_hours(at timestamptz, time_zone text, days int[], from_time time, to_time time) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- Over midnight, the small hours belong to the day before.
+    SELECT coalesce(CASE WHEN from_time < to_time THEN clock >= from_time AND clock < to_time
+                         ELSE clock >= from_time OR clock < to_time END, true)
+        AND coalesce(extract(isodow FROM day - CASE WHEN from_time > to_time AND clock < to_time THEN 1 ELSE 0 END)::int
+            = ANY (days), true)
+    FROM (SELECT (at AT TIME ZONE time_zone)::time AS clock, (at AT TIME ZONE time_zone)::date AS day) local;
+END;
+COMMENT ON FUNCTION coupon.in_hours(timestamptz, text, int[], time, time) IS 'Whether a moment lies within the hours and days of a time zone';
+
+CREATE FUNCTION coupon.pace(spent numeric, granted numeric, share_of_day float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- One as long as the plan holds, falling to a twentieth when an hour's share ahead of it; never 0, so that whoever was
+    -- passed over can still be weighed.
+    SELECT CASE WHEN granted > 0 THEN
+        greatest(0.05, least(1, 1 - (spent::float8 / granted::float8 - share_of_day) * 24)) ELSE 1 END;
+END;
+COMMENT ON FUNCTION coupon.pace(numeric, numeric, float8) IS 'The factor that spreads a day''s budget over the day';
+
+CREATE FUNCTION coupon.short_of(name text, unit text, day date, granted numeric, need numeric) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    free numeric := coalesce(coupon.available(name, unit, day), granted);
+BEGIN
+    IF granted IS NULL OR free >= need THEN
+        RETURN false;
+    END IF;
+    -- What expired coupons hold comes back before it is missed.
+    RETURN unit = 'coupons' OR free + (SELECT coalesce(sum(c.held), 0) FROM coupon.coupon c
+        WHERE c.campaign = name AND c.closed_at IS NULL AND c.expires_at <= coupon.clock()
+            AND (day = '-infinity' OR c.budget_day = day)) < need;
+END
+$$;
+COMMENT ON FUNCTION coupon.short_of(text, text, date, numeric, numeric) IS 'Whether a budget has not enough left for one coupon';
+
+CREATE FUNCTION coupon.admit(name text, session text, customer text, segment int, zone text, categories text[],
+    OUT rule text, OUT detail text, OUT category text, OUT pace float8)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    h record;
+    at timestamptz := coupon.clock();
+    today date;
+    need numeric;
+    share_of_day float8;
+    n bigint;
+BEGIN
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    today := coupon.budget_date(c.time_zone);
+    need := coupon.worst_case(c.discount, c.unit, c.max_discount);
+    pace := 1;
+    category := categories[1];
+
+    rule := 'starts_at'; detail := format('it starts at %s', c.starts_at);
+    IF at < c.starts_at THEN RETURN; END IF;
+    rule := 'ends_at'; detail := format('it ended at %s', c.ends_at);
+    IF at >= c.ends_at THEN RETURN; END IF;
+    rule := 'hours'; detail := format('it is %s in %s', to_char(at AT TIME ZONE c.time_zone, 'Dy HH24:MI'), c.time_zone);
+    IF NOT coupon.in_hours(at, c.time_zone, c.days, c.from_time, c.to_time) THEN RETURN; END IF;
+    rule := 'segments'; detail := format('the session is of segment %s', segment);
+    IF segment <> ALL (c.segments) THEN RETURN; END IF;
+    rule := 'zones'; detail := format('the last click was in %s', coalesce('zone ' || zone, 'no zone'));
+    IF c.zones IS NOT NULL AND (zone = ANY (c.zones)) IS NOT TRUE THEN RETURN; END IF;
+
+    rule := 'max_traffic';
+    IF c.max_traffic IS NOT NULL THEN
+        SELECT count(*) INTO n FROM (SELECT FROM coupon.session s
+            WHERE s.started_at > at - c.traffic_window LIMIT c.max_traffic + 1) s;
+        detail := format('more than %s sessions began within %s', c.max_traffic, c.traffic_window);
+        IF n > c.max_traffic THEN RETURN; END IF;
+    END IF;
+
+    rule := 'categories'; detail := 'none of its categories is ranked for this visitor';
+    IF c.categories IS NOT NULL AND category IS NULL THEN RETURN; END IF;
+    rule := 'minimum_stock';
+    IF c.minimum_stock IS NOT NULL THEN
+        SELECT k INTO category FROM unnest(categories) WITH ORDINALITY u(k, i)
+        WHERE coupon.stock(k) >= c.minimum_stock ORDER BY i LIMIT 1;
+        detail := format('none of %s has %s in stock', array_to_string(categories, ', '), c.minimum_stock);
+        IF category IS NULL THEN RETURN; END IF;
+    END IF;
+
+    rule := 'once a session'; detail := 'it has decided about the session';
+    IF EXISTS (SELECT FROM coupon.decision d WHERE d.session = admit.session AND d.campaign = name AND d.outcome <> 'stopped')
+    THEN RETURN; END IF;
+    rule := 'per_session'; detail := 'enough campaigns have decided about the session';
+    SELECT count(*) INTO n FROM coupon.decision d WHERE d.session = admit.session AND d.outcome <> 'stopped';
+    IF n >= c.per_session THEN RETURN; END IF;
+    rule := 'one live coupon'; detail := 'the session has one';
+    IF EXISTS (SELECT FROM coupon.coupon x WHERE x.session = admit.session AND x.closed_at IS NULL
+        AND (x.expires_at > at OR x.state = 'reserved' AND x.reserved_until > at)) THEN RETURN; END IF;
+    SELECT coalesce(sum(d.decisions) FILTER (WHERE d.campaign = name), 0) AS decisions, max(d.last_at) AS last_at
+    INTO h FROM coupon.holder d WHERE d.customer = admit.customer;
+    rule := 'per_customer'; detail := format('it has decided about the customer %s times', h.decisions);
+    IF h.decisions >= c.per_customer THEN RETURN; END IF;
+    rule := 'cool_down'; detail := format('the customer''s last decision was at %s', h.last_at);
+    IF h.last_at + c.cool_down > at THEN RETURN; END IF;
+
+    rule := 'budget'; detail := format('less than %s %s are left', need, c.currency);
+    IF coupon.short_of(name, 'money', '-infinity', c.budget, need) THEN RETURN; END IF;
+    rule := 'budget_day';
+    IF coupon.short_of(name, 'money', today, c.budget_day, need) THEN RETURN; END IF;
+    rule := 'coupons'; detail := format('%s are out', c.coupons);
+    IF coupon.short_of(name, 'coupons', '-infinity', c.coupons, 1) THEN RETURN; END IF;
+    rule := 'coupons_day'; detail := format('%s are out today', c.coupons_day);
+    IF coupon.short_of(name, 'coupons', today, c.coupons_day, 1) THEN RETURN; END IF;
+    rule := NULL; detail := NULL;
+
+    IF c.paced THEN
+        share_of_day := extract(epoch FROM (at AT TIME ZONE c.time_zone)::time) / 86400;
+        pace := least(
+            coupon.pace(c.budget_day - coupon.available(name, 'money', today), c.budget_day, share_of_day),
+            coupon.pace(c.coupons_day - coupon.available(name, 'coupons', today), c.coupons_day, share_of_day));
+        pace := coalesce(pace, 1);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.admit(text, text, text, int, text, text[]) IS 'The first rule that keeps a campaign from giving to a session now, NULL if none; the category it would give, and how far pacing lowers the probability. Changes nothing';
+
+CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    old record;
+    at timestamptz := coupon.clock();
+BEGIN
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    IF customer IS NOT NULL THEN
+        -- Whoever has this lock decides about the customer; nobody else waits for it, or for the row.
+        IF NOT pg_try_advisory_xact_lock(coupon.lock_key('customer', customer)) THEN
+            RETURN 'busy: customer';
+        END IF;
+        IF EXISTS (SELECT FROM coupon.holder h WHERE h.customer = claim.customer
+            AND (h.campaign = name AND h.decisions >= c.per_customer OR h.last_at + c.cool_down > at)) THEN
+            RETURN 'per_customer';
+        END IF;
+    END IF;
+    SELECT x.id, x.campaign, x.held, x.budget_day INTO old FROM coupon.coupon x
+    WHERE x.session = claim.session AND x.closed_at IS NULL;
+    IF FOUND THEN
+        IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', old.campaign)) THEN
+            RETURN 'busy: campaign';
+        END IF;
+        UPDATE coupon.coupon x SET closed_at = x.expires_at, state = 'expired', held = CASE WHEN x.held IS NOT NULL THEN 0 END
+        WHERE (x.session, x.id) = (SELECT y.session, y.id FROM coupon.coupon y
+            WHERE y.session = claim.session AND y.closed_at IS NULL AND y.expires_at <= at
+                AND NOT (y.state = 'reserved' AND y.reserved_until > at) FOR UPDATE SKIP LOCKED);
+        IF NOT FOUND THEN
+            RETURN 'busy: coupon';
+        END IF;
+        PERFORM coupon.return_money(old.campaign, old.budget_day, old.held);
+    END IF;
+    IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) > 0 AND NOT coupon.claim_budget(name, issued) THEN
+        IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
+            RETURN 'busy: campaign';
+        END IF;
+        PERFORM coupon.expire(name, 100);
+        IF NOT coupon.claim_budget(name, issued) THEN
+            RETURN 'busy: budget';
+        END IF;
+    END IF;
+    IF customer IS NOT NULL THEN
+        INSERT INTO coupon.holder AS h (campaign, customer, decisions, last_at) VALUES (name, claim.customer, 1, at)
+        ON CONFLICT ON CONSTRAINT holder_pkey DO UPDATE SET decisions = h.decisions + 1, last_at = at;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.claim(text, text, text, boolean) IS 'Takes what a decision needs: the customer''s turn and, if issued, the budget; NULL, or what other transactions hold. Never waits';

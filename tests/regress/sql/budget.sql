@@ -1,0 +1,92 @@
+-- budget: granted = available + held + spent at every step; not a cent more, not a coupon more; the day has its own.
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+SET client_min_messages = warning;
+\pset null NULL
+SET coupon_ext.clock = '2026-03-10 12:00:00';
+UPDATE coupon.campaign SET segments = NULL, cool_down = NULL, time_zone = 'Europe/Berlin', discount = 10, unit = 'percent', max_discount = 5 WHERE campaign = 'spring';
+CREATE FUNCTION adds_up() RETURNS boolean LANGUAGE sql AS $$ SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget $$;
+CREATE FUNCTION budgets() RETURNS TABLE (unit text, day date, granted numeric, available numeric, held numeric, spent numeric) LANGUAGE sql AS $$ SELECT unit, day, granted, available, held, spent FROM coupon.budget ORDER BY unit, day NULLS FIRST $$;
+-- The budget is set while coupons are out that nothing bounds: refused. Bounded ones are held for.
+SELECT count(*) > 0 AS some_are_out FROM coupon.coupon WHERE campaign = 'spring' AND closed_at IS NULL;
+SELECT left(refused('UPDATE coupon.campaign SET budget = 12 WHERE campaign = ''spring'''), 5) AS refused LIMIT 1;
+SELECT expired > 0 AS closed FROM coupon.sweep();
+SELECT session AS b0, code AS c0 FROM coupon_for('b0') \gset
+UPDATE coupon.campaign SET budget = 12 WHERE campaign = 'spring';
+SELECT * FROM budgets();
+SELECT session AS b1, code AS c1 FROM coupon_for('b1') \gset
+SELECT * FROM budgets();
+-- Two more euros are left, one coupon may cost five.
+SELECT * FROM stopped_by('b2');
+-- Redeemed for three: the rest comes back, and another can be given.
+SELECT * FROM redeem_coupon(:'c0', 'b-1', 30, :'b0');
+SELECT * FROM budgets();
+SELECT session AS b3, code AS c3 FROM coupon_for('b3') \gset
+SELECT adds_up(), available FROM coupon.budget;
+SELECT noted FROM stopped_by('b4');
+-- Released: three come back, but five would have to be held, and four are there: it stays closed, and the money is free.
+SELECT * FROM release_coupon(:'c0', 'b-1');
+SELECT * FROM budgets();
+-- Redeemed at the most, released: exactly what it was.
+SELECT * FROM redeem_coupon(:'c1', 'b-2', 1000, :'b1');
+SELECT * FROM budgets();
+SELECT * FROM release_coupon(:'c1', 'b-2');
+SELECT * FROM budgets();
+-- A rolled-back order leaves no trace.
+BEGIN;
+SELECT discount FROM redeem_coupon(:'c1', 'b-3', 10, :'b1');
+ROLLBACK;
+BEGIN;
+SAVEPOINT s;
+SELECT discount FROM redeem_coupon(:'c1', 'b-3', 10, :'b1');
+ROLLBACK TO s;
+COMMIT;
+SELECT adds_up();
+-- More and less; never below what is committed, never in another isolation level.
+UPDATE coupon.campaign SET budget = 100 WHERE campaign = 'spring';
+SELECT * FROM budgets();
+SELECT count(*) AS purses FROM coupon.purse WHERE campaign = 'spring';
+SELECT left(refused('UPDATE coupon.campaign SET budget = 9.99 WHERE campaign = ''spring'''), 5) AS refused LIMIT 1;
+UPDATE coupon.campaign SET budget = 10 WHERE campaign = 'spring';
+SELECT * FROM budgets();
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT refused('UPDATE coupon.campaign SET budget = 11 WHERE campaign = ''spring''');
+ROLLBACK;
+-- What expired ones hold is found when it is needed.
+SET coupon_ext.clock = '2026-03-10 14:30:00';
+SELECT state, count(*) FROM coupon.coupon WHERE session IN (:'b1', :'b3') GROUP BY state;
+SELECT noted, coupon FROM stopped_by('b5');
+SELECT * FROM budgets();
+SELECT state, count(*) FROM coupon.coupon WHERE session IN (:'b1', :'b3') GROUP BY state;
+-- The day in Berlin ends at 23:00 UTC.
+UPDATE coupon.campaign SET budget = NULL, budget_day = 10, coupons = 12, coupons_day = 1 WHERE campaign = 'spring';
+SELECT * FROM budgets();
+UPDATE coupon.campaign SET coupons = 100, coupons_day = 7 WHERE campaign = 'spring';
+SELECT * FROM budgets();
+SELECT noted, coupon FROM stopped_by('b6');
+SELECT noted, coupon FROM stopped_by('b7');
+SET coupon_ext.clock = '2026-03-10 22:59:59';
+SELECT noted, coupon FROM stopped_by('b8');
+SET coupon_ext.clock = '2026-03-10 23:00:00';
+SELECT noted, coupon FROM stopped_by('b9');
+SELECT noted, coupon FROM stopped_by('b10');
+SELECT noted, coupon FROM stopped_by('b11');
+SELECT * FROM budgets();
+SELECT adds_up();
+-- Money of small pieces is joined when none is large enough for a coupon.
+UPDATE coupon.campaign SET budget_day = NULL, coupons_day = NULL, budget = 100 WHERE campaign = 'spring';
+UPDATE coupon.purse SET amount = 0 WHERE campaign = 'spring' AND unit = 'money';
+INSERT INTO coupon.purse (campaign, unit, day, amount) SELECT 'spring', 'money', '-infinity', 0.5 FROM generate_series(1, 19);
+SELECT noted, coupon FROM stopped_by('b12');
+SELECT sum(amount) AS left, count(*) AS purses FROM coupon.purse WHERE campaign = 'spring' AND unit = 'money' AND day = '-infinity';
+SELECT noted, coupon FROM stopped_by('b13');
+-- Paced: the factor, the probability it makes, and the draw that follows it.
+SELECT spent, share, round(coupon.pace(spent, 100, share)::numeric, 4) AS pace FROM (VALUES (0, 0.0), (50, 0.5), (51, 0.5), (52, 0.5), (54, 0.5), (60, 0.5), (40, 0.5), (100, 0.99)) v(spent, share);
+SET coupon_ext.clock = '2026-03-12 11:00:00';
+UPDATE coupon.campaign SET budget = NULL, coupons_day = 10, paced = true WHERE campaign = 'spring';
+SELECT count(*) FILTER (WHERE coupon) AS issued FROM generate_series(1, 12) i, stopped_by('p' || i);
+SELECT view, round(pace::numeric, 4) AS pace, round((issue_probability / pace)::numeric, 4) AS else, outcome, outcome = CASE WHEN issue_draw < issue_probability THEN 'issued' ELSE 'held out' END AS as_drawn
+FROM coupon.decision WHERE session ~ '^p\d+-' AND outcome <> 'stopped' ORDER BY decided_at, length(session), session;
+SELECT adds_up();
+UPDATE coupon.campaign SET state = 'ended' WHERE campaign = 'spring';
+UPDATE coupon.campaign SET state = 'live' WHERE campaign = 'default';

@@ -1,0 +1,138 @@
+-- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by coupon.explain and noted.
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+SET client_min_messages = warning;
+\pset null NULL
+
+-- Nonsense is refused.
+CREATE FUNCTION nonsense(what text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('INSERT INTO coupon.campaign (campaign, %s) VALUES (''nonsense'', %s)', split_part(what, ' = ', 1), split_part(what, ' = ', 2));
+    RETURN 'accepted';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE;
+END
+$$;
+SELECT what, nonsense(what) FROM unnest(ARRAY['discount = -1', 'discount = 0', 'discount = 100.01', 'discount = ''NaN''', 'unit, discount = ''money'', ''Infinity''', 'unit = ''points''', 'currency = ''euro''', 'max_discount = -5', 'minimum_basket = -1',
+    'valid_for = ''0''', 'valid_for = ''-1 h''', 'valid_for = ''1000 years''', 'display_seconds = 0', 'target = 0', 'target = 1', 'holdout = 0.01', 'holdout = 1', 'starts_at, ends_at = ''2026-02-01'', ''2026-01-01''',
+    'time_zone = ''Mars/Olympus''', 'days = ''{0}''', 'days = ''{8}''', 'days = ''{}''', 'from_time = ''10:00''', 'from_time, to_time = ''10:00'', ''10:00''', 'segments = ''{-1}''', 'zones = ''{NULL}''', 'categories = ''{}''',
+    'minimum_stock = 0', 'max_traffic = 0', 'per_session = 0', 'per_customer = 0', 'cool_down = ''0''', 'budget, max_discount = -1, 1', 'budget = 100', 'budget_day = 100', 'coupons = -1', 'paced = true', 'state = ''paused''', 'state = ''running''', 'campaign = '''''''
+    ]) WITH ORDINALITY u(what, i) ORDER BY i;
+SELECT count(*) AS none FROM coupon.campaign WHERE campaign = 'nonsense';
+
+-- A campaign for each rule, and the default one out of the way.
+UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
+INSERT INTO coupon.campaign (campaign, state, salt, target, discount) VALUES ('spring', 'live', 'regress', 0.5, 20);
+INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
+SET coupon_ext.clock = '2026-03-07 23:30:00';
+-- What stops a new session now; and that the trigger noted the same.
+CREATE FUNCTION stopped_by(prefix text, customer text DEFAULT NULL, zone text DEFAULT NULL) RETURNS TABLE (rule text, detail text, noted text, coupon boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    of text := name_it(prefix || '-', true);
+BEGIN
+    FOR i IN 1..4 LOOP
+        INSERT INTO coupon.click (session, at, kind, category, customer, zone) VALUES (of, coupon.clock() - (4 - i) * interval '1 second', 'view', 'shoes', stopped_by.customer, stopped_by.zone);
+    END LOOP;
+    SELECT e.condition, e.detail INTO rule, detail FROM coupon.explain(of) e WHERE e.condition LIKE 'rule %' OR e.condition = 'all rules';
+    SELECT d.reason INTO noted FROM coupon.decision d WHERE d.session = of AND d.outcome = 'stopped';
+    coupon := EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of);
+    RETURN NEXT;
+END
+$$;
+CREATE PROCEDURE set_only(what text) LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE coupon.campaign SET starts_at = NULL, ends_at = NULL, days = NULL, from_time = NULL, to_time = NULL, time_zone = 'UTC', segments = NULL, zones = NULL, categories = NULL, minimum_stock = NULL, max_traffic = NULL,
+        per_customer = NULL, cool_down = NULL, budget = NULL, budget_day = NULL, coupons = NULL, coupons_day = NULL, paced = false WHERE campaign = 'spring';
+    EXECUTE 'UPDATE coupon.campaign SET ' || what || ' WHERE campaign = ''spring''';
+END
+$$;
+CALL set_only('starts_at = ''2026-03-08''');
+SELECT * FROM stopped_by('r1');
+CALL set_only('starts_at = ''2026-03-07 23:30:00'', ends_at = ''2026-03-07 23:30:01''');
+SELECT * FROM stopped_by('r2');
+CALL set_only('ends_at = ''2026-03-07 23:30:00''');
+SELECT * FROM stopped_by('r3');
+-- Saturday 23:30 in UTC is Sunday 00:30 in Berlin: over midnight it still belongs to Saturday's evening.
+CALL set_only('from_time = ''22:00'', to_time = ''02:00'', time_zone = ''Europe/Berlin''');
+SELECT * FROM stopped_by('r4');
+CALL set_only('from_time = ''22:00'', to_time = ''02:00'', days = ''{6}'', time_zone = ''Europe/Berlin''');
+SELECT * FROM stopped_by('r5');
+CALL set_only('from_time = ''22:00'', to_time = ''00:30'', time_zone = ''Europe/Berlin''');
+SELECT * FROM stopped_by('r6');
+CALL set_only('days = ''{6}'', time_zone = ''Europe/Berlin''');
+SELECT * FROM stopped_by('r7');
+CALL set_only('days = ''{7}'', time_zone = ''Europe/Berlin''');
+SELECT * FROM stopped_by('r8');
+-- Against the plain reading of hours, for every minute of a week and windows that do and do not cross midnight.
+SELECT count(*) AS minutes, count(*) FILTER (WHERE coupon.in_hours(m, 'America/New_York', '{1,5}', w.f, w.t) <> (l::time >= w.f AND l::time < w.t AND extract(isodow FROM l) IN (1, 5))) AS wrong_by_day
+FROM generate_series(timestamptz '2026-03-02', '2026-03-09', '7 minutes') m, LATERAL (SELECT m AT TIME ZONE 'America/New_York' AS l) l, (VALUES (time '08:00', time '20:00'), ('00:00', '24:00')) w(f, t);
+SELECT count(*) FILTER (WHERE coupon.in_hours(m, 'UTC', '{2}', '21:00', '03:00') <> (m >= '2026-03-03 21:00' AND m < '2026-03-04 03:00')) AS wrong_over_midnight FROM generate_series(timestamptz '2026-03-02', '2026-03-08 23:59', '1 minute') m;
+CALL set_only('segments = ''{7}''');
+SELECT * FROM stopped_by('r9');
+CALL set_only('segments = ''{0,7}''');
+SELECT * FROM stopped_by('r10');
+CALL set_only('zones = ''{north,east}''');
+SELECT * FROM stopped_by('r11');
+SELECT * FROM stopped_by('r12', zone => 'west');
+SELECT * FROM stopped_by('r13', zone => 'east');
+-- Sessions that began within ten minutes: those of this file.
+CALL set_only('max_traffic = 5');
+SELECT * FROM stopped_by('r14');
+CALL set_only('max_traffic = 1000');
+SELECT * FROM stopped_by('r15');
+CALL set_only('categories = ''{nothing}''');
+SELECT * FROM stopped_by('r16');
+SELECT category AS third FROM rank_categories(NULL, NULL, 3) WHERE rank = 3 \gset
+CALL set_only(format('categories = ''{%s}''', :'third'));
+SELECT * FROM stopped_by('r17');
+SELECT category = :'third' AS the_third FROM coupon.coupon ORDER BY issued_at DESC, session DESC LIMIT 1;
+-- Stock, live, in the shop's own table.
+SELECT refused('SELECT coupon.watch_stock(''pg_class'', ''relname'', ''nothing'')');
+SELECT refused('SELECT coupon.watch_stock(''coupon.accuracy'', ''population'', ''auroc'')');
+SELECT refused('SELECT coupon.watch_stock(NULL, ''a'', ''b'')');
+CREATE TABLE "Stock" (product int, "Category" varchar, pieces int);
+INSERT INTO "Stock" VALUES (1, :'third', 3), (2, :'third', 4);
+SELECT coupon.watch_stock('"Stock"', 'Category', 'pieces');
+SELECT coupon.stock(:'third') AS stock, coupon.stock('nothing') AS nothing, coupon.stock(NULL) AS no_category;
+CALL set_only(format('categories = ''{%s}'', minimum_stock = 8', :'third'));
+SELECT rule, replace(detail, :'third', 'the third') AS detail, noted, coupon FROM stopped_by('r18');
+CALL set_only('minimum_stock = 7');
+SELECT * FROM stopped_by('r19');
+SELECT count(*) = 1 AS the_only_one_in_stock FROM coupon.coupon WHERE session LIKE 'r19-%' AND category = :'third';
+-- Limits and cool-down of a customer count held-out sessions too; an anonymous one has none.
+CALL set_only('per_customer = 1');
+SELECT * FROM stopped_by('r20', 'cleo');
+SELECT * FROM stopped_by('r21', 'cleo');
+SELECT * FROM stopped_by('r22');
+SELECT campaign, decisions, last_at FROM coupon.holder WHERE customer = 'cleo';
+CALL set_only('cool_down = ''1 day''');
+SELECT * FROM stopped_by('r23', 'cleo');
+SET coupon_ext.clock = '2026-03-08 23:30:00';
+SELECT * FROM stopped_by('r24', 'cleo');
+SELECT name_it('r25-', false) AS held \gset
+CALL give(:'held', 'vera');
+SELECT outcome FROM coupon.decision WHERE session = :'held';
+SELECT * FROM stopped_by('r26', 'vera');
+
+-- Several campaigns: by priority, then name; the next one where a rule stops the first; each session once.
+INSERT INTO coupon.campaign (campaign, state, salt, target, priority) VALUES ('autumn', 'live', 'regress', 0.5, 5), ('summer', 'live', 'regress', 0.5, 5);
+INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('autumn', 'all', 'random', 1), ('summer', 'all', 'random', 1);
+SELECT name_it('m1-', true) AS m1, name_it('m2-', true) AS m2, name_it('m3-', true) AS m3 \gset
+CALL give(:'m1');
+UPDATE coupon.campaign SET segments = '{9}' WHERE campaign = 'autumn';
+CALL give(:'m2');
+SELECT d.session = :'m1' AS first, d.campaign, d.outcome, d.reason FROM coupon.decision d WHERE session IN (:'m1', :'m2') ORDER BY 1 DESC, 2;
+SELECT campaign, condition, holds FROM coupon.explain(:'m2') WHERE campaign IS NOT NULL AND (condition LIKE 'rule%' OR condition = 'all rules');
+-- What was stopped may be due at a later click, and then its row says so.
+UPDATE coupon.campaign SET segments = '{9}' WHERE campaign IN ('summer', 'spring');
+CALL give(:'m3');
+SELECT campaign, outcome, reason FROM coupon.decision WHERE session = :'m3' ORDER BY 1;
+UPDATE coupon.campaign SET segments = NULL WHERE campaign = 'summer';
+SELECT (issue_coupon(:'m3')).campaign;
+SELECT campaign, outcome, reason FROM coupon.decision WHERE session = :'m3' ORDER BY 1;
+-- A campaign that has issued stays, and keeps its name; every change is in the audit.
+SELECT refused('DELETE FROM coupon.campaign WHERE campaign = ''summer''');
+SELECT refused('UPDATE coupon.campaign SET campaign = ''winter'' WHERE campaign = ''summer''');
+DELETE FROM coupon.campaign WHERE campaign = 'autumn' AND NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = 'autumn');
+SELECT subject, name, event, detail - 'salt' - 'live_since' AS detail FROM coupon.audit WHERE name LIKE 'summer%' AND event <> 'insert' ORDER BY id;
+UPDATE coupon.campaign SET state = 'ended' WHERE campaign IN ('autumn', 'summer');
