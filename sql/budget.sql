@@ -123,7 +123,8 @@ BEGIN
                 DETAIL = format('%s %s %s: spent, or held for coupons that are out.', trim_scale(used),
                     CASE unit WHEN 'money' THEN c.currency ELSE unit END,
                     CASE day WHEN '-infinity' THEN 'in all' ELSE 'on ' || day END),
-                HINT = 'Pause the campaign; what is held comes back as coupons expire (coupon.sweep).';
+                HINT = CASE unit WHEN 'money' THEN 'What is held comes back as coupons expire (coupon.sweep); pause the campaign meanwhile.'
+                    ELSE 'Pause the campaign to issue no more.' END;
     END IF;
     PERFORM coupon.put(name, unit, day, granted - used,
         CASE unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,

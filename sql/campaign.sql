@@ -1,4 +1,8 @@
 -- campaign: what may be given to whom, the coupons that were given, and what was noted about both.
+CREATE FUNCTION coupon.clock() RETURNS timestamptz
+LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'clock_now_wrapper';
+COMMENT ON FUNCTION coupon.clock() IS 'The one clock of coupons: now(), or the time the superuser-only setting coupon_ext.clock holds';
+
 CREATE FUNCTION coupon.create_campaign_storage_1() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -209,7 +213,7 @@ BEGIN
         FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('campaign', 'campaign');
     CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.arm
         FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('arm', 'campaign', 'arm');
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OF state ON coupon.coupon
+    CREATE TRIGGER audit AFTER INSERT OR UPDATE OF state, order_id ON coupon.coupon
         FOR EACH ROW EXECUTE FUNCTION coupon.audit_coupon();
 
     INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
@@ -295,7 +299,7 @@ COMMENT ON FUNCTION coupon.audit_change() IS 'Trigger: notes which columns of a 
 CREATE FUNCTION coupon.audit_coupon() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.state = OLD.state THEN
+    IF TG_OP = 'UPDATE' AND (NEW.state, NEW.order_id) IS NOT DISTINCT FROM (OLD.state, OLD.order_id) THEN
         RETURN NULL;
     END IF;
     -- The order by its digest: enough to show which one it was, and nobody's name.

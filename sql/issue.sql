@@ -1,8 +1,4 @@
 -- issue: decisions and coupons.
-CREATE FUNCTION coupon.clock() RETURNS timestamptz
-LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'clock_now_wrapper';
-COMMENT ON FUNCTION coupon.clock() IS 'The one clock of coupons: now(), or the time the superuser-only setting coupon_ext.clock holds';
-
 CREATE FUNCTION coupon.new_code() RETURNS text
 LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'new_code_wrapper';
 COMMENT ON FUNCTION coupon.new_code() IS 'Eighty bits from PostgreSQL''s strong random source, with a check symbol';

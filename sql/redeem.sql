@@ -81,23 +81,25 @@ CREATE FUNCTION coupon.present(action text, code text, order_id text, order_amou
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at timestamptz := coupon.clock();
+    plain text := coupon.normalise_code(code);
     c record;
     reserved boolean;
     answer coupon.redemption;
 BEGIN
     IF to_regclass('coupon.coupon') IS NULL THEN
-        RETURN ('refused', 'not valid', NULL);
+        RETURN ('refused', 'not valid', NULL)::coupon.redemption;
     END IF;
     -- Locks in one order for all: the order, the campaign, the coupon, the purses.
     IF order_id IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(coupon.lock_key('order', order_id));
     END IF;
     SELECT x.session, x.id, x.campaign, x.bearer, x.customer INTO c FROM coupon.coupon x
-    WHERE x.code IN (coupon.normalise_code(code), coupon.hash_code(coupon.normalise_code(code)));
+    WHERE x.code IN (plain, coupon.hash_code(plain));
     -- To a stranger a coupon of others and none look alike.
     IF (c.bearer OR c.session = session OR c.customer = customer) IS NOT TRUE OR coupon.blocked(session, customer) THEN
         PERFORM coupon.count_stranger(session, customer);
-        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount, ('refused', 'not valid', NULL));
+        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
+            ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign));
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
@@ -198,17 +200,17 @@ COMMENT ON FUNCTION dismiss_coupon(text, text, text) IS 'The visitor closed the 
 CREATE FUNCTION release_coupon(code text, order_id text) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    at timestamptz := coupon.clock();
+    plain text := coupon.normalise_code(code);
     c record;
     answer coupon.redemption;
 BEGIN
     PERFORM coupon.check_presented(code, order_id, NULL);
     IF to_regclass('coupon.coupon') IS NULL THEN
-        RETURN ('refused', 'not taken for this order', NULL);
+        RETURN ('refused', 'not taken for this order', NULL)::coupon.redemption;
     END IF;
     PERFORM pg_advisory_xact_lock(coupon.lock_key('order', order_id));
     SELECT x.session, x.id, x.campaign INTO c FROM coupon.coupon x
-    WHERE x.code IN (coupon.normalise_code(release_coupon.code), coupon.hash_code(coupon.normalise_code(release_coupon.code)));
+    WHERE x.code IN (plain, coupon.hash_code(plain));
     IF FOUND THEN
         PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign));
     END IF;

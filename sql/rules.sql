@@ -16,7 +16,7 @@ BEGIN
     END IF;
     IF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
             AND (a.attname = category OR a.attname = quantity
-                AND a.atttypid IN ('int2'::regtype, 'int4', 'int8', 'numeric', 'float4', 'float8'))) <> 2 THEN
+                AND a.atttypid = ANY ('{int2,int4,int8,numeric,float4,float8}'::regtype[]))) <> 2 THEN
         RAISE EXCEPTION '"%" has no columns "%" and "%" with a category and a number', relation, category, quantity
             USING ERRCODE = 'undefined_column', HINT = format('It has %s.', coupon.column_names(relation));
     END IF;

@@ -139,7 +139,7 @@ FROM (SELECT issue_coupon(:'yes') AS o) i, coupon.coupon c WHERE c.session = :'y
 SELECT count(DISTINCT (issue_coupon(:'yes')).code) AS codes FROM generate_series(1, 10);
 CALL look(:'yes', 3);
 SELECT count(*) AS coupons, bool_and(c.code = (issue_coupon(:'yes')).code) AS the_same FROM coupon.coupon c WHERE session = :'yes';
-SELECT condition, holds, detail FROM coupon.explain(:'yes') WHERE condition = 'nothing was decided yet';
+SELECT condition, holds, detail FROM coupon.explain(:'yes') WHERE condition LIKE 'rule%';
 -- Held out: the same path, logged, and nothing to see.
 CALL look(:'no', 6);
 SELECT issue_coupon(:'no') IS NULL AS no_coupon;
@@ -295,7 +295,8 @@ CALL look(:'second', 6);
 SELECT campaign, outcome FROM coupon.decision WHERE session = :'second';
 SELECT discount FROM coupon.coupon WHERE session = :'second';
 SELECT (issue_coupon(:'second')).campaign, (SELECT count(*) FROM coupon.coupon WHERE session = :'second') AS coupons;
-DELETE FROM coupon.campaign WHERE campaign IN ('autumn', 'winter');
+UPDATE coupon.campaign SET state = 'ended' WHERE campaign IN ('autumn', 'winter');
+DELETE FROM coupon.arm WHERE campaign IN ('autumn', 'winter');
 
 --
 -- States of a campaign
@@ -345,7 +346,7 @@ UPDATE coupon.campaign SET holdout = 0.3 WHERE campaign = 'default';
 SELECT holdout, holdout_next, holdout_from FROM coupon.campaign WHERE campaign = 'default';
 ROLLBACK;
 -- At most one live coupon a session: the index says so, whatever writes.
-SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
+SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
 
 --
 -- Without a churn model: a coin at the fourth view, half held out

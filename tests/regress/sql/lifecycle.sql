@@ -70,7 +70,7 @@ SELECT refused('SELECT show_coupon(NULL)');
 SELECT session AS s3, code AS c3 FROM coupon_for('cycle3') \gset
 SELECT a = b AS alike, a.* FROM redeem_coupon(:'c3', 'o-30', 10, :'s2') a, redeem_coupon('0410-6105-0R3G-G28A-Z', 'o-30', 10, :'s2') b;
 SELECT a = b AS alike FROM show_coupon(:'c3') a, show_coupon('nonsense') b;
-SELECT count(*) AS guesses FROM generate_series(1, 30) i, redeem_coupon(coupon.new_code(), 'o-31', 10, 'guesser') r WHERE r.reason = 'not valid';
+SELECT count(*) AS guesses FROM generate_series(1, 30) i, redeem_coupon(coupon.new_code(), 'o-31-' || i, 10, 'guesser') r WHERE r.reason = 'not valid';
 SELECT presenter, refused FROM coupon.presenter ORDER BY presenter;
 BEGIN;
 UPDATE coupon.coupon SET session = 'guesser' WHERE session = :'s3';

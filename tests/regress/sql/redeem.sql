@@ -103,6 +103,6 @@ SELECT id, at, CASE session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'memb
     (SELECT CASE c.session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'member' WHEN :'late' THEN 'late' WHEN :'zero' THEN 'zero' END FROM coupon.coupon c WHERE c.id = a.coupon) AS coupon_of,
     order_id, order_amount, status, reason FROM coupon.attempt a ORDER BY id;
 -- The table does not let a coupon be half redeemed.
-SELECT left(refused(format('UPDATE coupon.coupon SET order_id = ''x'' WHERE code = %L', :'late_code')), 5) AS order_without_time LIMIT 1;
+SELECT left(refused(format('UPDATE coupon.coupon SET state = ''redeemed'' WHERE code = %L', :'late_code')), 5) AS redeemed_without_an_order LIMIT 1;
 SELECT left(refused(format('UPDATE coupon.coupon SET redeemed_at = now() WHERE code = %L', :'late_code')), 5) AS time_without_order LIMIT 1;
 SELECT left(refused(format('UPDATE coupon.coupon SET closed_at = NULL WHERE code = %L', :'zero_code')), 5) AS redeemed_and_open LIMIT 1;
