@@ -1,33 +1,124 @@
 //! What [`simd`](super::simd) compiles for each kind of CPU: plain Rust that the compiler vectorises. The three numbers
 //! are those of a version: whether it has FMA, and the rows and columns of C that the matrix product keeps in registers.
 
-use super::math::{exp, ln_1p, sigmoid, tanh};
+use std::ops::Range;
 
-#[inline(always)]
-fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+use super::math::{exp, ln_1p, mul_add, sigmoid, tanh};
+
+/// What a sum of rows is made of. (A trait, because closures are not compiled for the version's CPU.)
+trait Terms {
+    fn count(&self) -> usize;
+    /// A row and its number.
+    fn term(&self, p: usize) -> (f32, &[f32]);
 }
 
-/// Columns that a sum of rows keeps in registers.
-const WIDE: usize = 64;
+/// Every row of a matrix, forwards or backwards.
+struct Dense<'a, const BACK: bool> {
+    a: &'a [f32],
+    rows: &'a [f32],
+    width: usize,
+}
+
+impl<const BACK: bool> Terms for Dense<'_, BACK> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.a.len()
+    }
+
+    #[inline(always)]
+    fn term(&self, p: usize) -> (f32, &[f32]) {
+        let p = if BACK { self.a.len() - 1 - p } else { p };
+        (self.a[p], &self.rows[p * self.width..(p + 1) * self.width])
+    }
+}
+
+/// The rows that entries name.
+struct Sparse<'a> {
+    entries: &'a [(u32, f32)],
+    rows: &'a [f32],
+    width: usize,
+}
+
+impl Terms for Sparse<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[inline(always)]
+    fn term(&self, p: usize) -> (f32, &[f32]) {
+        let (i, x) = self.entries[p];
+        (x, &self.rows[i as usize * self.width..(i as usize + 1) * self.width])
+    }
+}
+
+#[inline(always)]
+fn add<const FMA: bool, const N: usize>(sums: &mut [f32; N], (x, row): (f32, &[f32]), from: usize) {
+    let row: &[f32; N] = row[from..].first_chunk().expect("a strip's width");
+    for k in 0..N {
+        sums[k] = mul_add::<FMA>(x, row[k], sums[k]);
+    }
+}
+
+/// out (N) += the rows' columns from `from` on: N sums in each of CHAINS sets of registers. A multiply-add takes four
+/// cycles and two begin in one, so that eight registers of sums must be under way.
+#[inline(always)]
+fn strip<const FMA: bool, const N: usize, const CHAINS: usize>(out: &mut [f32], terms: &impl Terms, from: usize) {
+    let out: &mut [f32; N] = out.first_chunk_mut().expect("a strip's width");
+    let (mut first, mut second, mut third, mut fourth) = (*out, [0.0; N], [0.0; N], [0.0; N]);
+    let (mut p, count) = (0, terms.count());
+    while CHAINS > 1 && p + CHAINS <= count {
+        add::<FMA, N>(&mut first, terms.term(p), from);
+        add::<FMA, N>(&mut second, terms.term(p + 1), from);
+        if CHAINS == 4 {
+            add::<FMA, N>(&mut third, terms.term(p + 2), from);
+            add::<FMA, N>(&mut fourth, terms.term(p + 3), from);
+        }
+        p += CHAINS;
+    }
+    while p < count {
+        add::<FMA, N>(&mut first, terms.term(p), from);
+        p += 1;
+    }
+    if CHAINS > 1 {
+        first.iter_mut().zip(second).for_each(|(a, b)| *a += b);
+    }
+    if CHAINS == 4 {
+        first.iter_mut().zip(third).zip(fourth).for_each(|((a, b), c)| *a += b + c);
+    }
+    *out = first;
+}
+
+/// out += the rows' columns from `from` on, in strips as wide as the registers allow.
+#[inline(always)]
+fn add_terms<const FMA: bool, const NR: usize>(out: &mut [f32], terms: &impl Terms, from: usize) {
+    let n = out.len();
+    let mut j = 0;
+    macro_rules! strips {
+        ($($width:literal $chains:literal)*) => {{$(
+            while n - j >= $width {
+                strip::<FMA, $width, $chains>(&mut out[j..], terms, from + j);
+                j += $width;
+            }
+        )*}};
+    }
+    match NR {
+        32 => strips!(128 1  64 2  32 4  16 4),
+        16 => strips!(64 1  32 2  16 4),
+        _ => strips!(32 1  16 2),
+    }
+    if j < n {
+        for p in 0..terms.count() {
+            let (x, row) = terms.term(p);
+            out[j..].iter_mut().zip(&row[from + j..from + n]).for_each(|(o, w)| *o = mul_add::<FMA>(x, *w, *o));
+        }
+    }
+}
 
 #[inline(always)]
 pub fn add_rows_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], a: &[f32], rows: &[f32]) {
-    let n = out.len();
-    let (tiles, rest) = out.as_chunks_mut::<WIDE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = *tile;
-        for (&a, row) in a.iter().zip(rows.chunks_exact(n)) {
-            add::<FMA>(&mut sums, a, row[t * WIDE..].first_chunk().expect("a tile's width"));
-        }
-        *tile = sums;
-    }
-    if !rest.is_empty() {
-        let from = n - rest.len();
-        for (&a, row) in a.iter().zip(rows.chunks_exact(n)) {
-            rest.iter_mut().zip(&row[from..]).for_each(|(o, x)| *o = mul_add::<FMA>(a, *x, *o));
-        }
-    }
+    let width = out.len();
+    add_terms::<FMA, NR>(out, &Dense::<false> { a, rows, width }, 0);
 }
 
 #[inline(always)]
@@ -36,27 +127,64 @@ pub fn add_sparse_body<const FMA: bool, const MR: usize, const NR: usize>(
     entries: &[(u32, f32)],
     rows: &[f32],
 ) {
-    let n = out.len();
-    let (tiles, rest) = out.as_chunks_mut::<WIDE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = *tile;
-        for &(i, x) in entries {
-            add::<FMA>(&mut sums, x, rows[i as usize * n + t * WIDE..].first_chunk().expect("a tile's width"));
+    let width = out.len();
+    add_terms::<FMA, NR>(out, &Sparse { entries, rows, width }, 0);
+}
+
+/// Columns of W that stand packed in the first cache while every row of entries passes over them.
+pub const PACKED: usize = 64;
+
+#[inline(always)]
+pub fn sparse_product_body<const FMA: bool, const MR: usize, const NR: usize>(
+    out: &mut [f32],
+    bias: &[f32],
+    (entries, ranges): (&[(u32, f32)], &[Range<u32>]),
+    w: &[f32],
+    packed: &mut [f32],
+) {
+    let n = bias.len();
+    let whole = if packed.is_empty() { 0 } else { n / PACKED * PACKED };
+    for j in (0..whole).step_by(PACKED) {
+        for (to, row) in packed.chunks_exact_mut(PACKED).zip(w.chunks_exact(n)) {
+            to.copy_from_slice(&row[j..j + PACKED]);
         }
-        *tile = sums;
+        for (out, r) in out.chunks_exact_mut(n).zip(ranges) {
+            let entries = &entries[r.start as usize..r.end as usize];
+            let out = &mut out[j..j + PACKED];
+            out.copy_from_slice(&bias[j..j + PACKED]);
+            add_terms::<FMA, NR>(out, &Sparse { entries, rows: packed, width: PACKED }, 0);
+        }
     }
-    if !rest.is_empty() {
-        for &(i, x) in entries {
-            let row = &rows[(i as usize + 1) * n - rest.len()..(i as usize + 1) * n];
-            rest.iter_mut().zip(row).for_each(|(o, w)| *o = mul_add::<FMA>(x, *w, *o));
+    if whole < n {
+        for (out, r) in out.chunks_exact_mut(n).zip(ranges) {
+            let entries = &entries[r.start as usize..r.end as usize];
+            let out = &mut out[whole..];
+            out.copy_from_slice(&bias[whole..]);
+            add_terms::<FMA, NR>(out, &Sparse { entries, rows: w, width: n }, whole);
         }
     }
 }
 
+/// Every other step walks U backwards: of its 64 KB (at 64 units) the first cache then still holds what the step before
+/// walked last.
 #[inline(always)]
-fn add<const FMA: bool>(sums: &mut [f32; WIDE], a: f32, row: &[f32; WIDE]) {
-    for k in 0..WIDE {
-        sums[k] = mul_add::<FMA>(a, row[k], sums[k]);
+pub fn lstm_alone_body<const FMA: bool, const MR: usize, const NR: usize>(
+    gates: &mut [f32],
+    u: &[f32],
+    c: &mut [f32],
+    h: &mut [f32],
+) {
+    let (n, width) = (c.len(), 4 * c.len());
+    for (t, gates) in gates.chunks_exact_mut(width).enumerate() {
+        let (done, h) = h.split_at_mut(t * n);
+        if t > 0 {
+            let a = &done[(t - 1) * n..];
+            match t % 2 {
+                0 => add_terms::<FMA, NR>(gates, &Dense::<false> { a, rows: u, width }, 0),
+                _ => add_terms::<FMA, NR>(gates, &Dense::<true> { a, rows: u, width }, 0),
+            }
+        }
+        lstm_step_body::<FMA, MR, NR>(gates, c, &mut h[..n]);
     }
 }
 
@@ -183,17 +311,22 @@ pub fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
         let (i, rest) = gates.split_at_mut(units);
         let (f, rest) = rest.split_at_mut(units);
         let (g, o) = rest.split_at_mut(units);
-        i.iter_mut().for_each(|x| *x = sigmoid(*x));
-        f.iter_mut().for_each(|x| *x = sigmoid(*x));
-        g.iter_mut().for_each(|x| *x = tanh(*x));
-        o.iter_mut().for_each(|x| *x = sigmoid(*x));
+        i.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
+        f.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
+        g.iter_mut().for_each(|x| *x = tanh::<FMA>(*x));
+        o.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
         for (((c, i), f), g) in c.iter_mut().zip(&*i).zip(&*f).zip(&*g) {
             *c = f * *c + i * g;
         }
         for ((h, c), o) in h.iter_mut().zip(&*c).zip(&*o) {
-            *h = o * tanh(*c);
+            *h = o * tanh::<FMA>(*c);
         }
     }
+}
+
+#[inline(always)]
+fn one_plus<const FMA: bool>(x: f32) -> f32 {
+    1.0 + exp::<FMA>(x.clamp(-28.0, 28.0))
 }
 
 /// With I = 1 + e⁻ⁱ and so on, c ← (c·I·G + (2 − G)·F) / (F·I·G) and h ← (2 − C) / (O·C), where G = 1 + e^(−2g). The
@@ -204,21 +337,20 @@ pub fn lstm_step_body<const FMA: bool, const MR: usize, const NR: usize>(
     c: &mut [f32],
     h: &mut [f32],
 ) {
-    let one_plus = |x: f32| 1.0 + exp(x.clamp(-28.0, 28.0));
     let n = c.len();
     let (i, rest) = gates.split_at_mut(n);
     let (f, rest) = rest.split_at_mut(n);
     let (g, o) = rest.split_at_mut(n);
-    i.iter_mut().for_each(|x| *x = one_plus(-*x));
-    f.iter_mut().for_each(|x| *x = one_plus(-*x));
-    g.iter_mut().for_each(|x| *x = one_plus(-2.0 * *x));
-    o.iter_mut().for_each(|x| *x = one_plus(-*x));
+    i.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
+    f.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
+    g.iter_mut().for_each(|x| *x = one_plus::<FMA>(-2.0 * *x));
+    o.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
     for (((c, i), f), g) in c.iter_mut().zip(&*i).zip(&*f).zip(&*g) {
         let below = i * g;
         *c = (*c * below + (2.0 - g) * f) / (f * below);
     }
     for ((h, c), o) in h.iter_mut().zip(&*c).zip(&*o) {
-        let c = one_plus(-2.0 * c);
+        let c = one_plus::<FMA>(-2.0 * c);
         *h = (2.0 - c) / (o * c);
     }
 }
@@ -244,7 +376,7 @@ pub fn lstm_back_body<const FMA: bool, const MR: usize, const NR: usize>(
         let (df, rest) = rest.split_at_mut(n);
         let (dg, d_o) = rest.split_at_mut(n);
         for ((((d_o, dc), after), dh), o) in d_o.iter_mut().zip(&mut *dc).zip(after).zip(dh).zip(o) {
-            let tanh = tanh(*after);
+            let tanh = tanh::<FMA>(*after);
             *d_o = dh * tanh * o * (1.0 - o);
             *dc += dh * o * (1.0 - tanh * tanh);
         }
@@ -273,9 +405,9 @@ pub fn gru_body<const FMA: bool, const MR: usize, const NR: usize>(
     for (k, (gates, h)) in gates.chunks_exact_mut(3 * n).zip(h.chunks_exact_mut(n)).enumerate() {
         let (back, before) = (&back[3 * k * n..3 * (k + 1) * n], &before[k * n..(k + 1) * n]);
         let (rz, m) = gates.split_at_mut(2 * n);
-        rz.iter_mut().zip(back).for_each(|(x, b)| *x = sigmoid(*x + b));
+        rz.iter_mut().zip(back).for_each(|(x, b)| *x = sigmoid::<FMA>(*x + b));
         for ((m, b), r) in m.iter_mut().zip(&back[2 * n..]).zip(&*rz) {
-            *m = tanh(*m + r * b);
+            *m = tanh::<FMA>(*m + r * b);
         }
         for (((h, m), before), z) in h.iter_mut().zip(&*m).zip(before).zip(&rz[n..]) {
             *h = m + z * (before - m);
@@ -320,8 +452,8 @@ pub fn gru_back_body<const FMA: bool, const MR: usize, const NR: usize>(
 }
 
 #[inline(always)]
-pub fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], x: &[f32], scale: f32) {
-    out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x) * scale);
+pub fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32; 16], x: &[f32; 16]) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x));
 }
 
 #[inline(always)]

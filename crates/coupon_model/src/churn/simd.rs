@@ -4,7 +4,10 @@
 //! Matrices are row-major. A version may round differently from another, never from run to run.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::kernels::*;
+pub use super::kernels::PACKED;
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -68,6 +71,15 @@ versions! {
     pub fn add_rows(out: &mut [f32], a: &[f32], rows: &[f32]) = add_rows_body;
     /// out (N) += Σ x · rows_i over the entries (i, x), rows of N.
     pub fn add_sparse(out: &mut [f32], entries: &[(u32, f32)], rows: &[f32]) = add_sparse_body;
+    /// Row r of out = bias + Σ x · w_i over the entries (i, x) of its range; `packed` (rows of w × [`PACKED`]) is room for
+    /// a stretch of columns of w, or empty where packing does not pay.
+    pub fn sparse_product(
+        out: &mut [f32],
+        bias: &[f32],
+        entries: (&[(u32, f32)], &[Range<u32>]),
+        w: &[f32],
+        packed: &mut [f32],
+    ) = sparse_product_body;
     /// rows_i += x · gradient over the entries (i, x): the transpose of [`add_sparse`].
     pub fn scatter(rows: &mut [f32], entries: &[(u32, f32)], gradient: &[f32]) = scatter_body;
     /// C (m × n) += A · B (k × n) with dims m, n, k; A is m × k, or k × m where `transposed`.
@@ -80,6 +92,9 @@ versions! {
     /// One LSTM cell as [`lstm`] has it, to rounding, where nobody asks for the activations: two divisions instead of five,
     /// which are half of a cell's time (.09 against .16 µs at 64 units). `gates` leaves as rubble.
     pub fn lstm_step(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = lstm_step_body;
+    /// All steps of one session's LSTM. `gates` (rows × 4H) holds the sums from below and leaves as rubble, c (H) enters as
+    /// zeros, h is rows × H.
+    pub fn lstm_alone(gates: &mut [f32], u: &[f32], c: &mut [f32], h: &mut [f32]) = lstm_alone_body;
     /// From dh and dc (of this step) to the gradients of the gates' sums; dc leaves as that of the step before. `cells`
     /// are those before and after the step.
     pub fn lstm_back(gates: &[f32], cells: [&[f32]; 2], dh: &[f32], dc: &mut [f32], sums: &mut [f32], units: usize) = lstm_back_body;
@@ -89,8 +104,8 @@ versions! {
     /// From dh to the gradients of the sums from below (`sums`) and from the step before (`back`, which enters with what
     /// those sums were); dh leaves with the part that reaches the step before past the gates.
     pub fn gru_back(gates: &[f32], before: &[f32], dh: &mut [f32], back: &mut [f32], sums: &mut [f32], units: usize) = gru_back_body;
-    /// out = ln(1 + x) · scale, of x ≥ 0.
-    pub fn logs(out: &mut [f32], x: &[f32], scale: f32) = logs_body;
+    /// out = ln(1 + x), of x ≥ 0.
+    pub fn logs(out: &mut [f32; 16], x: &[f32; 16]) = logs_body;
     /// One step of Adam (Kingma & Ba 2015): `rates` are the learning rate, and the corrections 1/(1 − β₁ᵗ), 1/(1 − β₂ᵗ).
     pub fn adam(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: [f32; 3]) = adam_body;
 }
