@@ -53,7 +53,9 @@ fn measure(model: &Model, views: &[View], which: &str) -> coupon_model::Result<(
     let step = median(CALLS, || model.step(0, &mut running, black_box(&view)));
     let mut room = Room::default();
     let array = median(1, || model.score_last(0, black_box(views), &mut room));
-    assert!((model.score_last(0, views, &mut room).unwrap_or(0.0) - model.score(0, views)[views.len() - 1]).abs() < 1e-6);
+    assert!(
+        (model.score_last(0, views, &mut room).unwrap_or(0.0) - model.score(0, views)[views.len() - 1]).abs() < 1e-6
+    );
     println!("live_step_microseconds{which} {live:.3}");
     println!("bare_step_microseconds{which} {step:.3}");
     println!("array_100_views_microseconds{which} {array:.2}");

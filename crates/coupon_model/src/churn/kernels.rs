@@ -132,7 +132,7 @@ pub fn add_sparse_body<const FMA: bool, const MR: usize, const NR: usize>(
 }
 
 /// Columns of W that stand packed in the first cache while every row of entries passes over them.
-pub const PACKED: usize = 64;
+pub const PACKED: usize = 128;
 
 #[inline(always)]
 pub fn sparse_product_body<const FMA: bool, const MR: usize, const NR: usize>(
@@ -452,8 +452,8 @@ pub fn gru_back_body<const FMA: bool, const MR: usize, const NR: usize>(
 }
 
 #[inline(always)]
-pub fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32; 16], x: &[f32; 16]) {
-    out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x));
+pub fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], x: &[f32], scale: f32) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x) * scale);
 }
 
 #[inline(always)]

@@ -38,6 +38,7 @@ impl Run {
         let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
         let u = &values[layer.u.clone()];
         let outputs = self.outputs.sized(rows * n);
+        // Steps of one row each.
         if !kept && shape.cell == Cell::Lstm && rows == batch.steps() {
             let c = self.cells.sized(n);
             c.fill(0.0);

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::kernels::*;
 pub use super::kernels::PACKED;
+use super::kernels::*;
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -104,8 +104,8 @@ versions! {
     /// From dh to the gradients of the sums from below (`sums`) and from the step before (`back`, which enters with what
     /// those sums were); dh leaves with the part that reaches the step before past the gates.
     pub fn gru_back(gates: &[f32], before: &[f32], dh: &mut [f32], back: &mut [f32], sums: &mut [f32], units: usize) = gru_back_body;
-    /// out = ln(1 + x), of x ≥ 0.
-    pub fn logs(out: &mut [f32; 16], x: &[f32; 16]) = logs_body;
+    /// out = ln(1 + x) · scale, of x ≥ 0.
+    pub fn logs(out: &mut [f32], x: &[f32], scale: f32) = logs_body;
     /// One step of Adam (Kingma & Ba 2015): `rates` are the learning rate, and the corrections 1/(1 − β₁ᵗ), 1/(1 − β₂ᵗ).
     pub fn adam(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: [f32; 3]) = adam_body;
 }
@@ -147,6 +147,25 @@ pub mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
+        /// A session's steps in one call are the steps one by one, forwards and backwards through U.
+        #[test]
+        fn steps_alone_are_steps(units in 1usize..80, views in 1usize..12, seed in 0u32..99) {
+            let (sums, u) = (numbers(views * 4 * units, seed), numbers(units * 4 * units, seed + 1));
+            with_each_level(|_| {
+                let (mut c, mut h) = (vec![0.0; units], vec![0.0; units]);
+                let mut one_by_one = Vec::new();
+                for sums in sums.chunks_exact(4 * units) {
+                    let mut gates = sums.to_vec();
+                    add_rows(&mut gates, &h, &u);
+                    lstm_step(&mut gates, &mut c, &mut h);
+                    one_by_one.extend(h.iter().map(|x| f64::from(*x)));
+                }
+                let (mut c, mut h) = (vec![0.0; units], vec![f32::NAN; views * units]);
+                lstm_alone(&mut sums.clone(), &u, &mut c, &mut h);
+                close(&h, &one_by_one);
+            });
+        }
+
         /// Every version of every product is the sum it says, whatever the sizes.
         #[test]
         fn products_are_sums(m in 0usize..20, n in 1usize..140, k in 0usize..300, transposed in any::<bool>(), seed in 0u32..99) {
@@ -168,6 +187,15 @@ pub mod tests {
                     let mut row = c[..n].to_vec();
                     add_sparse(&mut row, &entries, &b);
                     close(&row, &wanted[..n]);
+                    // Row after row of entries onto a bias, with and without packing; a view without entries keeps the bias.
+                    let ranges = [0..k as u32, 0..0, 0..k as u32];
+                    let bias: Vec<f64> = c[..n].iter().map(|x| f64::from(*x)).collect();
+                    let rows = [&wanted[..n], &bias, &wanted[..n]].concat();
+                    for room in [0, k * PACKED] {
+                        let mut ours = vec![f32::NAN; 3 * n];
+                        sparse_product(&mut ours, &c[..n], (&entries, &ranges), &b, &mut vec![f32::NAN; room]);
+                        close(&ours, &rows);
+                    }
                     // The transpose of a sum of rows is a gradient to each of them.
                     let mut back = b.clone();
                     scatter(&mut back, &entries, &c[..n]);
