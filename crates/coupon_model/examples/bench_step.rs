@@ -3,9 +3,9 @@
 //!     cargo run --release -p coupon_model --example bench_step
 //!
 //! Prints medians, one figure a line. A live click reads its session's stored state, counts the view in and writes the
-//! state back; the bare step is the middle of it; the array is a session of 100 views from its start. A usual session
-//! keeps to a few pages; the lines that end in `every_word` are of one that has seen all there is: only inputs that are
-//! not zero cost anything.
+//! state back; the bare step is the middle of it; the array is the last probability of a session of 100 views from its
+//! start. A usual session keeps to a few pages; the lines that end in `every_word` are of one that has seen all there
+//! is: only inputs that are not zero cost anything.
 
 use std::hint::black_box;
 use std::time::Instant;

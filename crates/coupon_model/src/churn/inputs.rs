@@ -275,8 +275,8 @@ impl Writer<'_> {
         self.value(if x == 0.0 { 0.0 } else { ln_1p(x) / scale });
     }
 
-    /// The same of every slot, many at a time: a third of the time of a view's inputs otherwise. (Only of the slots in
-    /// use, gathered first, it took twice as long: wide loads wait for narrow stores.)
+    /// The same of every slot, many at a time: a third of the time of a view's inputs otherwise. (Gathering those
+    /// of the slots in use first was no faster.)
     fn logs(&mut self, x: &[f32], scale: f32) {
         let mut logs = [0.0; SLOTS];
         let logs = &mut logs[..x.len()];

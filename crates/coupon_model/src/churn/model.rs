@@ -120,7 +120,8 @@ impl Model {
         views.iter().map(|view| self.step(segment, &mut state, view)).collect()
     }
 
-    /// P(churn) after the last view: the last of [`Model::score`], to rounding, in a third of the time. `None` for no view.
+    /// P(churn) after the last view: the last of [`Model::score`], to rounding, in less time.
+    /// `None` for no view.
     pub fn score_last(&self, segment: u32, views: &[View], room: &mut Room) -> Option<f64> {
         if views.len() > ROWS {
             // All at once it would take kilobytes a view.

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
-pub use super::kernels::PACKED;
 use super::kernels::*;
+pub use super::sums::PACKED;
+use super::sums::*;
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -90,7 +91,7 @@ versions! {
     /// activations; c ← f·c + i·g, h ← o·tanh(c) (rows × H).
     pub fn lstm(gates: &mut [f32], c: &mut [f32], h: &mut [f32], units: usize) = lstm_body;
     /// One LSTM cell as [`lstm`] has it, to rounding, where nobody asks for the activations: two divisions instead of five,
-    /// which are half of a cell's time (.09 against .16 µs at 64 units). `gates` leaves as rubble.
+    /// which are a part of a cell's time. `gates` leaves as rubble.
     pub fn lstm_step(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = lstm_step_body;
     /// All steps of one session's LSTM. `gates` (rows × 4H) holds the sums from below and leaves as rubble, c (H) enters as
     /// zeros, h is rows × H.
