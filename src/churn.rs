@@ -2,12 +2,19 @@
 
 use crate::error::{no_model, ok, report, throw};
 use crate::{settings, store, threads, world};
+use coupon_model::churn::Room;
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::training;
 use pgrx::name;
 use pgrx::prelude::*;
+use std::cell::RefCell;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
+
+thread_local! {
+    /// Kept from call to call: fresh memory would cost more than the scoring.
+    static ROOM: RefCell<Room> = RefCell::default();
+}
 
 #[pg_extern(sql = false)]
 fn churn_of_views(
@@ -25,8 +32,7 @@ fn churn_of_views(
     Spi::connect(|client| {
         let Some(active) = world::active(client) else { throw(no_model()) };
         let model = active.version.churn.as_ref()?;
-        let mut state = model.begin();
-        let mut churn = None;
+        let mut views = Vec::with_capacity(page_views.len());
         for (i, view) in page_views.iter().enumerate() {
             if i % 1024 == 0 {
                 pgrx::check_for_interrupts!();
@@ -52,10 +58,9 @@ fn churn_of_views(
             let attributes = field(view.get_by_index::<pgrx::Array<&str>>(index(7)));
             let attributes: Vec<Option<&str>> = attributes.iter().flat_map(|a| a.iter()).take(MAX_ATTRIBUTES).collect();
             let vocabulary = model.vocabulary();
-            let seen = vocabulary.view(at, kind, page.as_deref(), category.as_deref(), price, &attributes);
-            churn = Some(model.step(segment as u32, &mut state, &seen));
+            views.push(vocabulary.view(at, kind, page.as_deref(), category.as_deref(), price, &attributes));
         }
-        churn
+        ROOM.with_borrow_mut(|room| model.score_last(segment as u32, &views, room))
     })
 }
 

@@ -3,14 +3,14 @@
 //!     cargo run --release -p coupon_model --example bench_step
 //!
 //! Prints medians, one figure a line. A live click reads its session's stored state, counts the view in and writes the
-//! state back; the bare step is the middle of it; the array is a session of 100 views from its start. A usual session
-//! keeps to a few pages; the lines that end in `every_word` are of one that has seen all there is: only inputs that are
-//! not zero cost anything.
+//! state back; the bare step is the middle of it; the array is the last probability of a session of 100 views from its
+//! start. A usual session keeps to a few pages; the lines that end in `every_word` are of one that has seen all there
+//! is: only inputs that are not zero cost anything.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use coupon_model::churn::{Example, Model, Spec, Step, Trainer, View, Vocabulary};
+use coupon_model::churn::{Example, Model, Room, Spec, Step, Trainer, View, Vocabulary};
 use coupon_model::events::{Kind, SECOND};
 
 /// Views of one session; the longest that is no bot's.
@@ -51,7 +51,11 @@ fn measure(model: &Model, views: &[View], which: &str) -> coupon_model::Result<(
     });
     let mut running = model.resume(&stored)?;
     let step = median(CALLS, || model.step(0, &mut running, black_box(&view)));
-    let array = median(1, || model.score(0, black_box(views)));
+    let mut room = Room::default();
+    let array = median(1, || model.score_last(0, black_box(views), &mut room));
+    assert!(
+        (model.score_last(0, views, &mut room).unwrap_or(0.0) - model.score(0, views)[views.len() - 1]).abs() < 1e-6
+    );
     println!("live_step_microseconds{which} {live:.3}");
     println!("bare_step_microseconds{which} {step:.3}");
     println!("array_100_views_microseconds{which} {array:.2}");

@@ -42,9 +42,9 @@ impl Batch {
         });
     }
 
-    /// Puts any sessions in; every view counts.
-    pub fn fill_whole(&mut self, sessions: &[&[View]], layout: &Layout) {
-        self.pack(sessions, layout, |_, _| Some((1.0, 1.0)));
+    /// Puts any sessions in; every view counts, or of each session the last.
+    pub fn fill_whole(&mut self, sessions: &[&[View]], layout: &Layout, last: bool) {
+        self.pack(sessions, layout, |session, t| (!last || t + 1 == sessions[session].len()).then_some((1.0, 1.0)));
     }
 
     /// Through the same [`Tracker`] that serves live. `counts` gives target and weight of a session's view, if it counts.
@@ -102,6 +102,11 @@ impl Batch {
     /// The inputs of every row.
     pub fn inputs(&self) -> impl Iterator<Item = &[(u32, f32)]> {
         self.rows.iter().map(|r| &self.entries[r.start as usize..r.end as usize])
+    }
+
+    /// The same as entries and each row's stretch of them.
+    pub fn entries(&self) -> (&[(u32, f32)], &[Range<u32>]) {
+        (&self.entries, &self.rows)
     }
 
     #[cfg(test)]

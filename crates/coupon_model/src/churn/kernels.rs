@@ -1,62 +1,29 @@
 //! What [`simd`](super::simd) compiles for each kind of CPU: plain Rust that the compiler vectorises. The three numbers
 //! are those of a version: whether it has FMA, and the rows and columns of C that the matrix product keeps in registers.
 
-use super::math::{exp, ln_1p, sigmoid, tanh};
+use super::math::{exp, ln_1p, mul_add, sigmoid, tanh};
+use super::sums::{Dense, add_terms};
 
+/// Every other step walks U backwards: of its 64 KB (at 64 units) the first cache then still holds what the step before
+/// walked last.
 #[inline(always)]
-fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// Columns that a sum of rows keeps in registers.
-const WIDE: usize = 64;
-
-#[inline(always)]
-pub fn add_rows_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], a: &[f32], rows: &[f32]) {
-    let n = out.len();
-    let (tiles, rest) = out.as_chunks_mut::<WIDE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = *tile;
-        for (&a, row) in a.iter().zip(rows.chunks_exact(n)) {
-            add::<FMA>(&mut sums, a, row[t * WIDE..].first_chunk().expect("a tile's width"));
-        }
-        *tile = sums;
-    }
-    if !rest.is_empty() {
-        let from = n - rest.len();
-        for (&a, row) in a.iter().zip(rows.chunks_exact(n)) {
-            rest.iter_mut().zip(&row[from..]).for_each(|(o, x)| *o = mul_add::<FMA>(a, *x, *o));
-        }
-    }
-}
-
-#[inline(always)]
-pub fn add_sparse_body<const FMA: bool, const MR: usize, const NR: usize>(
-    out: &mut [f32],
-    entries: &[(u32, f32)],
-    rows: &[f32],
+pub fn lstm_alone_body<const FMA: bool, const MR: usize, const NR: usize>(
+    gates: &mut [f32],
+    u: &[f32],
+    c: &mut [f32],
+    h: &mut [f32],
 ) {
-    let n = out.len();
-    let (tiles, rest) = out.as_chunks_mut::<WIDE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = *tile;
-        for &(i, x) in entries {
-            add::<FMA>(&mut sums, x, rows[i as usize * n + t * WIDE..].first_chunk().expect("a tile's width"));
+    let (n, width) = (c.len(), 4 * c.len());
+    for (t, gates) in gates.chunks_exact_mut(width).enumerate() {
+        let (done, h) = h.split_at_mut(t * n);
+        if t > 0 {
+            let a = &done[(t - 1) * n..];
+            match t % 2 {
+                0 => add_terms::<FMA, NR>(gates, &Dense::<false> { a, rows: u, width }, 0),
+                _ => add_terms::<FMA, NR>(gates, &Dense::<true> { a, rows: u, width }, 0),
+            }
         }
-        *tile = sums;
-    }
-    if !rest.is_empty() {
-        for &(i, x) in entries {
-            let row = &rows[(i as usize + 1) * n - rest.len()..(i as usize + 1) * n];
-            rest.iter_mut().zip(row).for_each(|(o, w)| *o = mul_add::<FMA>(x, *w, *o));
-        }
-    }
-}
-
-#[inline(always)]
-fn add<const FMA: bool>(sums: &mut [f32; WIDE], a: f32, row: &[f32; WIDE]) {
-    for k in 0..WIDE {
-        sums[k] = mul_add::<FMA>(a, row[k], sums[k]);
+        lstm_step_body::<FMA, MR, NR>(gates, c, &mut h[..n]);
     }
 }
 
@@ -183,17 +150,22 @@ pub fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
         let (i, rest) = gates.split_at_mut(units);
         let (f, rest) = rest.split_at_mut(units);
         let (g, o) = rest.split_at_mut(units);
-        i.iter_mut().for_each(|x| *x = sigmoid(*x));
-        f.iter_mut().for_each(|x| *x = sigmoid(*x));
-        g.iter_mut().for_each(|x| *x = tanh(*x));
-        o.iter_mut().for_each(|x| *x = sigmoid(*x));
+        i.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
+        f.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
+        g.iter_mut().for_each(|x| *x = tanh::<FMA>(*x));
+        o.iter_mut().for_each(|x| *x = sigmoid::<FMA>(*x));
         for (((c, i), f), g) in c.iter_mut().zip(&*i).zip(&*f).zip(&*g) {
             *c = f * *c + i * g;
         }
         for ((h, c), o) in h.iter_mut().zip(&*c).zip(&*o) {
-            *h = o * tanh(*c);
+            *h = o * tanh::<FMA>(*c);
         }
     }
+}
+
+#[inline(always)]
+fn one_plus<const FMA: bool>(x: f32) -> f32 {
+    1.0 + exp::<FMA>(x.clamp(-28.0, 28.0))
 }
 
 /// With I = 1 + e⁻ⁱ and so on, c ← (c·I·G + (2 − G)·F) / (F·I·G) and h ← (2 − C) / (O·C), where G = 1 + e^(−2g). The
@@ -204,21 +176,20 @@ pub fn lstm_step_body<const FMA: bool, const MR: usize, const NR: usize>(
     c: &mut [f32],
     h: &mut [f32],
 ) {
-    let one_plus = |x: f32| 1.0 + exp(x.clamp(-28.0, 28.0));
     let n = c.len();
     let (i, rest) = gates.split_at_mut(n);
     let (f, rest) = rest.split_at_mut(n);
     let (g, o) = rest.split_at_mut(n);
-    i.iter_mut().for_each(|x| *x = one_plus(-*x));
-    f.iter_mut().for_each(|x| *x = one_plus(-*x));
-    g.iter_mut().for_each(|x| *x = one_plus(-2.0 * *x));
-    o.iter_mut().for_each(|x| *x = one_plus(-*x));
+    i.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
+    f.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
+    g.iter_mut().for_each(|x| *x = one_plus::<FMA>(-2.0 * *x));
+    o.iter_mut().for_each(|x| *x = one_plus::<FMA>(-*x));
     for (((c, i), f), g) in c.iter_mut().zip(&*i).zip(&*f).zip(&*g) {
         let below = i * g;
         *c = (*c * below + (2.0 - g) * f) / (f * below);
     }
     for ((h, c), o) in h.iter_mut().zip(&*c).zip(&*o) {
-        let c = one_plus(-2.0 * c);
+        let c = one_plus::<FMA>(-2.0 * c);
         *h = (2.0 - c) / (o * c);
     }
 }
@@ -244,7 +215,7 @@ pub fn lstm_back_body<const FMA: bool, const MR: usize, const NR: usize>(
         let (df, rest) = rest.split_at_mut(n);
         let (dg, d_o) = rest.split_at_mut(n);
         for ((((d_o, dc), after), dh), o) in d_o.iter_mut().zip(&mut *dc).zip(after).zip(dh).zip(o) {
-            let tanh = tanh(*after);
+            let tanh = tanh::<FMA>(*after);
             *d_o = dh * tanh * o * (1.0 - o);
             *dc += dh * o * (1.0 - tanh * tanh);
         }
@@ -273,9 +244,9 @@ pub fn gru_body<const FMA: bool, const MR: usize, const NR: usize>(
     for (k, (gates, h)) in gates.chunks_exact_mut(3 * n).zip(h.chunks_exact_mut(n)).enumerate() {
         let (back, before) = (&back[3 * k * n..3 * (k + 1) * n], &before[k * n..(k + 1) * n]);
         let (rz, m) = gates.split_at_mut(2 * n);
-        rz.iter_mut().zip(back).for_each(|(x, b)| *x = sigmoid(*x + b));
+        rz.iter_mut().zip(back).for_each(|(x, b)| *x = sigmoid::<FMA>(*x + b));
         for ((m, b), r) in m.iter_mut().zip(&back[2 * n..]).zip(&*rz) {
-            *m = tanh(*m + r * b);
+            *m = tanh::<FMA>(*m + r * b);
         }
         for (((h, m), before), z) in h.iter_mut().zip(&*m).zip(before).zip(&rz[n..]) {
             *h = m + z * (before - m);

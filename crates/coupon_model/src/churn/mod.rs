@@ -26,6 +26,7 @@ mod report;
 mod simd;
 mod spec;
 mod store;
+mod sums;
 mod trainer;
 mod vocabulary;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
 use super::pass::Pass;
+use super::queue::{ROWS, Room};
 use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
@@ -44,7 +45,7 @@ impl State {
 
     /// What is stored between two clicks: little-endian, a fixed length for one model, read back by [`Model::resume`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4096);
+        let mut out = Vec::with_capacity(Tracker::HEADER + 4 * (self.tracker.counters().len() + self.memory.len()));
         self.tracker.write(&mut out);
         put(&mut out, &self.memory);
         out
@@ -119,6 +120,20 @@ impl Model {
         views.iter().map(|view| self.step(segment, &mut state, view)).collect()
     }
 
+    /// P(churn) after the last view: the last of [`Model::score`], to rounding, in less time.
+    /// `None` for no view.
+    pub fn score_last(&self, segment: u32, views: &[View], room: &mut Room) -> Option<f64> {
+        if views.len() > ROWS {
+            // All at once it would take kilobytes a view.
+            return self.score(segment, views).pop();
+        }
+        let (net, calibrator) = self.of(segment);
+        let pass = &mut room.0;
+        pass.batch.fill_whole(&[views], &self.layout, true);
+        let logit = pass.score(net).first()?;
+        Some(calibrator.probability(*logit, views.len() as u32))
+    }
+
     /// P(churn) after each view of many sessions, told as (session, probability), each session's in their order: what
     /// [`Model::score`] says of each, to rounding, in a third of the time.
     pub(super) fn score_beside(
@@ -129,8 +144,8 @@ impl Model {
         mut tell: impl FnMut(usize, f64),
     ) {
         let (net, calibrator) = self.of(segment);
-        pass.batch.fill_whole(sessions, &self.layout);
-        pass.forward(net, None);
+        pass.batch.fill_whole(sessions, &self.layout, false);
+        pass.score(net);
         for (c, &logit) in pass.batch.counted.iter().zip(pass.logits()) {
             tell(pass.batch.given(c.session), calibrator.probability(logit, c.step as u32 + 1));
         }
@@ -156,7 +171,9 @@ impl Model {
         let numbers = |bytes: &[[u8; 4]]| -> Vec<f32> { bytes.iter().map(|x| f32::from_le_bytes(*x)).collect() };
         let (counters, memory) = (numbers(counters), numbers(memory));
         // Counters only rise from zero, and a cell moves by at most one a view.
-        let sane = counters.iter().all(|x| x.is_finite() && *x >= 0.0) && memory.iter().all(|x| x.abs() < 1e10);
+        // (Every number is looked at: an early end would look at one at a time.)
+        let sane = counters.iter().fold(true, |sane, x| sane & (*x >= 0.0) & (*x <= f32::MAX))
+            & memory.iter().fold(true, |sane, x| sane & (x.abs() < 1e10));
         if !sane {
             return Err(corrupt());
         }

@@ -160,24 +160,33 @@ pub struct Net {
 pub struct Scratch {
     /// The view's inputs.
     pub entries: Vec<(u32, f32)>,
-    taps: Vec<f32>,
-    gates: Vec<f32>,
-    back: Vec<f32>,
-    output: Vec<f32>,
-    wide: Vec<f32>,
+    /// In one piece, because a live click makes a session's buffers anew: taps of the convolution, gates, sums from the
+    /// step before, outputs, feed-forward layer.
+    numbers: Aligned,
 }
 
 impl Scratch {
     pub(super) fn new(spec: &Spec, entries: usize) -> Scratch {
-        let shape = Shape::new(spec, 0);
-        Scratch {
-            entries: Vec::with_capacity(entries),
-            taps: vec![0.0; shape.taps * shape.channels],
-            gates: vec![0.0; shape.gates()],
-            back: vec![0.0; if shape.cell == Cell::Gru { shape.gates() } else { 0 }],
-            output: vec![0.0; shape.hidden],
-            wide: vec![0.0; shape.feed_forward],
-        }
+        let lengths = Scratch::lengths(&Shape::new(spec, 0));
+        let mut numbers = Aligned::default();
+        numbers.sized(lengths.iter().map(|n| n.next_multiple_of(Aligned::LINE)).sum());
+        Scratch { entries: Vec::with_capacity(entries), numbers }
+    }
+
+    fn lengths(shape: &Shape) -> [usize; 5] {
+        let back = if shape.cell == Cell::Gru { shape.gates() } else { 0 };
+        [shape.taps * shape.channels, shape.gates(), back, shape.hidden, shape.feed_forward]
+    }
+
+    /// The entries and the five buffers.
+    fn parts(&mut self, shape: &Shape) -> (&[(u32, f32)], [&mut [f32]; 5]) {
+        let mut rest = &mut *self.numbers;
+        let parts = Scratch::lengths(shape).map(|n| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(n.next_multiple_of(Aligned::LINE));
+            rest = after;
+            &mut part[..n]
+        });
+        (&self.entries, parts)
     }
 }
 
@@ -240,7 +249,7 @@ impl Net {
     pub fn step(&self, memory: &mut [f32], before: u32, scratch: &mut Scratch) -> f32 {
         let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
         let n = shape.hidden;
-        let Scratch { entries, taps, gates, back, output, wide } = scratch;
+        let (entries, [taps, gates, back, output, wide]) = scratch.parts(shape);
         let (pending, memory) = memory.split_at_mut(shape.pending());
         let (states, window) = memory.split_at_mut(shape.layers * shape.state());
         if shape.channels > 0 {

@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::math::softplus;
 use super::net::{Net, Shape};
 use super::recurrent::Run;
-use super::simd::{add_columns, add_sparse, product, scatter};
+use super::simd::{PACKED, add_columns, add_sparse, product, scatter, sparse_product};
 use super::spec::Pooling;
 
 /// The dense matrices transposed, which carry gradients down: made once a step for all batches that run side by side.
@@ -45,6 +45,8 @@ pub struct Pass {
     /// Weighted sum of the log losses.
     pub loss: f64,
     layers: Vec<Run>,
+    /// A stretch of columns of the inputs' weights.
+    packed: Aligned,
     /// Outputs of the convolution: rows × channels, and each view's contributions to it: rows × taps·channels.
     convolved: Aligned,
     taps: Aligned,
@@ -64,9 +66,18 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Logits of churn of the views that count, in their order. `dropout` is the share of outputs zeroed, and the
-    /// generator to draw them.
+    /// Logits of churn of the views that count, in their order, and what [`Pass::backward`] needs. `dropout` is the share
+    /// of outputs zeroed, and the generator to draw them.
     pub fn forward(&mut self, net: &Net, dropout: Option<(f32, &mut Xoshiro256PlusPlus)>) -> &[f32] {
+        self.run(net, dropout, true)
+    }
+
+    /// The logits alone.
+    pub fn score(&mut self, net: &Net) -> &[f32] {
+        self.run(net, None, false)
+    }
+
+    fn run(&mut self, net: &Net, dropout: Option<(f32, &mut Xoshiro256PlusPlus)>, kept: bool) -> &[f32] {
         let (shape, values) = (&net.shape, &net.values);
         let (n, g, rows) = (shape.hidden, shape.gates(), self.batch.rows());
         self.layers.resize_with(shape.layers, Run::default);
@@ -76,19 +87,26 @@ impl Pass {
         for (l, layer) in net.places.layers.iter().enumerate() {
             let (below, run) = self.layers.split_at_mut(l);
             let run = &mut run[0];
-            repeat(&values[layer.b.clone()], run.gates.sized(rows * g));
-            let w = &values[layer.w.clone()];
-            match below.last() {
-                Some(below) => product(&mut run.gates, &below.outputs, false, w, [rows, g, n]),
-                None if shape.channels > 0 => {
-                    product(&mut run.gates, &self.convolved, false, w, [rows, g, shape.channels]);
+            let (b, w) = (&values[layer.b.clone()], &values[layer.w.clone()]);
+            let gates = run.gates.sized(rows * g);
+            let x = match below.last() {
+                Some(below) => Some(&below.outputs),
+                None => (shape.channels > 0).then_some(&self.convolved),
+            };
+            match x {
+                Some(x) => {
+                    repeat(b, gates);
+                    product(gates, x, false, w, [rows, g, shape.below(l)]);
                 }
                 None => {
-                    let gates = run.gates.chunks_exact_mut(g);
-                    self.batch.inputs().zip(gates).for_each(|(x, gates)| add_sparse(gates, x, w));
+                    let entries = self.batch.entries();
+                    // Packing costs as much as some views' sums.
+                    let pays = entries.0.len() > 4 * shape.inputs;
+                    let packed = self.packed.sized(if pays { shape.inputs * PACKED } else { 0 });
+                    sparse_product(gates, b, entries, w, packed);
                 }
             }
-            run.forward(shape, layer, values, &self.batch);
+            run.forward(shape, layer, values, &self.batch, kept);
         }
         let last = &self.layers[shape.layers - 1].outputs;
         self.outputs.clone_from(last);
@@ -129,7 +147,7 @@ impl Pass {
         for (c, &z) in self.batch.counted.iter().zip(&self.logits) {
             let weight = c.weight * if c.target > 0.5 { churned } else { purchased };
             self.loss += f64::from(weight) * softplus(f64::from(if c.target > 0.5 { -z } else { z }));
-            let p = super::math::sigmoid(z);
+            let p = super::math::sigmoid::<false>(z);
             self.of_logits.push((f64::from(weight * (p - c.target)) / scale) as f32);
         }
         // logit = f2 · relu(f1 · pooled + bias) + bias

@@ -10,10 +10,10 @@ use crate::events::{Kind, Micros};
 
 /// What scoring side by side needs room for: some megabytes, which are worth keeping from queue to queue.
 #[derive(Debug, Default)]
-pub struct Room(Pass);
+pub struct Room(pub(super) Pass);
 
 /// Views that are scored side by side: some milliseconds, some megabytes.
-const ROWS: usize = 4096;
+pub(super) const ROWS: usize = 4096;
 
 /// A session whose views are complete.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,7 @@
 use super::aligned::Aligned;
 use super::batch::Batch;
 use super::net::{Layer, Shape};
-use super::simd::{add_columns, add_rows, gru, gru_back, lstm, lstm_back, product};
+use super::simd::{add_columns, add_rows, gru, gru_back, lstm, lstm_alone, lstm_back, product};
 use super::spec::Cell;
 
 /// What a layer did on a batch; rows are the batch's.
@@ -33,10 +33,18 @@ fn onto(sums: &mut [f32], before: &[f32], u: &[f32], dims: [usize; 3]) {
 }
 
 impl Run {
-    pub fn forward(&mut self, shape: &Shape, layer: &Layer, values: &[f32], batch: &Batch) {
+    /// `kept`: for [`Run::backward`]; otherwise only the outputs are.
+    pub fn forward(&mut self, shape: &Shape, layer: &Layer, values: &[f32], batch: &Batch, kept: bool) {
         let (n, g, rows) = (shape.hidden, shape.gates(), batch.rows());
         let u = &values[layer.u.clone()];
         let outputs = self.outputs.sized(rows * n);
+        // Steps of one row each.
+        if !kept && shape.cell == Cell::Lstm && rows == batch.steps() {
+            let c = self.cells.sized(n);
+            c.fill(0.0);
+            lstm_alone(&mut self.gates, u, c, outputs);
+            return;
+        }
         let zeros = vec![0.0; batch.starts.get(1).map_or(0, |r| r * n)];
         match shape.cell {
             Cell::Lstm => self.cells.sized(rows * n),

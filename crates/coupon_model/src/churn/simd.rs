@@ -4,7 +4,11 @@
 //! Matrices are row-major. A version may round differently from another, never from run to run.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::kernels::*;
+pub use super::sums::PACKED;
+use super::sums::*;
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -68,6 +72,15 @@ versions! {
     pub fn add_rows(out: &mut [f32], a: &[f32], rows: &[f32]) = add_rows_body;
     /// out (N) += Σ x · rows_i over the entries (i, x), rows of N.
     pub fn add_sparse(out: &mut [f32], entries: &[(u32, f32)], rows: &[f32]) = add_sparse_body;
+    /// Row r of out = bias + Σ x · w_i over the entries (i, x) of its range; `packed` (rows of w × [`PACKED`]) is room for
+    /// a stretch of columns of w, or empty where packing does not pay.
+    pub fn sparse_product(
+        out: &mut [f32],
+        bias: &[f32],
+        entries: (&[(u32, f32)], &[Range<u32>]),
+        w: &[f32],
+        packed: &mut [f32],
+    ) = sparse_product_body;
     /// rows_i += x · gradient over the entries (i, x): the transpose of [`add_sparse`].
     pub fn scatter(rows: &mut [f32], entries: &[(u32, f32)], gradient: &[f32]) = scatter_body;
     /// C (m × n) += A · B (k × n) with dims m, n, k; A is m × k, or k × m where `transposed`.
@@ -78,8 +91,11 @@ versions! {
     /// activations; c ← f·c + i·g, h ← o·tanh(c) (rows × H).
     pub fn lstm(gates: &mut [f32], c: &mut [f32], h: &mut [f32], units: usize) = lstm_body;
     /// One LSTM cell as [`lstm`] has it, to rounding, where nobody asks for the activations: two divisions instead of five,
-    /// which are half of a cell's time (.09 against .16 µs at 64 units). `gates` leaves as rubble.
+    /// which are a part of a cell's time. `gates` leaves as rubble.
     pub fn lstm_step(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = lstm_step_body;
+    /// All steps of one session's LSTM. `gates` (rows × 4H) holds the sums from below and leaves as rubble, c (H) enters as
+    /// zeros, h is rows × H.
+    pub fn lstm_alone(gates: &mut [f32], u: &[f32], c: &mut [f32], h: &mut [f32]) = lstm_alone_body;
     /// From dh and dc (of this step) to the gradients of the gates' sums; dc leaves as that of the step before. `cells`
     /// are those before and after the step.
     pub fn lstm_back(gates: &[f32], cells: [&[f32]; 2], dh: &[f32], dc: &mut [f32], sums: &mut [f32], units: usize) = lstm_back_body;
@@ -132,6 +148,25 @@ pub mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
+        /// A session's steps in one call are the steps one by one, forwards and backwards through U.
+        #[test]
+        fn steps_alone_are_steps(units in 1usize..80, views in 1usize..12, seed in 0u32..99) {
+            let (sums, u) = (numbers(views * 4 * units, seed), numbers(units * 4 * units, seed + 1));
+            with_each_level(|_| {
+                let (mut c, mut h) = (vec![0.0; units], vec![0.0; units]);
+                let mut one_by_one = Vec::new();
+                for sums in sums.chunks_exact(4 * units) {
+                    let mut gates = sums.to_vec();
+                    add_rows(&mut gates, &h, &u);
+                    lstm_step(&mut gates, &mut c, &mut h);
+                    one_by_one.extend(h.iter().map(|x| f64::from(*x)));
+                }
+                let (mut c, mut h) = (vec![0.0; units], vec![f32::NAN; views * units]);
+                lstm_alone(&mut sums.clone(), &u, &mut c, &mut h);
+                close(&h, &one_by_one);
+            });
+        }
+
         /// Every version of every product is the sum it says, whatever the sizes.
         #[test]
         fn products_are_sums(m in 0usize..20, n in 1usize..140, k in 0usize..300, transposed in any::<bool>(), seed in 0u32..99) {
@@ -153,6 +188,15 @@ pub mod tests {
                     let mut row = c[..n].to_vec();
                     add_sparse(&mut row, &entries, &b);
                     close(&row, &wanted[..n]);
+                    // Row after row of entries onto a bias, with and without packing; a view without entries keeps the bias.
+                    let ranges = [0..k as u32, 0..0, 0..k as u32];
+                    let bias: Vec<f64> = c[..n].iter().map(|x| f64::from(*x)).collect();
+                    let rows = [&wanted[..n], &bias, &wanted[..n]].concat();
+                    for room in [0, k * PACKED] {
+                        let mut ours = vec![f32::NAN; 3 * n];
+                        sparse_product(&mut ours, &c[..n], (&entries, &ranges), &b, &mut vec![f32::NAN; room]);
+                        close(&ours, &rows);
+                    }
                     // The transpose of a sum of rows is a gradient to each of them.
                     let mut back = b.clone();
                     scatter(&mut back, &entries, &c[..n]);

@@ -81,8 +81,12 @@ proptest! {
     #[test]
     fn live_and_array_agree(spec in spec(), seed in any::<u64>(), views in prop::collection::vec(view(), 1..40)) {
         let model = random_model(spec, seed);
+        let mut room = Room::default();
+        prop_assert_eq!(model.score_last(0, &[], &mut room), None);
         for segment in [0, 2, 5, 99] {
             let array = model.score(segment, &views);
+            let last = model.score_last(segment, &views, &mut room).unwrap();
+            prop_assert!((last - array[views.len() - 1]).abs() < 1e-6);
             let mut bytes = model.begin().to_bytes();
             for (view, expected) in views.iter().zip(array) {
                 prop_assert_eq!(bytes.len(), model.state_bytes());

@@ -1,0 +1,165 @@
+//! Sums of rows times numbers, for [`simd`](super::simd) as the other [`kernels`](super::kernels).
+
+use std::ops::Range;
+
+use super::math::mul_add;
+
+/// What a sum of rows is made of. (A trait, because closures are not compiled for the version's CPU.)
+pub trait Terms {
+    fn count(&self) -> usize;
+    /// A row and its number.
+    fn term(&self, p: usize) -> (f32, &[f32]);
+}
+
+/// Every row of a matrix, forwards or backwards.
+pub struct Dense<'a, const BACK: bool> {
+    pub a: &'a [f32],
+    pub rows: &'a [f32],
+    pub width: usize,
+}
+
+impl<const BACK: bool> Terms for Dense<'_, BACK> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.a.len()
+    }
+
+    #[inline(always)]
+    fn term(&self, p: usize) -> (f32, &[f32]) {
+        let p = if BACK { self.a.len() - 1 - p } else { p };
+        (self.a[p], &self.rows[p * self.width..(p + 1) * self.width])
+    }
+}
+
+/// The rows that entries name.
+struct Sparse<'a> {
+    entries: &'a [(u32, f32)],
+    rows: &'a [f32],
+    width: usize,
+}
+
+impl Terms for Sparse<'_> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    #[inline(always)]
+    fn term(&self, p: usize) -> (f32, &[f32]) {
+        let (i, x) = self.entries[p];
+        (x, &self.rows[i as usize * self.width..(i as usize + 1) * self.width])
+    }
+}
+
+#[inline(always)]
+fn add<const FMA: bool, const N: usize>(sums: &mut [f32; N], (x, row): (f32, &[f32]), from: usize) {
+    let row: &[f32; N] = row[from..].first_chunk().expect("a strip's width");
+    for k in 0..N {
+        sums[k] = mul_add::<FMA>(x, row[k], sums[k]);
+    }
+}
+
+/// out (N) += the rows' columns from `from` on: N sums in each of CHAINS sets of registers. A multiply-add takes four
+/// cycles and two begin in one, so that eight registers of sums must be under way.
+#[inline(always)]
+fn strip<const FMA: bool, const N: usize, const CHAINS: usize>(out: &mut [f32], terms: &impl Terms, from: usize) {
+    let out: &mut [f32; N] = out.first_chunk_mut().expect("a strip's width");
+    let (mut first, mut second, mut third, mut fourth) = (*out, [0.0; N], [0.0; N], [0.0; N]);
+    let (mut p, count) = (0, terms.count());
+    while CHAINS > 1 && p + CHAINS <= count {
+        add::<FMA, N>(&mut first, terms.term(p), from);
+        add::<FMA, N>(&mut second, terms.term(p + 1), from);
+        if CHAINS == 4 {
+            add::<FMA, N>(&mut third, terms.term(p + 2), from);
+            add::<FMA, N>(&mut fourth, terms.term(p + 3), from);
+        }
+        p += CHAINS;
+    }
+    while p < count {
+        add::<FMA, N>(&mut first, terms.term(p), from);
+        p += 1;
+    }
+    if CHAINS > 1 {
+        first.iter_mut().zip(second).for_each(|(a, b)| *a += b);
+    }
+    if CHAINS == 4 {
+        first.iter_mut().zip(third).zip(fourth).for_each(|((a, b), c)| *a += b + c);
+    }
+    *out = first;
+}
+
+/// out += the rows' columns from `from` on, in strips as wide as the registers allow.
+#[inline(always)]
+pub fn add_terms<const FMA: bool, const NR: usize>(out: &mut [f32], terms: &impl Terms, from: usize) {
+    let n = out.len();
+    let mut j = 0;
+    macro_rules! strips {
+        ($($width:literal $chains:literal)*) => {{$(
+            while n - j >= $width {
+                strip::<FMA, $width, $chains>(&mut out[j..], terms, from + j);
+                j += $width;
+            }
+        )*}};
+    }
+    match NR {
+        32 => strips!(128 1  64 2  32 4  16 4),
+        16 => strips!(64 1  32 2  16 4),
+        _ => strips!(32 1  16 2),
+    }
+    if j < n {
+        for p in 0..terms.count() {
+            let (x, row) = terms.term(p);
+            out[j..].iter_mut().zip(&row[from + j..from + n]).for_each(|(o, w)| *o = mul_add::<FMA>(x, *w, *o));
+        }
+    }
+}
+
+#[inline(always)]
+pub fn add_rows_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], a: &[f32], rows: &[f32]) {
+    let width = out.len();
+    add_terms::<FMA, NR>(out, &Dense::<false> { a, rows, width }, 0);
+}
+
+#[inline(always)]
+pub fn add_sparse_body<const FMA: bool, const MR: usize, const NR: usize>(
+    out: &mut [f32],
+    entries: &[(u32, f32)],
+    rows: &[f32],
+) {
+    let width = out.len();
+    add_terms::<FMA, NR>(out, &Sparse { entries, rows, width }, 0);
+}
+
+/// Columns of W that stand packed in the first cache while every row of entries passes over them.
+pub const PACKED: usize = 128;
+
+#[inline(always)]
+pub fn sparse_product_body<const FMA: bool, const MR: usize, const NR: usize>(
+    out: &mut [f32],
+    bias: &[f32],
+    (entries, ranges): (&[(u32, f32)], &[Range<u32>]),
+    w: &[f32],
+    packed: &mut [f32],
+) {
+    let n = bias.len();
+    let whole = if packed.is_empty() { 0 } else { n / PACKED * PACKED };
+    for j in (0..whole).step_by(PACKED) {
+        for (to, row) in packed.chunks_exact_mut(PACKED).zip(w.chunks_exact(n)) {
+            to.copy_from_slice(&row[j..j + PACKED]);
+        }
+        for (out, r) in out.chunks_exact_mut(n).zip(ranges) {
+            let entries = &entries[r.start as usize..r.end as usize];
+            let out = &mut out[j..j + PACKED];
+            out.copy_from_slice(&bias[j..j + PACKED]);
+            add_terms::<FMA, NR>(out, &Sparse { entries, rows: packed, width: PACKED }, 0);
+        }
+    }
+    if whole < n {
+        for (out, r) in out.chunks_exact_mut(n).zip(ranges) {
+            let entries = &entries[r.start as usize..r.end as usize];
+            let out = &mut out[whole..];
+            out.copy_from_slice(&bias[whole..]);
+            add_terms::<FMA, NR>(out, &Sparse { entries, rows: w, width: n }, whole);
+        }
+    }
+}
