@@ -103,10 +103,11 @@ SELECT step, condition, holds, detail FROM coupon.explain(:'session');
 \echo
 \set ECHO queries
 SET coupon_ext.clock = '2026-07-07';
+UPDATE coupon.campaign SET max_discount = 20, budget = 2000, budget_day = 150, cool_down = '3 days' WHERE campaign = 'default';
 SELECT coupon.go_live('default');
 SELECT coupon.simulate(customers => 2000, days => 14, start => '2026-07-07') AS clicks;
-SELECT outcome, count(*), round(avg(issue_probability)::numeric, 2) AS issue_probability
-FROM coupon.decision GROUP BY outcome ORDER BY outcome;
+SELECT outcome, reason, count(*), round(avg(issue_probability)::numeric, 2) AS issue_probability
+FROM coupon.decision GROUP BY outcome, reason ORDER BY outcome, reason;
 SELECT issued_at::timestamp(0) AS issued_at, session, d.customer, segment, view, round(churn::numeric, 3) AS churn,
     c.category, code
 FROM coupon.coupon c JOIN coupon.decision d USING (session, campaign) ORDER BY issued_at LIMIT 10;
@@ -159,11 +160,16 @@ SELECT * FROM issue_coupon('s-42');
 SELECT (SELECT code FROM issue_coupon('s-42')) = (SELECT code FROM issue_coupon('s-42')) AS same_code,
     count(*) AS coupons FROM coupon.coupon WHERE session = 's-42';
 \set ECHO none
+\echo 'The checkout takes its time: the coupon is kept for the order. To anybody else it looks like no coupon at all.'
+\echo
+\set ECHO queries
+SELECT * FROM reserve_coupon((SELECT code FROM issue_coupon('s-42')), 'order-1001', '15 minutes', session => 's-42');
+SELECT * FROM redeem_coupon((SELECT code FROM issue_coupon('s-42')), 'order-666', 500.00, session => 'another');
+\set ECHO none
 \echo 'At the till. The visitor typed the code in small letters, o for 0, l for 1, and without hyphens:'
 \echo
 SELECT code, translate(lower(code), '01-', 'ol') AS typed FROM issue_coupon('s-42') \gset
 \set ECHO queries
-SELECT * FROM redeem_coupon(:'typed', 'order-1001', 80.00, session => 'another');
 SELECT * FROM redeem_coupon(:'typed', 'order-1001', 80.00, session => 's-42');
 SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 's-42');
 \set ECHO none
@@ -172,6 +178,8 @@ SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 's-42');
 \set ECHO queries
 SELECT * FROM release_coupon(:'code', 'order-1001');
 SELECT * FROM redeem_coupon(:'typed', 'order-1002', 45.00, session => 's-42');
+SELECT a.clock::timestamp(0) AS at, a.event, a.detail - 'order' - 'campaign' AS detail
+FROM coupon.audit a JOIN coupon.coupon c ON c.id::text = a.name WHERE c.session = 's-42' ORDER BY a.id;
 \set ECHO none
 
 \echo
@@ -191,10 +199,11 @@ FROM coupon.estimated_sales;
 \echo
 \set ECHO queries
 SELECT outcome, count(*) AS sessions, count(*) FILTER (WHERE s.purchased) AS buyers
-FROM coupon.decision d JOIN coupon.session s USING (session) WHERE outcome <> 'shadow' GROUP BY outcome;
+FROM coupon.decision d JOIN coupon.session s USING (session) WHERE outcome IN ('issued', 'held out') GROUP BY outcome;
 SELECT expired, rebuilt, compacted FROM coupon.sweep();
 SELECT count(*) AS issued, count(redeemed_at) AS redeemed, count(*) FILTER (WHERE closed_at IS NULL) AS live,
     count(*) FILTER (WHERE closed_at = expires_at) AS expired FROM coupon.coupon;
+SELECT unit, day, granted, available, held, spent, currency FROM coupon.budget;
 SELECT status, reason, count(*) FROM coupon.attempt GROUP BY status, reason ORDER BY min(id);
 SELECT count(*) AS faults FROM coupon.fault;
 \set ECHO none

@@ -10,10 +10,10 @@ CREATE FUNCTION coupon.discount_on(order_amount numeric, discount numeric, unit 
     currency text) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT least(CASE unit WHEN 'money' THEN discount
-        ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END, max_discount, order_amount);
+    SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN discount
+        ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END, max_discount, order_amount) END;
 END;
-COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order';
+COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order; NULL as long as that is not known';
 
 CREATE FUNCTION coupon.check_presented(code text, order_id text, order_amount numeric) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

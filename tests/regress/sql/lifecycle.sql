@@ -93,6 +93,7 @@ SELECT (o).discount, (o).unit, (o).currency, (o).message FROM (SELECT issue_coup
 SELECT * FROM redeem_coupon(:'c5', 'o-50', 9.5, :'s5');
 UPDATE coupon.campaign SET discount = 33.3, unit = 'percent', currency = 'JPY', max_discount = 500 WHERE campaign = 'default';
 SELECT session AS s6, code AS c6 FROM coupon_for('cycle6') \gset
+SELECT discount FROM reserve_coupon(:'c6', 'o-60', session => :'s6');
 SELECT discount FROM reserve_coupon(:'c6', 'o-60', order_amount => 1000, session => :'s6');
 SELECT discount FROM redeem_coupon(:'c6', 'o-60', 10000, :'s6');
 UPDATE coupon.campaign SET discount = 10, unit = 'percent', currency = 'EUR', max_discount = NULL WHERE campaign = 'default';
