@@ -7,6 +7,7 @@ mod cache;
 mod campaigns;
 mod error;
 mod guard;
+mod plain;
 mod settings;
 mod store;
 mod stream;
