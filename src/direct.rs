@@ -179,7 +179,7 @@ pub fn update(rows: &[Live]) -> bool {
 }
 
 /// As [`rows::insert`], without waiting for whoever stores the same session; `None` where that has to be asked.
-pub fn insert(rows: &[Live]) -> Option<Vec<String>> {
+pub fn insert(rows: &[Live]) -> Option<Vec<usize>> {
     if !table::allowed() {
         return None;
     }
@@ -211,5 +211,5 @@ pub fn insert(rows: &[Live]) -> Option<Vec<String>> {
     table.close();
     // SAFETY: makes what was written visible to what follows in this transaction.
     unsafe { pg_sys::CommandCounterIncrement() };
-    Some(taken.into_iter().map(|n| rows[n].session.clone()).collect())
+    Some(taken)
 }

@@ -13,6 +13,7 @@ use coupon_model::segment::Model;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// A session as it is stored.
@@ -233,8 +234,8 @@ pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
     with_arrays(patience, || spi(client.update(prepared, None, &args)));
 }
 
-/// Stores new sessions; those that another connection has stored meanwhile, or is about to, are returned.
-pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec<String> {
+/// Stores new sessions; the numbers of those that another connection has stored meanwhile, or is about to, are returned.
+pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec<usize> {
     if rows.is_empty() {
         return Vec::new();
     }
@@ -280,8 +281,8 @@ pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec
     if stored.len() == rows.len() {
         return Vec::new();
     }
-    let stored: Vec<String> = stored.filter_map(|row| spi(row.get(1))).collect();
-    rows.iter().map(|r| r.session.clone()).filter(|s| !stored.contains(s)).collect()
+    let stored: HashSet<String> = stored.filter_map(|row| spi(row.get(1))).collect();
+    (0..rows.len()).filter(|&n| !stored.contains(&rows[n].session)).collect()
 }
 
 /// Marks a session that missed a click.
@@ -292,17 +293,14 @@ pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
 
 /// The session that a purchase which knows only its customer belongs to: the customer's latest, if it was seen within the
 /// timeout.
-pub fn latest_of(client: &mut SpiClient, purchase: &Click) -> Option<String> {
+pub fn latest_of(client: &mut SpiClient, purchase: &Click<&str>) -> Option<String> {
     let sql = "SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
                ORDER BY s.last_at DESC LIMIT 1";
     use pg_sys::BuiltinOid::*;
     let prepared = statement(client, sql, &[TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID].map(Into::into));
     let timeout = (settings::session_timeout() * 1e6) as i64;
-    let args = [
-        purchase.customer.clone().into(),
-        micros(purchase.at).into(),
-        micros(purchase.at.saturating_sub(timeout)).into(),
-    ];
+    let args =
+        [purchase.customer.into(), micros(purchase.at).into(), micros(purchase.at.saturating_sub(timeout)).into()];
     spi(client.update(prepared, Some(1), &args)).next().and_then(|row| spi(row.get(1)))
 }
 

@@ -11,7 +11,7 @@ use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 /// Sessions a statement: bounds the arrays that are passed to and fro.
 const CHUNK: usize = 1000;
@@ -22,25 +22,28 @@ pub struct Refused {
     pub caught: Caught,
 }
 
+/// A session's clicks in a statement.
+type Clicks<'a> = (&'a str, Vec<Click<&'a str>>);
+
 /// A statement's clicks.
 #[derive(Default)]
-pub struct Advance {
-    /// In session order: everybody locks in this order, so that nobody waits for somebody who waits for him.
-    sessions: BTreeMap<String, Vec<Click>>,
+pub struct Advance<'a> {
+    sessions: Vec<Clicks<'a>>,
+    /// Where a session stands there.
+    places: HashMap<&'a str, usize>,
     /// Purchases that know only their customer.
-    purchases: Vec<Click>,
+    purchases: Vec<Click<&'a str>>,
     refused: Vec<Refused>,
 }
 
-impl Advance {
-    pub fn push(&mut self, click: Click) {
-        match &click.session {
-            Some(session) => match self.sessions.get_mut(session) {
-                Some(clicks) => clicks.push(click),
-                None => drop(self.sessions.insert(session.clone(), vec![click])),
-            },
-            None => self.purchases.push(click),
-        }
+impl<'a> Advance<'a> {
+    pub fn push(&mut self, click: Click<&'a str>) {
+        let Some(session) = click.session else { return self.purchases.push(click) };
+        let place = *self.places.entry(session).or_insert_with(|| {
+            self.sessions.push((session, Vec::new()));
+            self.sessions.len() - 1
+        });
+        self.sessions[place].1.push(click);
     }
 
     pub fn refuse(&mut self, refused: Refused) {
@@ -51,14 +54,16 @@ impl Advance {
     }
 
     pub fn sessions(&self) -> Vec<String> {
-        self.sessions.keys().cloned().collect()
+        self.sessions.iter().map(|s| s.0.to_string()).collect()
     }
 }
 
 /// Advances all sessions of a statement; what had to be left out is returned.
 pub fn advance(mut work: Advance) -> Vec<Refused> {
     let mut refused = std::mem::take(&mut work.refused);
-    let mut sessions: Vec<_> = work.sessions.into_iter().collect();
+    let mut sessions = work.sessions;
+    // Everybody locks in this order, so that nobody waits for somebody who waits for him.
+    sessions.sort_unstable_by_key(|s| s.0);
     let patience = Patience::new(settings::max_wait());
     // A connection a chunk: what SPI has allocated is gone with it.
     for chunk in sessions.chunks_mut(CHUNK) {
@@ -75,7 +80,7 @@ pub fn advance(mut work: Advance) -> Vec<Refused> {
 /// `raced`: once more, after another connection was found storing these sessions.
 fn advance_chunk(
     client: &mut SpiClient,
-    chunk: &mut [(String, Vec<Click>)],
+    chunk: &mut [Clicks],
     refused: &mut Vec<Refused>,
     patience: &Patience,
     raced: bool,
@@ -83,8 +88,8 @@ fn advance_chunk(
     for (_, clicks) in chunk.iter_mut() {
         clicks.sort_by(|a, b| a.order(b));
     }
-    let names: Vec<&str> = chunk.iter().map(|c| c.0.as_str()).collect();
-    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer.as_deref())).collect();
+    let names: Vec<&str> = chunk.iter().map(|c| c.0).collect();
+    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer)).collect();
     let wanted = Wanted { sessions: &names, customers: &customers, raced };
     // A statement of many sessions holds rows itself and does not wait for one more.
     let none = Patience::new(0);
@@ -113,14 +118,15 @@ fn advance_chunk(
         if live.known { known.push(live) } else { new.push(live) }
     }
     rows::update(client, &known, patience);
-    let taken = rows::insert(client, &new, patience);
-    for decision in due.iter().filter(|d| !taken.contains(&d.session)) {
+    let taken: HashSet<&str> =
+        rows::insert(client, &new, patience).into_iter().map(|n| new[n].session.as_str()).collect();
+    for decision in due.iter().filter(|d| !taken.contains(d.session.as_str())) {
         issue::decide(client, decision, scene.clock);
     }
     if !taken.is_empty() {
-        let mut again: Vec<_> = chunk.iter().filter(|c| taken.contains(&c.0)).cloned().collect();
+        let mut again: Vec<_> = chunk.iter().filter(|c| taken.contains(c.0)).cloned().collect();
         if raced {
-            refused.extend(again.iter().map(|c| held(&c.0)));
+            refused.extend(again.iter().map(|c| held(c.0)));
         } else {
             advance_chunk(client, &mut again, refused, patience, true);
         }
@@ -128,7 +134,7 @@ fn advance_chunk(
 }
 
 /// A purchase that knows only its customer freezes that customer's latest session.
-fn freeze(client: &mut SpiClient, purchase: &Click, patience: &Patience) -> Option<Refused> {
+fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience) -> Option<Refused> {
     let session = rows::latest_of(client, purchase)?;
     let wanted = Wanted { sessions: &[&session], customers: &[None], raced: false };
     match rows::load(client, &wanted, patience).1.pop()?.row {
@@ -153,7 +159,7 @@ fn held(session: &str) -> Refused {
     Refused { session: Some(session.to_string()), caught }
 }
 
-fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
+fn begin<T>(session: &str, clicks: &[Click<T>], segment: u32, scene: &Scene) -> Live {
     let scoring = if campaigns::pooled(&scene.world.campaigns, session) { 0 } else { segment };
     Live {
         session: session.to_string(),
@@ -171,15 +177,15 @@ fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
 }
 
 /// Live and when rebuilding alike.
-fn take_in(live: &mut Live, click: &Click) {
+fn take_in(live: &mut Live, click: &Click<impl AsRef<str>>) {
     live.visit.click(live.version.as_ref().map(|v| &v.version), click);
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
-        live.customer.clone_from(&click.customer);
+        live.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
     }
 }
 
-fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
+fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Option<Due>) {
     take_in(live, click);
     if decision.is_none() && issue::fresh(click.at, scene.clock) {
         *decision = issue::due(&scene.world.campaigns, live, click.at);
