@@ -10,11 +10,6 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::Cell;
 
-const STORAGE: Source = Source {
-    name: c"storage",
-    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
-    write: false,
-};
 const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false };
 const CUSTOMER: Source = Source {
     name: c"customer",
@@ -78,7 +73,7 @@ pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> Opt
 }
 
 fn scene(client: &SpiClient) -> Option<Scene> {
-    let storage = Table::open(&STORAGE)?;
+    let storage = Table::open(&world::STORED)?;
     let seen = STORED.with(|place| storage.only(place)).then(|| (storage.get::<i32>(1), storage.get::<pgrx::Uuid>(3)));
     storage.close();
     let (Some(version), Some(revision)) = seen? else { return None };

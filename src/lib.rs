@@ -14,6 +14,7 @@ mod stream;
 mod table;
 mod threads;
 mod transition;
+mod whole;
 mod world;
 
 mod churn;

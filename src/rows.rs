@@ -5,7 +5,7 @@ use crate::direct;
 use crate::error::{ok, spi};
 use crate::guard::{Patience, with_lock_timeout, with_setting};
 use crate::settings::{self, micros};
-use crate::table::Place;
+use crate::table::{self, Place};
 use crate::world::{self, World};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -147,7 +147,9 @@ fn read(
     for (i, row) in rows.enumerate() {
         let scene = scene.get_or_insert_with(|| {
             let revision = row.field(2).expect("coupon.storage holds a revision");
-            Scene::new(client, world::at(client, row.field(1).unwrap_or(0), revision))
+            // In a snapshot no older than the statement's: what is kept under this revision must be of it.
+            let at = || world::at(client, row.field(1).unwrap_or(0), revision);
+            Scene::new(client, if table::allowed() { table::with_snapshot(at) } else { at() })
         });
         let has = |n: usize| row.field(n).unwrap_or(false);
         let stored = if has(4) {

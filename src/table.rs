@@ -59,7 +59,10 @@ pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
 /// statement, the executor knows when to refuse (40001) and what to note for SERIALIZABLE.
 pub fn allowed() -> bool {
     // SAFETY: plain reads of the transaction's characteristics.
-    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 && !pg_sys::XactReadOnly }
+    unsafe {
+        let own = pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 && !pg_sys::XactReadOnly;
+        own && !pg_sys::IsInParallelMode()
+    }
 }
 
 impl Table {
@@ -124,6 +127,18 @@ impl Table {
             let found = pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot);
             pg_sys::table_endscan(scan);
             found
+        }
+    }
+
+    /// Positions at every visible row in turn, in the active snapshot.
+    pub fn each(&self, mut row: impl FnMut(&Table)) {
+        // SAFETY: as in first(); what `row` raises ends the scan with the (sub)transaction.
+        unsafe {
+            let scan = pg_sys::table_beginscan(self.relation, pg_sys::GetActiveSnapshot(), 0, null_mut());
+            while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+                row(self);
+            }
+            pg_sys::table_endscan(scan);
         }
     }
 

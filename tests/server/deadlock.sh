@@ -55,3 +55,6 @@ q "SELECT coupon.sweep()" >/dev/null
 expect "views of x" 1600 "$(views x-)"
 expect "views of y" 10000 "$(views y-)"
 expect "views of z" 9600 "$(views z-)"
+
+note "rows that lost a race are gone from table and indexes"
+amcheck
