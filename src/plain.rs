@@ -75,7 +75,7 @@ pub unsafe fn is_plain(relation: pg_sys::Relation, source: &Source) -> bool {
     unsafe {
         let (entry, descriptor) = (&*(*relation).rd_rel, &*(*relation).rd_att);
         let writing = pg_sys::ACL_UPDATE | pg_sys::ACL_INSERT;
-        let rights = (pg_sys::ACL_SELECT | if write { writing } else { 0 }).into();
+        let rights = pg_sys::ACL_SELECT | if write { writing } else { 0 };
         let (user, all) = (pg_sys::GetUserId(), pg_sys::AclMaskHow::ACLMASK_ALL);
         let plain = CStr::from_ptr(entry.relname.data.as_ptr()) == name
             && entry.relkind == pg_sys::RELKIND_RELATION as i8
