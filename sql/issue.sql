@@ -95,8 +95,8 @@ BEGIN
     IF to_regclass('coupon.arm') IS NULL THEN
         RETURN NULL;
     END IF;
-    RETURN (SELECT (array_agg(a.arm ORDER BY a.arm))[
-            coupon.draw_arm(c.salt, array_agg(a.share ORDER BY a.arm), arm_of.session)]
+    RETURN (SELECT (array_agg(a.arm ORDER BY a.arm COLLATE "C"))[
+            coupon.draw_arm(c.salt, array_agg(a.share ORDER BY a.arm COLLATE "C"), arm_of.session)]
         FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.campaign = arm_of.campaign GROUP BY c.salt);
 END
 $$;

@@ -278,7 +278,8 @@ BEGIN
             count(*) FILTER (WHERE d.session IS NULL) AS not_issued,
             avg(s.purchased::int) FILTER (WHERE d.session IS NULL)::float8 AS not_issued_conversion
         FROM coupon.campaign c
-        CROSS JOIN LATERAL (SELECT array_agg(x.arm ORDER BY x.arm) AS arms, array_agg(x.share ORDER BY x.arm) AS shares
+        CROSS JOIN LATERAL (SELECT array_agg(x.arm ORDER BY x.arm COLLATE "C") AS arms,
+            array_agg(x.share ORDER BY x.arm COLLATE "C") AS shares
             FROM coupon.arm x WHERE x.campaign = c.campaign) g
         JOIN coupon.session s ON s.started_at >= c.live_since
         LEFT JOIN coupon.decision d ON d.session = s.session AND d.campaign = c.campaign AND d.outcome = 'issued'

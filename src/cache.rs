@@ -45,7 +45,7 @@ pub fn version(client: &SpiClient, number: i64, digest: &str) -> Rc<Decoded> {
         Some(kept[0].clone())
     });
     found.unwrap_or_else(|| {
-        let version = crate::error::ok(Version::decode(&store::serving(client, number)));
+        let version = crate::error::ok(store::serving(client, number));
         let decoded = Rc::new(Decoded { number, digest: digest.to_string(), version });
         DECODED.with(|d| {
             let mut kept = d.borrow_mut();

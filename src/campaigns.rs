@@ -1,10 +1,13 @@
 //! The running campaigns: their arms, and the thresholds a version gives them.
 
 use crate::cache::Decoded;
-use crate::error::{ok, spi};
+use crate::error::ok;
+use crate::plain::Source;
+use crate::rows::Fields;
+use crate::whole;
 use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
 use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use pgrx::spi::SpiClient;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -52,40 +55,81 @@ pub struct Draws {
 /// By priority, then name.
 pub type Campaigns = Vec<Rc<Campaign>>;
 
+const CAMPAIGN: Source = Source {
+    name: c"campaign",
+    columns: &[
+        (c"campaign", pg_sys::TEXTOID),
+        (c"state", pg_sys::TEXTOID),
+        (c"priority", pg_sys::INT4OID),
+        (c"salt", pg_sys::TEXTOID),
+        (c"target", pg_sys::FLOAT8OID),
+        (c"holdout", pg_sys::FLOAT8OID),
+        (c"holdout_next", pg_sys::FLOAT8OID),
+        (c"holdout_from", pg_sys::TIMESTAMPTZOID),
+        (c"per_session", pg_sys::INT4OID),
+        (c"categories", pg_sys::TEXTARRAYOID),
+        (c"zones", pg_sys::TEXTARRAYOID),
+    ],
+    write: false,
+};
+const ARM: Source = Source {
+    name: c"arm",
+    columns: &[
+        (c"campaign", pg_sys::TEXTOID),
+        (c"arm", pg_sys::TEXTOID),
+        (c"policy", pg_sys::TEXTOID),
+        (c"segments", pg_sys::BOOLOID),
+        (c"ranking", pg_sys::TEXTOID),
+        (c"share", pg_sys::FLOAT8OID),
+    ],
+    write: false,
+};
+
 /// The running campaigns as they are now; [`crate::world`] keeps them until one changes.
 pub fn read(client: &SpiClient) -> Campaigns {
-    let sql = "SELECT c.campaign, c.state = 'live', c.target, c.holdout, c.salt, array_agg(a.arm ORDER BY a.arm), \
-               array_agg(a.policy ORDER BY a.arm), array_agg(a.segments ORDER BY a.arm), \
-               array_agg(a.ranking = 'popular' ORDER BY a.arm), array_agg(a.share ORDER BY a.arm), \
-               c.holdout_next, c.holdout_from, c.per_session, c.categories, c.zones IS NOT NULL \
-               FROM coupon.campaign c JOIN coupon.arm a USING (campaign) WHERE c.state IN ('shadow', 'live') \
-               GROUP BY c.campaign ORDER BY c.priority DESC, c.campaign";
-    let campaign = |row: SpiHeapTupleData| {
-        let names: Vec<String> = spi(row.get(6))?;
-        let policies: Vec<String> = spi(row.get(7))?;
-        let segments: Vec<bool> = spi(row.get(8))?;
-        let popular: Vec<bool> = spi(row.get(9))?;
-        let arms = names.into_iter().zip(policies).zip(segments.into_iter().zip(popular));
-        let arm = |((name, policy), (segments, popular)): ((String, String), (bool, bool))| {
-            Some(Arm { name, policy: Policy::parse(&policy)?, segments, popular })
+    let mut arms: HashMap<String, Vec<(Arm, f64)>> = HashMap::new();
+    whole::each(client, &ARM, |row| {
+        let arm = || {
+            let (name, ranking) = (row.field(2)?, row.field::<String>(5)?);
+            let policy = Policy::parse(&row.field::<String>(3)?)?;
+            let arm = Arm { name, policy, segments: row.field(4)?, popular: ranking == "popular" };
+            Some((row.field(1)?, (arm, row.field(6)?)))
         };
-        Some(Rc::new(Campaign {
-            name: spi(row.get(1))?,
-            live: spi(row.get(2))?,
-            target: spi(row.get(3))?,
-            holdout: spi(row.get(4))?,
-            salt: spi(row.get(5))?,
-            arms: arms.map(arm).collect::<Option<_>>()?,
-            shares: spi(row.get(10))?,
-            holdout_next: spi(row.get(11)).zip(spi(row.get::<TimestampWithTimeZone>(12)).map(i64::from)),
-            per_session: spi(row.get::<i32>(13))? as usize,
-            categories: spi(row.get(14)),
-            zoned: spi(row.get(15))?,
-            drawn: RefCell::default(),
-            thresholds: RefCell::default(),
-        }))
-    };
-    spi(client.select(sql, None, &[])).filter_map(campaign).collect()
+        if let Some((campaign, arm)) = arm() {
+            arms.entry(campaign).or_default().push(arm);
+        }
+    });
+    let mut running = Vec::new();
+    whole::each(client, &CAMPAIGN, |row| {
+        let mut campaign = || {
+            let name: String = row.field(1)?;
+            let mut arms = arms.remove(&name)?;
+            // As SQL has them, COLLATE "C": the draw counts the shares in this order.
+            arms.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+            let (arms, shares) = arms.into_iter().unzip();
+            let campaign = Campaign {
+                live: row.field::<String>(2)? == "live",
+                salt: row.field(4)?,
+                target: row.field(5)?,
+                holdout: row.field(6)?,
+                holdout_next: row.field(7).zip(row.field::<TimestampWithTimeZone>(8).map(i64::from)),
+                per_session: row.field::<i32>(9)? as usize,
+                categories: row.field(10),
+                zoned: row.field::<Vec<String>>(11).is_some(),
+                name,
+                arms,
+                shares,
+                drawn: RefCell::default(),
+                thresholds: RefCell::default(),
+            };
+            Some((row.field::<i32>(3)?, Rc::new(campaign)))
+        };
+        if matches!(row.field::<&str>(2), Some("shadow" | "live")) {
+            running.extend(campaign());
+        }
+    });
+    running.sort_by(|(p, a), (q, b)| q.cmp(p).then_with(|| a.name.cmp(&b.name)));
+    running.into_iter().map(|(_, campaign)| campaign).collect()
 }
 
 impl Campaign {

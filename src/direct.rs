@@ -1,18 +1,15 @@
 //! Sessions read, locked and written through [`crate::table`]: what [`crate::rows`] says in SQL, where all tables are as
 //! `coupon.create_storage()` made them.
 
-use crate::rows::{self, Fields, Found, Live, Scene, Stored};
-use crate::table::{self, Keyed, Lock, Place, Source, Table};
+use crate::guard::Patience;
+use crate::plain::Source;
+use crate::rows::{self, Fields, Found, Live, Scene, Stored, Wanted};
+use crate::table::{self, Keyed, Lock, Place, Table};
 use crate::world;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::Cell;
 
-const STORAGE: Source = Source {
-    name: c"storage",
-    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
-    write: false,
-};
 const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false };
 const CUSTOMER: Source = Source {
     name: c"customer",
@@ -61,28 +58,22 @@ impl Fields for Table {
     }
 }
 
-/// As [`rows::load`]; `None` where that has to be asked: a table is not plain, locked as a whole, or a row is held that
-/// is worth waiting for.
-pub fn load(
-    client: &mut SpiClient,
-    sessions: &[&str],
-    customers: &[Option<&str>],
-    wait: bool,
-) -> Option<(Scene, Vec<Found>)> {
+/// As [`rows::load`]; `None` where that has to be asked: a table is not plain, or locked as a whole.
+pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> Option<(Scene, Vec<Found>)> {
     if !table::allowed() {
         return None;
     }
     table::with_snapshot(|| {
         let scene = scene(client)?;
-        let keyed = Keyed::open(&SESSION)?;
-        let found = load_from(client, &keyed, &scene, sessions, customers, wait);
+        let mut keyed = Keyed::open(&SESSION)?;
+        let found = load_from(client, &mut keyed, &scene, wanted, patience);
         keyed.close();
         Some((scene, found?))
     })
 }
 
 fn scene(client: &SpiClient) -> Option<Scene> {
-    let storage = Table::open(&STORAGE)?;
+    let storage = Table::open(&world::STORED)?;
     let seen = STORED.with(|place| storage.only(place)).then(|| (storage.get::<i32>(1), storage.get::<pgrx::Uuid>(3)));
     storage.close();
     let (Some(version), Some(revision)) = seen? else { return None };
@@ -91,16 +82,15 @@ fn scene(client: &SpiClient) -> Option<Scene> {
 
 fn load_from(
     client: &SpiClient,
-    keyed: &Keyed,
+    keyed: &mut Keyed,
     scene: &Scene,
-    sessions: &[&str],
-    customers: &[Option<&str>],
-    wait: bool,
+    wanted: &Wanted,
+    patience: &Patience,
 ) -> Option<Vec<Found>> {
+    let Wanted { sessions, customers, .. } = *wanted;
     let mut found = Vec::with_capacity(sessions.len());
     for session in sessions {
-        let row = match keyed.lock(session) {
-            Lock::Held if wait => return None,
+        let row = match lock(keyed, session, wanted.raced, patience) {
             Lock::Held => Stored::Held,
             Lock::Absent => Stored::New(0),
             Lock::Taken(place) => {
@@ -114,11 +104,15 @@ fn load_from(
     let none = marks.is_empty();
     marks.close();
     if !none {
-        let gap = Keyed::open(&GAP)?;
-        for (found, session) in found.iter_mut().zip(sessions) {
-            found.gap = gap.find(session);
-        }
-        gap.close();
+        // Marks that were set while it waited for a row count.
+        table::with_snapshot(|| {
+            let gap = Keyed::open(&GAP)?;
+            for (found, session) in found.iter_mut().zip(sessions) {
+                found.gap = gap.find(session);
+            }
+            gap.close();
+            Some(())
+        })?;
     }
     let segmented =
         |(found, customer): (&Found, &Option<&str>)| matches!(found.row, Stored::New(_)) && customer.is_some();
@@ -134,6 +128,21 @@ fn load_from(
         known.close();
     }
     Some(found)
+}
+
+/// Locks a session's row, looking again while another transaction holds it, or is about to store it.
+fn lock(keyed: &mut Keyed, session: &str, raced: bool, patience: &Patience) -> Lock {
+    for attempt in 0.. {
+        let mut lock = keyed.lock(session);
+        if raced && matches!(lock, Lock::Absent) && keyed.underway(session) {
+            lock = Lock::Held;
+        }
+        if !matches!(lock, Lock::Held) || !patience.wait(attempt) {
+            return lock;
+        }
+        keyed.refresh();
+    }
+    unreachable!("patience ends")
 }
 
 /// As [`rows::update`], for rows whose place is known; whether it was done.
@@ -162,4 +171,40 @@ pub fn update(rows: &[Live]) -> bool {
     // SAFETY: makes what was written visible to what follows in this transaction.
     unsafe { pg_sys::CommandCounterIncrement() };
     true
+}
+
+/// As [`rows::insert`], without waiting for whoever stores the same session; `None` where that has to be asked.
+pub fn insert(rows: &[Live]) -> Option<Vec<usize>> {
+    if !table::allowed() {
+        return None;
+    }
+    let table = Table::open(&SESSION)?;
+    if !table.takes(SESSION.columns.len()) {
+        table.close();
+        return None;
+    }
+    let taken = table::with_snapshot(|| {
+        table.insert(rows.len(), |n| {
+            let row = &rows[n];
+            [
+                row.session.as_str().into_datum(),
+                row.customer.as_deref().into_datum(),
+                row.started_at.into_datum(),
+                row.last_at.into_datum(),
+                (row.visit.views as i32).into_datum(),
+                (row.segment as i32).into_datum(),
+                row.version.as_ref().and_then(|v| v.number.into_datum()),
+                row.visit.frozen.into_datum(),
+                row.visit.purchased.into_datum(),
+                row.visit.churn.into_datum(),
+                row.visit.interest.into_datum(),
+                None,
+                row.visit.to_bytes().into_datum(),
+            ]
+        })
+    });
+    table.close();
+    // SAFETY: makes what was written visible to what follows in this transaction.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    Some(taken)
 }

@@ -3,7 +3,7 @@
 use crate::error::{report, throw};
 use crate::guard::{self, Caught, with_setting};
 use crate::sessions::{self, Advance};
-use crate::transition::{self, Column, Role, Row};
+use crate::transition::{self, Column, Role, Row, Texts};
 use crate::{fault, settings};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
@@ -95,7 +95,8 @@ fn on_click(trigger: &PgTrigger) {
             if let Some(Names::One(session)) = mapping.columns.get("session")
                 && let Ok(column) = transition::column(&relation, session, Role::Text)
             {
-                transition::for_each(&data, &relation, |row| touched.borrow_mut().extend(row.text(column)));
+                let name = |row: &Row| row.text(column, &Texts::new()).map(str::to_string);
+                transition::for_each(&data, &relation, |row| touched.borrow_mut().extend(name(row)));
                 touched.borrow_mut().sort();
                 touched.borrow_mut().dedup();
             }
@@ -105,9 +106,10 @@ fn on_click(trigger: &PgTrigger) {
                 "SELECT coupon.unwatch() it, then watch it with the columns it has.",
             ))
         });
+        let texts = Texts::new();
         let mut advance = Advance::default();
         let mut read = || {
-            transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns) {
+            transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns, &texts) {
                 Ok(Some(click)) => advance.push(click),
                 Ok(None) => {}
                 Err(why) => advance.refuse(why),
@@ -193,14 +195,19 @@ fn resolve(mapping: &Mapping, relation: &PgRelation) -> Result<Columns, String> 
 
 /// A row as a click: `None` for a row whose kind is not an event's, an error for one that cannot be one. Mirrors
 /// coupon.event_query.
-fn click(row: &Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click>, sessions::Refused> {
-    let text = |column: Option<Column>| column.and_then(|c| row.text(c));
+fn click<'a>(
+    row: &Row,
+    mapping: &Mapping,
+    c: &Columns,
+    texts: &'a Texts,
+) -> Result<Option<Click<&'a str>>, sessions::Refused> {
+    let text = |column: Option<Column>| column.and_then(|c| row.text(c, texts));
     let number = |column: Option<Column>| column.and_then(|c| row.number(c));
     let kind = match c.kind {
-        Some(column) => row.text(column).map(|k| mapping.kinds.get(&k).cloned().unwrap_or(k)),
-        None => Some(mapping.kind.clone().unwrap_or_else(|| "view".into())),
+        Some(column) => row.text(column, texts).map(|k| mapping.kinds.get(k).map_or(k, String::as_str)),
+        None => Some(mapping.kind.as_deref().unwrap_or("view")),
     };
-    let Some(kind) = kind.as_deref().and_then(Kind::parse) else { return Ok(None) };
+    let Some(kind) = kind.and_then(Kind::parse) else { return Ok(None) };
     let (session, customer) = (text(c.session), text(c.customer));
     let refuse = |what: &str, hint: &str| {
         Err(sessions::Refused {
@@ -222,7 +229,7 @@ fn click(row: &Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click>, ses
     let Some(at) = row.time(c.at) else {
         return refuse("a click without a finite time", "The row was kept and left out.");
     };
-    let attributes = c.attributes.iter().flat_map(|a| row.texts(*a).unwrap_or_default()).take(MAX_ATTRIBUTES);
+    let attributes = c.attributes.iter().flat_map(|a| row.elements(*a, texts).unwrap_or_default()).take(MAX_ATTRIBUTES);
     Ok(Some(Click {
         at,
         session,

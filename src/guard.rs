@@ -3,10 +3,11 @@
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
 /// What was caught, as plain values: the error's own memory is gone with the subtransaction.
 #[derive(Debug, Clone)]
@@ -83,6 +84,39 @@ fn rethrown(code: PgSqlErrorCode) -> bool {
         // SAFETY: plain read of the transaction's isolation level.
         Code::ERRCODE_T_R_SERIALIZATION_FAILURE => unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 },
         _ => false,
+    }
+}
+
+/// How long a statement may still wait for others' rows, over all its waits.
+///
+/// It looks again and again instead of queueing: lock_timeout would have PostgreSQL cancel the wait by a signal, and where
+/// the row is granted in that instant, the next wait of the statement takes the signal for a user's cancel (57014).
+pub struct Patience(Cell<Duration>);
+
+impl Patience {
+    pub fn new(milliseconds: i32) -> Patience {
+        Patience(Cell::new(Duration::from_millis(milliseconds.max(0) as u64)))
+    }
+
+    /// Sleeps about a millisecond, a tenth of that at first: most rows are held for less. `false` where patience is at
+    /// its end.
+    pub fn wait(&self, attempt: u32) -> bool {
+        let left = self.0.get();
+        if left.is_zero() {
+            return false;
+        }
+        let pause = Duration::from_micros(100 << attempt.min(4)).min(Duration::from_millis(1)).min(left);
+        let began = Instant::now();
+        // SAFETY: a plain sleep, which a signal ends early.
+        unsafe { pg_sys::pg_usleep(pause.as_micros() as std::ffi::c_long) };
+        pgrx::check_for_interrupts!();
+        self.0.set(left.saturating_sub(began.elapsed()));
+        true
+    }
+
+    /// Milliseconds, for a statement that queues after all.
+    pub fn left(&self) -> i32 {
+        self.0.get().as_millis() as i32
     }
 }
 

@@ -7,12 +7,14 @@ mod cache;
 mod campaigns;
 mod error;
 mod guard;
+mod plain;
 mod settings;
 mod store;
 mod stream;
 mod table;
 mod threads;
 mod transition;
+mod whole;
 mod world;
 
 mod churn;

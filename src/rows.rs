@@ -4,9 +4,9 @@ use crate::cache::{Decoded, statement};
 use crate::campaigns::Campaigns;
 use crate::direct;
 use crate::error::{ok, spi};
-use crate::guard::{with_lock_timeout, with_setting};
+use crate::guard::{Patience, with_lock_timeout, with_setting};
 use crate::settings::{self, micros};
-use crate::table::Place;
+use crate::table::{self, Place};
 use crate::world::{self, World};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -14,6 +14,7 @@ use coupon_model::segment::Model;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// A session as it is stored.
@@ -52,6 +53,14 @@ impl Scene {
     }
 }
 
+/// The sessions a statement is about, and the customer of each one's first click.
+pub struct Wanted<'a> {
+    pub sessions: &'a [&'a str],
+    pub customers: &'a [Option<&'a str>],
+    /// Another connection was storing them a moment ago.
+    pub raced: bool,
+}
+
 /// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
 pub struct Found {
     pub row: Stored,
@@ -62,7 +71,7 @@ pub enum Stored {
     Known(Box<Live>),
     /// Not stored yet, with the segment its customer has.
     New(u32),
-    /// Somebody else holds its row, and it is not worth waiting in a statement of many sessions.
+    /// Somebody else holds its row, and patience is at its end.
     Held,
 }
 
@@ -88,8 +97,7 @@ macro_rules! load_sql {
         )
     };
 }
-const LOAD_WAIT: &str = load_sql!("FOR UPDATE", "s.session IS NOT NULL");
-const LOAD_SKIP: &str =
+const LOAD_LOCK: &str =
     load_sql!("FOR UPDATE SKIP LOCKED", "(SELECT true FROM coupon.session y WHERE y.session = u.session)");
 const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
 
@@ -104,22 +112,29 @@ impl Fields for SpiHeapTupleData<'_> {
     }
 }
 
-/// Runs statements that take arrays and may wait. An array parameter of known length makes PostgreSQL plan them anew each
-/// time (6.4 times a click's cost); one plan serves all lengths.
-fn with_arrays<T>(wait: i32, body: impl FnOnce() -> T) -> T {
-    with_setting(c"plan_cache_mode", c"force_generic_plan", || with_lock_timeout(wait.max(1), body))
+/// Runs statements that take arrays. An array parameter of known length makes PostgreSQL plan them anew each time (6.4
+/// times a click's cost); one plan serves all lengths. They wait for no row but in [`insert`]; lock_timeout bounds what
+/// waiting there is for tables that are locked as a whole.
+fn with_arrays<T>(patience: &Patience, body: impl FnOnce() -> T) -> T {
+    with_setting(c"plan_cache_mode", c"force_generic_plan", || with_lock_timeout(patience.left().max(1), body))
 }
 
-/// Reads and locks; waits up to `wait` milliseconds, or not at all where it is 0.
-pub fn load(client: &mut SpiClient, sessions: &[&str], customers: &[Option<&str>], wait: i32) -> (Scene, Vec<Found>) {
-    if let Some(done) = direct::load(client, sessions, customers, wait > 0) {
+/// Reads and locks in the order of the sessions, with patience for those that others hold.
+pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> (Scene, Vec<Found>) {
+    if let Some(done) = direct::load(client, wanted, patience) {
         return done;
     }
-    let sql = if wait > 0 { LOAD_WAIT } else { LOAD_SKIP };
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
-    let args = [sessions.to_vec().into(), customers.to_vec().into()];
-    let rows = with_arrays(wait, || spi(client.update(statement(client, sql, &types), None, &args)));
-    read(client, rows, sessions, customers)
+    let prepared = statement(client, LOAD_LOCK, &types);
+    for attempt in 0.. {
+        let args = [wanted.sessions.to_vec().into(), wanted.customers.to_vec().into()];
+        let rows = with_arrays(patience, || spi(client.update(prepared, None, &args)));
+        let done = read(client, rows, wanted.sessions, wanted.customers);
+        if !done.1.iter().any(|found| matches!(found.row, Stored::Held)) || !patience.wait(attempt) {
+            return done;
+        }
+    }
+    unreachable!("patience ends")
 }
 
 fn read(
@@ -133,7 +148,9 @@ fn read(
     for (i, row) in rows.enumerate() {
         let scene = scene.get_or_insert_with(|| {
             let revision = row.field(2).expect("coupon.storage holds a revision");
-            Scene::new(client, world::at(client, row.field(1).unwrap_or(0), revision))
+            // In a snapshot no older than the statement's: what is kept under this revision must be of it.
+            let at = || world::at(client, row.field(1).unwrap_or(0), revision);
+            Scene::new(client, if table::allowed() { table::with_snapshot(at) } else { at() })
         });
         let has = |n: usize| row.field(n).unwrap_or(false);
         let stored = if has(4) {
@@ -184,7 +201,7 @@ pub fn segment(row: &impl Fields, first: usize, model: &Model) -> u32 {
 }
 
 /// Writes known sessions back; their rows are locked.
-pub fn update(client: &mut SpiClient, rows: &[Live], wait: i32) {
+pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
     if rows.is_empty() || direct::update(rows) {
         return;
     }
@@ -217,13 +234,16 @@ pub fn update(client: &mut SpiClient, rows: &[Live], wait: i32) {
         rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
-    with_arrays(wait, || spi(client.update(prepared, None, &args)));
+    with_arrays(patience, || spi(client.update(prepared, None, &args)));
 }
 
-/// Stores new sessions; those that another connection has stored meanwhile are returned.
-pub fn insert(client: &mut SpiClient, rows: &[Live], wait: i32) -> Vec<String> {
+/// Stores new sessions; the numbers of those that another connection has stored meanwhile, or is about to, are returned.
+pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec<usize> {
     if rows.is_empty() {
         return Vec::new();
+    }
+    if let Some(taken) = direct::insert(rows) {
+        return taken;
     }
     let sql = "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, version, frozen, \
                purchased, churn, interest, state) \
@@ -260,12 +280,12 @@ pub fn insert(client: &mut SpiClient, rows: &[Live], wait: i32) -> Vec<String> {
         rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
-    let stored = with_arrays(wait, || spi(client.update(prepared, None, &args)));
+    let stored = with_arrays(patience, || spi(client.update(prepared, None, &args)));
     if stored.len() == rows.len() {
         return Vec::new();
     }
-    let stored: Vec<String> = stored.filter_map(|row| spi(row.get(1))).collect();
-    rows.iter().map(|r| r.session.clone()).filter(|s| !stored.contains(s)).collect()
+    let stored: HashSet<String> = stored.filter_map(|row| spi(row.get(1))).collect();
+    (0..rows.len()).filter(|&n| !stored.contains(&rows[n].session)).collect()
 }
 
 /// Marks a session that missed a click.
@@ -274,24 +294,17 @@ pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
     spi(client.update(sql, None, &[session.into(), reason.into()]));
 }
 
-/// A purchase that knows only its customer freezes that customer's latest session, if it was seen within the timeout.
-pub fn freeze(client: &mut SpiClient, purchase: &Click) {
-    let sql = "UPDATE coupon.session SET frozen = true, purchased = purchased OR $4 WHERE session = (\
-               SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
-               ORDER BY s.last_at DESC LIMIT 1)";
+/// The session that a purchase which knows only its customer belongs to: the customer's latest, if it was seen within the
+/// timeout.
+pub fn latest_of(client: &mut SpiClient, purchase: &Click<&str>) -> Option<String> {
+    let sql = "SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
+               ORDER BY s.last_at DESC LIMIT 1";
     use pg_sys::BuiltinOid::*;
-    let types = [TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID];
-    let prepared = statement(client, sql, &types.map(Into::into));
+    let prepared = statement(client, sql, &[TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID].map(Into::into));
     let timeout = (settings::session_timeout() * 1e6) as i64;
-    let args = [
-        purchase.customer.clone().into(),
-        micros(purchase.at).into(),
-        micros(purchase.at.saturating_sub(timeout)).into(),
-        (purchase.kind == Kind::Purchase).into(),
-    ];
-    if purchase.kind.ends() {
-        spi(with_lock_timeout(settings::max_wait().max(1), || client.update(prepared, None, &args)));
-    }
+    let args =
+        [purchase.customer.into(), micros(purchase.at).into(), micros(purchase.at.saturating_sub(timeout)).into()];
+    spi(client.update(prepared, Some(1), &args)).next().and_then(|row| spi(row.get(1)))
 }
 
 pub fn stored_clicks(client: &SpiClient, session: &str) -> Vec<Click> {

@@ -3,15 +3,15 @@
 
 use crate::campaigns::Campaigns;
 use crate::error::{report, spi, throw};
-use crate::guard::{self, Caught};
+use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
-use crate::rows::{self, Live, Scene, Stored};
+use crate::rows::{self, Live, Scene, Stored, Wanted};
 use crate::{campaigns, settings};
+use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{HashMap, HashSet};
 
 /// Sessions a statement: bounds the arrays that are passed to and fro.
 const CHUNK: usize = 1000;
@@ -22,25 +22,28 @@ pub struct Refused {
     pub caught: Caught,
 }
 
+/// A session's clicks in a statement.
+type Clicks<'a> = (&'a str, Vec<Click<&'a str>>);
+
 /// A statement's clicks.
 #[derive(Default)]
-pub struct Advance {
-    /// In session order: everybody locks in this order, so that nobody waits for somebody who waits for him.
-    sessions: BTreeMap<String, Vec<Click>>,
+pub struct Advance<'a> {
+    sessions: Vec<Clicks<'a>>,
+    /// Where a session stands there.
+    places: HashMap<&'a str, usize>,
     /// Purchases that know only their customer.
-    purchases: Vec<Click>,
+    purchases: Vec<Click<&'a str>>,
     refused: Vec<Refused>,
 }
 
-impl Advance {
-    pub fn push(&mut self, click: Click) {
-        match &click.session {
-            Some(session) => match self.sessions.get_mut(session) {
-                Some(clicks) => clicks.push(click),
-                None => drop(self.sessions.insert(session.clone(), vec![click])),
-            },
-            None => self.purchases.push(click),
-        }
+impl<'a> Advance<'a> {
+    pub fn push(&mut self, click: Click<&'a str>) {
+        let Some(session) = click.session else { return self.purchases.push(click) };
+        let place = *self.places.entry(session).or_insert_with(|| {
+            self.sessions.push((session, Vec::new()));
+            self.sessions.len() - 1
+        });
+        self.sessions[place].1.push(click);
     }
 
     pub fn refuse(&mut self, refused: Refused) {
@@ -51,34 +54,46 @@ impl Advance {
     }
 
     pub fn sessions(&self) -> Vec<String> {
-        self.sessions.keys().cloned().collect()
+        self.sessions.iter().map(|s| s.0.to_string()).collect()
     }
 }
 
 /// Advances all sessions of a statement; what had to be left out is returned.
 pub fn advance(mut work: Advance) -> Vec<Refused> {
     let mut refused = std::mem::take(&mut work.refused);
-    let mut sessions: Vec<_> = work.sessions.into_iter().collect();
+    let mut sessions = work.sessions;
+    // Everybody locks in this order, so that nobody waits for somebody who waits for him.
+    sessions.sort_unstable_by_key(|s| s.0);
+    let patience = Patience::new(settings::max_wait());
     // A connection a chunk: what SPI has allocated is gone with it.
     for chunk in sessions.chunks_mut(CHUNK) {
         pgrx::check_for_interrupts!();
-        Spi::connect_mut(|client| advance_chunk(client, chunk, &mut refused, true));
+        Spi::connect_mut(|client| advance_chunk(client, chunk, &mut refused, &patience, false));
     }
+    let ends = work.purchases.iter().filter(|p| p.kind.ends());
     if !work.purchases.is_empty() {
-        Spi::connect_mut(|client| work.purchases.iter().for_each(|purchase| rows::freeze(client, purchase)));
+        Spi::connect_mut(|client| refused.extend(ends.filter_map(|purchase| freeze(client, purchase, &patience))));
     }
     refused
 }
 
-fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], refused: &mut Vec<Refused>, first: bool) {
+/// `raced`: once more, after another connection was found storing these sessions.
+fn advance_chunk(
+    client: &mut SpiClient,
+    chunk: &mut [Clicks],
+    refused: &mut Vec<Refused>,
+    patience: &Patience,
+    raced: bool,
+) {
     for (_, clicks) in chunk.iter_mut() {
         clicks.sort_by(|a, b| a.order(b));
     }
-    let names: Vec<&str> = chunk.iter().map(|c| c.0.as_str()).collect();
-    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer.as_deref())).collect();
-    let began = Instant::now();
-    let wait = settings::max_wait();
-    let (scene, found) = rows::load(client, &names, &customers, if names.len() == 1 { wait } else { 0 });
+    let names: Vec<&str> = chunk.iter().map(|c| c.0).collect();
+    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer)).collect();
+    let wanted = Wanted { sessions: &names, customers: &customers, raced };
+    // A statement of many sessions holds rows itself and does not wait for one more.
+    let none = Patience::new(0);
+    let (scene, found) = rows::load(client, &wanted, if names.len() == 1 || raced { patience } else { &none });
     let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
     for ((session, clicks), found) in chunk.iter().zip(found) {
         let mut live = match found.row {
@@ -102,19 +117,34 @@ fn advance_chunk(client: &mut SpiClient, chunk: &mut [(String, Vec<Click>)], ref
         due.extend(decision);
         if live.known { known.push(live) } else { new.push(live) }
     }
-    let left = wait - began.elapsed().as_millis() as i32;
-    rows::update(client, &known, left);
-    let raced = rows::insert(client, &new, left);
-    for decision in due.iter().filter(|d| !raced.contains(&d.session)) {
+    rows::update(client, &known, patience);
+    let taken: HashSet<&str> =
+        rows::insert(client, &new, patience).into_iter().map(|n| new[n].session.as_str()).collect();
+    for decision in due.iter().filter(|d| !taken.contains(d.session.as_str())) {
         issue::decide(client, decision, scene.clock);
     }
-    if !raced.is_empty() {
-        // Another connection stored them between our reading and our writing: now they are known.
-        let mut again: Vec<_> = chunk.iter().filter(|c| raced.contains(&c.0)).cloned().collect();
-        if first {
-            advance_chunk(client, &mut again, refused, false);
+    if !taken.is_empty() {
+        let mut again: Vec<_> = chunk.iter().filter(|c| taken.contains(c.0)).cloned().collect();
+        if raced {
+            refused.extend(again.iter().map(|c| held(c.0)));
         } else {
-            refused.extend(again.iter().map(|c| held(&c.0)));
+            advance_chunk(client, &mut again, refused, patience, true);
+        }
+    }
+}
+
+/// A purchase that knows only its customer freezes that customer's latest session.
+fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience) -> Option<Refused> {
+    let session = rows::latest_of(client, purchase)?;
+    let wanted = Wanted { sessions: &[&session], customers: &[None], raced: false };
+    match rows::load(client, &wanted, patience).1.pop()?.row {
+        Stored::Held => Some(held(&session)),
+        Stored::New(_) => None,
+        Stored::Known(mut live) => {
+            live.visit.frozen = true;
+            live.visit.purchased |= purchase.kind == Kind::Purchase;
+            rows::update(client, &[*live], patience);
+            None
         }
     }
 }
@@ -129,7 +159,7 @@ fn held(session: &str) -> Refused {
     Refused { session: Some(session.to_string()), caught }
 }
 
-fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
+fn begin<T>(session: &str, clicks: &[Click<T>], segment: u32, scene: &Scene) -> Live {
     let scoring = if campaigns::pooled(&scene.world.campaigns, session) { 0 } else { segment };
     Live {
         session: session.to_string(),
@@ -147,15 +177,15 @@ fn begin(session: &str, clicks: &[Click], segment: u32, scene: &Scene) -> Live {
 }
 
 /// Live and when rebuilding alike.
-fn take_in(live: &mut Live, click: &Click) {
+fn take_in(live: &mut Live, click: &Click<impl AsRef<str>>) {
     live.visit.click(live.version.as_ref().map(|v| &v.version), click);
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
-        live.customer.clone_from(&click.customer);
+        live.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
     }
 }
 
-fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due>) {
+fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Option<Due>) {
     take_in(live, click);
     if decision.is_none() && issue::fresh(click.at, scene.clock) {
         *decision = issue::due(&scene.world.campaigns, live, click.at, click.zone.as_deref());
@@ -165,7 +195,9 @@ fn step(live: &mut Live, click: &Click, scene: &Scene, decision: &mut Option<Due
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one.
 pub fn consider(session: &str) {
     Spi::connect_mut(|client| {
-        let (scene, mut found) = rows::load(client, &[session], &[None], settings::max_wait());
+        let patience = Patience::new(settings::max_wait());
+        let wanted = Wanted { sessions: &[session], customers: &[None], raced: false };
+        let (scene, mut found) = rows::load(client, &wanted, &patience);
         if scene.active.is_none() {
             guard::warn(&Caught {
                 code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -179,7 +211,7 @@ pub fn consider(session: &str) {
             Stored::Held => return,
             Stored::Known(live) if !found.gap && !live.swept => *live,
             Stored::New(_) if !found.gap => return,
-            stored => match rebuild(client, session, &scene, stored) {
+            stored => match rebuild(client, session, &scene, stored, &patience) {
                 Some(live) => live,
                 None => return,
             },
@@ -207,7 +239,7 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
 /// Runs a session through its stored clicks from the start; `None`, with the mark left, where the log holds none. The
 /// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
 /// now shows.
-fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
+fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored, patience: &Patience) -> Option<Live> {
     let clicks = rows::stored_clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
     // Kept, because a purchase that knew only its customer is not among the session's own events.
@@ -218,7 +250,8 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored)
         let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
         Live { visit: again, ..*stored }
     } else {
-        let (_, mut found) = rows::load(client, &[session], &[customer], settings::max_wait());
+        let wanted = Wanted { sessions: &[session], customers: &[customer], raced: false };
+        let (_, mut found) = rows::load(client, &wanted, patience);
         let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
         begin(session, &clicks, segment, scene)
     };
@@ -230,8 +263,8 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored)
     live.swept = false;
     let live = [live];
     if live[0].known {
-        rows::update(client, &live, settings::max_wait());
-    } else if !rows::insert(client, &live, settings::max_wait()).is_empty() {
+        rows::update(client, &live, patience);
+    } else if !rows::insert(client, &live, patience).is_empty() {
         // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
         throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }

@@ -152,10 +152,11 @@ pub fn raise() -> bool {
     ON_ERROR.get() == OnError::Raise
 }
 
-/// Milliseconds, below half of deadlock_timeout.
+/// Milliseconds, below half of deadlock_timeout, and no more than the user's own lock_timeout.
 pub fn max_wait() -> i32 {
-    // SAFETY: DeadlockTimeout is a plain integer set before any backend runs our code.
-    MAX_WAIT.get().min(unsafe { pg_sys::DeadlockTimeout } / 2)
+    // SAFETY: plain reads of settings.
+    let (deadlock, own) = unsafe { (pg_sys::DeadlockTimeout, pg_sys::LockTimeout) };
+    MAX_WAIT.get().min(deadlock / 2).min(if own > 0 { own } else { i32::MAX })
 }
 
 pub fn session_timeout() -> f64 {

@@ -9,7 +9,7 @@ use coupon_model::events::{Event, Interner, Kind, Log, MAX_ATTRIBUTES, NONE};
 use coupon_model::memory;
 use coupon_model::segment::{Model, SIX};
 use coupon_model::training::{Customer, Estimate, Treatment};
-use coupon_model::version::{Stage, digest};
+use coupon_model::version::{Stage, Version, digest};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts};
@@ -23,9 +23,12 @@ const BATCH: i64 = 10_000;
 const HEADROOM: usize = 16 << 20;
 
 /// Whether there is storage.
-pub fn exists(client: &SpiClient) -> bool {
-    let sql = statement(client, "SELECT to_regclass('coupon.storage') IS NOT NULL", &[]);
-    spi(spi(client.select(sql, Some(1), &[])).first().get_one()).unwrap_or(false)
+pub fn exists() -> bool {
+    // SAFETY: catalogue look-ups by name.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"coupon".as_ptr(), true);
+        schema != pg_sys::Oid::INVALID && pg_sys::get_relname_relid(c"storage".as_ptr(), schema) != pg_sys::Oid::INVALID
+    }
 }
 
 /// The stages of a version, in the order of their names.
@@ -45,22 +48,27 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
     rows.filter_map(stage).collect()
 }
 
-/// What of a version's stages serves: weights, and the card that holds the thresholds. The others are the larger part and
-/// are for people.
-pub fn serving(client: &SpiClient, version: i64) -> Vec<Stage> {
-    let sql =
-        "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card END, weights FROM coupon.model WHERE version = $1";
+/// A version as it serves: weights, and the card that holds the thresholds. The other cards and the specifications are the
+/// larger part and are for people.
+pub fn serving(client: &SpiClient, version: i64) -> coupon_model::Result<Version> {
+    let sql = "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card::text END, weights \
+               FROM coupon.model WHERE version = $1";
     let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
+    let mut thresholds = String::new();
     let stage = |row: pgrx::spi::SpiHeapTupleData| {
+        if let Some(card) = spi(row.get::<String>(3)) {
+            thresholds = card;
+        }
         Some(Stage {
             stage: spi(row.get(1))?,
             segment: spi(row.get::<i32>(2))? as u32,
             spec: serde_json::Value::Null,
-            card: spi(row.get::<JsonB>(3)).map_or(serde_json::Value::Null, |card| card.0),
+            card: serde_json::Value::Null,
             weights: spi(row.get::<Vec<u8>>(4))?,
         })
     };
-    rows.filter_map(stage).collect()
+    let stages: Vec<Stage> = rows.filter_map(stage).collect();
+    Version::decode_with(&stages, &thresholds)
 }
 
 /// Whoever stores what was trained waits for whoever else does, until that one commits.

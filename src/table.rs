@@ -1,33 +1,28 @@
-//! Point reads and writes of our own tables without the executor: an index probe, a row lock and an update through the
-//! table access method, as logical replication's apply worker has them.
+//! Point reads and writes of our own tables without the executor: an index probe, a row lock, an insert and an update
+//! through the table access method, as logical replication's apply worker has them.
 //!
 //! Why: one locking SELECT and one UPDATE over arrays took 43 % of a click's time (50 and 27 µs of 180). Without them a
 //! backend spends 48 µs of CPU on a click instead of 95 with one client, and 64 instead of 142 with eight.
 //!
-//! Only for what is an ordinary heap table still; whoever has partitioned, distributed, guarded or otherwise altered one
-//! of them gets the SQL statements of [`crate::rows`], which are right for any of these. Everything here is the access
-//! methods' own work: WAL, logical decoding, HOT and visibility are as for any other statement.
+//! Only for what is an ordinary heap table still ([`crate::plain`]); whoever has partitioned, distributed, guarded or
+//! otherwise altered one of them gets the SQL statements of [`crate::rows`], which are right for any of these. Everything
+//! here is the access methods' own work: WAL, logical decoding, HOT and visibility are as for any other statement. Nothing
+//! here waits for another transaction.
 
+use crate::plain::{self, Plain, Source, checked, first_column_index, is_plain, open_relation, remember};
 use pgrx::datum::FromDatum;
 use pgrx::prelude::*;
-use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
-use std::ptr::{null_mut, read};
+use std::cell::Cell;
+use std::ptr::null_mut;
 
-/// A table of schema coupon, and how it is used.
-pub struct Source {
-    pub name: &'static CStr,
-    /// The leading columns it must still have, by name and type; later ones are carried along.
-    pub columns: &'static [(&'static CStr, pg_sys::Oid)],
-    /// Rows are locked and updated too.
-    pub write: bool,
-}
+/// Rows that are stored at once: some pages, each written and logged once.
+const BATCH: usize = 64;
 
 /// Where a row lies that this (sub)transaction has locked: nobody can move it.
 pub type Place = pg_sys::ItemPointerData;
 
 pub enum Lock {
-    /// There is no such row, or none that is visible.
+    /// There is no such row, or none that is visible to the snapshot.
     Absent,
     /// Another transaction holds it.
     Held,
@@ -64,56 +59,9 @@ pub fn with_snapshot<T>(body: impl FnOnce() -> T) -> T {
 /// statement, the executor knows when to refuse (40001) and what to note for SERIALIZABLE.
 pub fn allowed() -> bool {
     // SAFETY: plain reads of the transaction's characteristics.
-    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 && !pg_sys::XactReadOnly }
-}
-
-/// A table that was found to be plain, and its index over the first column (invalid where none was asked for).
-#[derive(Clone, Copy, PartialEq)]
-struct Plain {
-    name: &'static CStr,
-    user: pg_sys::Oid,
-    relation: pg_sys::Oid,
-    index: pg_sys::Oid,
-}
-
-thread_local! {
-    /// What was checked, until PostgreSQL says that a relation has changed.
-    static CHECKED: RefCell<Vec<Plain>> = const { RefCell::new(Vec::new()) };
-    static LISTENING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A relation was altered, dropped, renamed, granted or published.
-unsafe extern "C-unwind" fn altered(_: pg_sys::Datum, relation: pg_sys::Oid) {
-    let of = |p: &Plain| p.relation == relation || p.index == relation;
-    CHECKED.with_borrow_mut(|kept| kept.retain(|p| relation != pg_sys::Oid::INVALID && !of(p)));
-}
-
-fn remember(plain: Plain) {
-    if !LISTENING.replace(true) {
-        // SAFETY: registered once a backend, for as long as it lives.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(altered), pg_sys::Datum::from(0)) };
-    }
-    CHECKED.with_borrow_mut(|kept| {
-        kept.retain(|p| p.name != plain.name);
-        kept.push(plain);
-    });
-}
-
-fn checked(name: &CStr) -> Option<Plain> {
-    // SAFETY: plain read.
-    let user = unsafe { pg_sys::GetUserId() };
-    CHECKED.with_borrow(|kept| kept.iter().find(|p| p.name == name && p.user == user).copied())
-}
-
-/// Opens what can be locked at once: waiting is left to the statements, whose waits are bounded.
-fn open_relation(oid: pg_sys::Oid, mode: i32) -> Option<pg_sys::Relation> {
-    // SAFETY: the lock is held to the end of the (sub)transaction, as a statement's would be.
     unsafe {
-        if oid == pg_sys::Oid::INVALID || !pg_sys::ConditionalLockRelationOid(oid, mode) {
-            return None;
-        }
-        let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as i32);
-        (!relation.is_null()).then_some(relation)
+        let own = pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 && !pg_sys::XactReadOnly;
+        own && !pg_sys::IsInParallelMode()
     }
 }
 
@@ -182,6 +130,18 @@ impl Table {
         }
     }
 
+    /// Positions at every visible row in turn, in the active snapshot.
+    pub fn each(&self, mut row: impl FnMut(&Table)) {
+        // SAFETY: as in first(); what `row` raises ends the scan with the (sub)transaction.
+        unsafe {
+            let scan = pg_sys::table_beginscan(self.relation, pg_sys::GetActiveSnapshot(), 0, null_mut());
+            while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+                row(self);
+            }
+            pg_sys::table_endscan(scan);
+        }
+    }
+
     /// A column of the row it is positioned at, counted from 1. What borrows from the row must be copied at once.
     pub fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
         // SAFETY: the slot holds a row, open() has checked the column's type, and deforming is idempotent.
@@ -216,28 +176,98 @@ impl Table {
             let snapshot = pg_sys::GetActiveSnapshot();
             pg_sys::simple_table_tuple_update(self.relation, &mut place, new, snapshot, &mut indexes);
             if indexes {
-                self.index(new);
+                self.index(&[new], true);
             }
             pg_sys::ExecDropSingleTupleTableSlot(new);
         }
     }
 
-    /// Index entries of a row that did not fit on its page, or whose indexed column changed: less than one in a hundred.
+    /// Whether [`Table::insert`] does for rows of that many columns what an INSERT would.
+    pub fn takes(&self, columns: usize) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { plain::has_only(self.relation, columns) }
+    }
+
+    /// Stores `count` whole rows, which `row` makes by number; the numbers of those whose key is taken, be it by a
+    /// transaction that has not ended: these are left out, and nobody is waited for. The next snapshot sees the others.
+    ///
+    /// An INSERT … ON CONFLICT DO NOTHING would wait for that transaction. As there, each key is checked when its index
+    /// entry is made, under the page's lock, so of two transactions that insert one key the second finds the first.
+    pub fn insert<const N: usize>(
+        &self,
+        count: usize,
+        mut row: impl FnMut(usize) -> [Option<pg_sys::Datum>; N],
+    ) -> Vec<usize> {
+        assert!(self.takes(N));
+        let mut taken = Vec::new();
+        let slots: Vec<_> = (0..count.min(BATCH))
+            // SAFETY: the relation is open; they are dropped below.
+            .map(|_| unsafe { pg_sys::table_slot_create(self.relation, null_mut()) })
+            .collect();
+        for first in (0..count).step_by(BATCH) {
+            let slots = &slots[..BATCH.min(count - first)];
+            // SAFETY: a virtual row of all columns, whose values live as long as the caller's memory context; the access
+            // method copies what it stores, and says in the slot where.
+            unsafe {
+                for (n, &slot) in slots.iter().enumerate() {
+                    pg_sys::ExecClearTuple(slot);
+                    for (column, value) in row(first + n).into_iter().enumerate() {
+                        *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0));
+                        *(*slot).tts_isnull.add(column) = value.is_none();
+                    }
+                    pg_sys::ExecStoreVirtualTuple(slot);
+                }
+                let mut all = slots.to_vec();
+                let (command, number) = (pg_sys::GetCurrentCommandId(true), all.len() as i32);
+                pg_sys::table_multi_insert(self.relation, all.as_mut_ptr(), number, command, 0, null_mut());
+                let conflicts = self.index(slots, false);
+                if !conflicts.is_empty() {
+                    // A command cannot delete what it has itself inserted.
+                    pg_sys::CommandCounterIncrement();
+                    for &n in &conflicts {
+                        let place = &raw mut (*slots[n]).tts_tid;
+                        pg_sys::simple_table_tuple_delete(self.relation, place, pg_sys::GetActiveSnapshot());
+                    }
+                }
+                taken.extend(conflicts.into_iter().map(|n| first + n));
+            }
+        }
+        // SAFETY: made above.
+        slots.into_iter().for_each(|slot| unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) });
+        taken
+    }
+
+    /// Makes the index entries of rows that were just stored: new ones, or new versions that did not fit on their page or
+    /// whose indexed column changed, less than one in a hundred. The numbers of new ones whose key is taken.
     ///
     /// # Safety
-    /// The slot holds a row of this table that was just stored.
-    unsafe fn index(&self, row: *mut pg_sys::TupleTableSlot) {
+    /// The slots hold rows of this table that were just stored.
+    unsafe fn index(&self, rows: &[*mut pg_sys::TupleTableSlot], update: bool) -> Vec<usize> {
+        let mut taken = Vec::new();
         // SAFETY: as the executor does it; the table's lock covers its indexes.
         unsafe {
             let state = pg_sys::CreateExecutorState();
             let mut target = PgBox::<pg_sys::ResultRelInfo>::alloc_node(pg_sys::NodeTag::T_ResultRelInfo);
             pg_sys::InitResultRelInfo(target.as_ptr(), self.relation, 0, null_mut(), 0);
             pg_sys::ExecOpenIndices(target.as_ptr(), false);
-            pg_sys::ExecInsertIndexTuples(target.as_ptr(), row, state, true, false, null_mut(), null_mut());
+            for (n, &row) in rows.iter().enumerate() {
+                let mut conflict = false;
+                let none = null_mut();
+                // What is not to raise an error for a duplicate does not wait to learn whether it is one.
+                pg_sys::ExecInsertIndexTuples(target.as_ptr(), row, state, update, !update, &mut conflict, none);
+                if conflict {
+                    taken.push(n);
+                }
+                let evaluated = (*state).es_per_tuple_exprcontext;
+                if !evaluated.is_null() {
+                    pg_sys::MemoryContextReset((*evaluated).ecxt_per_tuple_memory);
+                }
+            }
             pg_sys::ExecCloseIndices(target.as_ptr());
             pg_sys::FreeExecutorState(state);
             target.ri_RelationDesc = null_mut();
         }
+        taken
     }
 }
 
@@ -248,7 +278,7 @@ impl Keyed {
         let known = checked(source.name).map(|p| p.index).filter(|i| *i != pg_sys::Oid::INVALID);
         let index = match known {
             Some(oid) => open_relation(oid, pg_sys::AccessShareLock as i32),
-            None => first_column_index(table.relation),
+            None => first_column_index(table.relation, source.write),
         };
         let Some(index) = index else {
             table.close();
@@ -274,8 +304,44 @@ impl Keyed {
         self.table.close();
     }
 
+    /// Puts a snapshot of this moment in the place of the active one, which [`with_snapshot`] has pushed: rows that others
+    /// have committed meanwhile are found too.
+    pub fn refresh(&mut self) {
+        // SAFETY: as many are pushed as popped; the scan, which reads in the old one, ends before and begins anew.
+        unsafe {
+            pg_sys::index_endscan(self.scan);
+            pg_sys::ExecClearTuple(self.table.slot);
+            pg_sys::PopActiveSnapshot();
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let snapshot = pg_sys::GetActiveSnapshot();
+            self.scan = pg_sys::index_beginscan(self.table.relation, self.index, snapshot, 1, 0);
+        }
+    }
+
+    /// Whether there is a row with that key which the active snapshot may not see: just committed, or inserted by a
+    /// transaction that has not ended.
+    pub fn underway(&self, key: &str) -> bool {
+        let mut dirty =
+            pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
+        // SAFETY: the snapshot outlives the scan, which is ended here; the slot holds its own pin.
+        unsafe {
+            let scan = pg_sys::index_beginscan(self.table.relation, self.index, &mut dirty, 1, 0);
+            let found = self.probe(scan, key);
+            pg_sys::index_endscan(scan);
+            pg_sys::ExecClearTuple(self.table.slot);
+            found
+        }
+    }
+
     /// Positions at the visible row with that key.
     pub fn find(&self, key: &str) -> bool {
+        // SAFETY: its own scan.
+        unsafe { self.probe(self.scan, key) }
+    }
+
+    /// # Safety
+    /// A scan of this table's index.
+    unsafe fn probe(&self, scan: pg_sys::IndexScanDesc, key: &str) -> bool {
         // SAFETY: first_column_index() has checked that the index compares texts; the key outlives the fetch.
         unsafe {
             let mut entry = pg_sys::ScanKeyData::default();
@@ -289,8 +355,8 @@ impl Keyed {
                 pg_sys::Oid::from(pg_sys::F_TEXTEQ),
                 key.into_datum().expect("a text is not NULL"),
             );
-            pg_sys::index_rescan(self.scan, &mut entry, 1, null_mut(), 0);
-            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.table.slot)
+            pg_sys::index_rescan(scan, &mut entry, 1, null_mut(), 0);
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.table.slot)
         }
     }
 
@@ -326,69 +392,5 @@ impl Keyed {
             pg_sys::TM_Result::TM_WouldBlock => Lock::Held,
             other => error!("a row could not be locked: {other}"),
         }
-    }
-}
-
-/// Whether the access methods alone do all that a statement on this table would.
-///
-/// # Safety
-/// The relation is open.
-unsafe fn is_plain(relation: pg_sys::Relation, source: &Source) -> bool {
-    let Source { name, columns, write } = *source;
-    // SAFETY: the caller's; the relation's cache entry holds all that is read here.
-    unsafe {
-        let (entry, descriptor) = (&*(*relation).rd_rel, &*(*relation).rd_att);
-        let rights = if write { pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE } else { pg_sys::ACL_SELECT };
-        let plain = CStr::from_ptr(entry.relname.data.as_ptr()) == name
-            && entry.relkind == pg_sys::RELKIND_RELATION as i8
-            && entry.relam == pg_sys::HEAP_TABLE_AM_OID
-            && !entry.relhassubclass
-            && !entry.relispartition
-            && !entry.relhasrules
-            && !entry.relrowsecurity
-            && columns.len() <= descriptor.natts as usize
-            && columns.iter().zip(descriptor.attrs.as_slice(columns.len())).all(|((name, typ), a)| {
-                !a.attisdropped && a.atttypid == *typ && CStr::from_ptr(a.attname.data.as_ptr()) == *name
-            })
-            && pg_sys::pg_class_aclcheck((*relation).rd_id, pg_sys::GetUserId(), rights)
-                == pg_sys::AclResult::ACLCHECK_OK;
-        if !plain || !write {
-            return plain;
-        }
-        let constraints = descriptor.constr;
-        let unconstrained =
-            constraints.is_null() || (*constraints).num_check == 0 && !(*constraints).has_generated_stored;
-        if unconstrained && (*relation).trigdesc.is_null() {
-            // As for any UPDATE: an ERROR where a publication could not replicate it.
-            pg_sys::CheckCmdReplicaIdentity(relation, pg_sys::CmdType::CMD_UPDATE);
-            return true;
-        }
-        false
-    }
-}
-
-/// The oldest valid B-tree over exactly the first column of a table, compared as text.
-fn first_column_index(relation: pg_sys::Relation) -> Option<pg_sys::Relation> {
-    // SAFETY: the relation is open; the list is a copy of ours, and what does not fit is closed again.
-    unsafe {
-        let list = pg_sys::RelationGetIndexList(relation);
-        let count = if list.is_null() { 0 } else { (*list).length };
-        let found = (0..count).find_map(|n| {
-            let index = open_relation(pg_sys::list_nth_oid(list, n), pg_sys::AccessShareLock as i32)?;
-            let (class, form) = (&*(*index).rd_rel, (*index).rd_index);
-            let fits = class.relam == pg_sys::BTREE_AM_OID
-                && (*form).indisvalid
-                && !(*form).indcheckxmin
-                && (*form).indnatts == 1
-                && read((*form).indkey.values.as_ptr()) == 1
-                && *(*index).rd_opfamily == pg_sys::TEXT_BTREE_FAM_OID
-                && pg_sys::RelationGetIndexPredicate(index).is_null();
-            if !fits {
-                pg_sys::relation_close(index, pg_sys::NoLock as i32);
-            }
-            fits.then_some(index)
-        });
-        pg_sys::list_free(list);
-        found
     }
 }

@@ -6,7 +6,6 @@ use coupon_model::Result;
 use coupon_model::events::Log;
 use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 use pgrx::{JsonB, Spi, name};
 use serde_json::Value;
 use std::sync::atomic::AtomicBool;
@@ -101,7 +100,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
     let spec = specification(&spec.0);
     let (since, until): (i64, i64) = (since.into(), until.into());
     Spi::connect_mut(|client| {
-        need_storage(client);
+        need_storage();
         let budget = settings::training_memory();
         let threads = settings::threads();
         let mut told = None;
@@ -176,8 +175,8 @@ pub(crate) fn specification(given: &Value) -> Spec {
     spec
 }
 
-pub(crate) fn need_storage(client: &SpiClient) {
-    if !store::exists(client) {
+pub(crate) fn need_storage() {
+    if !store::exists() {
         throw(report(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "no table is watched",

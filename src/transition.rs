@@ -2,12 +2,56 @@
 //! tuples directly.
 
 use pgrx::prelude::*;
-use pgrx::{PgBox, PgRelation, direct_function_call};
+use pgrx::{PgBox, PgMemoryContexts, PgRelation, direct_function_call};
+use std::cell::Cell;
 use std::ffi::CStr;
+use std::ptr::null_mut;
 
 /// A value a row may hold.
 pub struct Row {
     slot: *mut pg_sys::TupleTableSlot,
+}
+
+/// Texts of a statement, one behind the other and freed together: a click has four or five, and to allocate and free each
+/// by itself took a fifth of a large COPY's time.
+pub struct Texts {
+    context: PgMemoryContexts,
+    /// What is left of the last block.
+    free: Cell<*mut u8>,
+    left: Cell<usize>,
+}
+
+impl Texts {
+    const BLOCK: usize = 32 << 10;
+
+    pub fn new() -> Texts {
+        Texts { context: PgMemoryContexts::new("coupon_ext texts"), free: Cell::new(null_mut()), left: Cell::new(0) }
+    }
+
+    fn keep(&self, text: &str) -> &str {
+        if text.is_empty() {
+            return "";
+        }
+        // SAFETY: every piece of a block is given out once and lives as long as the context, which `self` owns; what is
+        // copied there is a whole text.
+        unsafe {
+            let block = |size| pg_sys::MemoryContextAllocHuge(self.context.value(), size).cast::<u8>();
+            let to = if text.len() <= self.left.get() {
+                self.free.get()
+            } else if text.len() > Self::BLOCK / 8 {
+                let own = block(text.len());
+                std::ptr::copy_nonoverlapping(text.as_ptr(), own, text.len());
+                return std::str::from_utf8_unchecked(std::slice::from_raw_parts(own, text.len()));
+            } else {
+                self.left.set(Self::BLOCK);
+                block(Self::BLOCK)
+            };
+            std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len());
+            self.free.set(to.add(text.len()));
+            self.left.set(self.left.get() - text.len());
+            std::str::from_utf8_unchecked(std::slice::from_raw_parts(to, text.len()))
+        }
+    }
 }
 
 /// A column of the watched relation, looked up anew in every statement: it may have been altered since the last.
@@ -100,25 +144,27 @@ impl Row {
         }
     }
 
-    /// The value as `value::text` would be.
-    pub fn text(&self, column: Column) -> Option<String> {
+    /// The value as `value::text` would be, kept in `texts`.
+    pub fn text<'a>(&self, column: Column, texts: &'a Texts) -> Option<&'a str> {
         let datum = self.datum(column)?;
         match column.typ {
             // SAFETY: the datum is of the type its column has.
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { String::from_datum(datum, false) },
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { <&str>::from_datum(datum, false) }.map(|s| texts.keep(s)),
             // SAFETY: as above; the cast to text drops the padding, the output function does not.
-            pg_sys::BPCHAROID => unsafe { String::from_datum(datum, false) }.map(|s| s.trim_end_matches(' ').into()),
+            pg_sys::BPCHAROID => {
+                unsafe { <&str>::from_datum(datum, false) }.map(|s| texts.keep(s.trim_end_matches(' ')))
+            }
             // The cast to text spells booleans out, the output function does not.
-            pg_sys::BOOLOID => Some(if datum.value() != 0 { "true" } else { "false" }.into()),
+            pg_sys::BOOLOID => Some(if datum.value() != 0 { "true" } else { "false" }),
             typ => {
                 let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
                 // SAFETY: catalogue look-up of a type that exists, then its own output function on its own value.
                 unsafe {
                     pg_sys::getTypeOutputInfo(typ, &mut output, &mut varlena);
                     let text = pg_sys::OidOutputFunctionCall(output, datum);
-                    let owned = CStr::from_ptr(text).to_string_lossy().into_owned();
+                    let kept = texts.keep(&CStr::from_ptr(text).to_string_lossy());
                     pg_sys::pfree(text.cast());
-                    Some(owned)
+                    Some(kept)
                 }
             }
         }
@@ -154,11 +200,12 @@ impl Row {
     }
 
     /// The elements of a text[]; any other type is one element.
-    pub fn texts(&self, column: Column) -> Option<Vec<Option<String>>> {
-        match column.typ {
-            // SAFETY: the datum is of the type its column has.
-            pg_sys::TEXTARRAYOID => unsafe { Vec::<Option<String>>::from_datum(self.datum(column)?, false) },
-            _ => Some(vec![self.text(column)]),
+    pub fn elements<'a>(&self, column: Column, texts: &'a Texts) -> Option<Vec<Option<&'a str>>> {
+        if column.typ != pg_sys::TEXTARRAYOID {
+            return Some(vec![self.text(column, texts)]);
         }
+        // SAFETY: the datum is of the type its column has.
+        let array = unsafe { pgrx::Array::<&str>::from_datum(self.datum(column)?, false) }?;
+        Some(array.iter().map(|element| element.map(|text| texts.keep(text))).collect())
     }
 }

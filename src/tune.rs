@@ -102,7 +102,7 @@ fn run(
     let (since, until): (i64, i64) = (since.into(), until.into());
     let threads = settings::threads();
     Spi::connect_mut(|client| {
-        need_storage(client);
+        need_storage();
         let mut told = None;
         tell("reading the log", &mut None);
         let study = study(client, &spec, &tune, (since, until), seed, threads);

@@ -1,9 +1,12 @@
 //! What a statement sees beside its sessions: the active version and the running campaigns. They change rarely; each
 //! change gives coupon.storage a new revision, and a backend reads them again when it sees one.
 
-use crate::cache::{self, Decoded, statement};
+use crate::cache::{self, Decoded};
 use crate::campaigns::{self, Campaigns};
-use crate::error::{report, spi, throw};
+use crate::error::{report, throw};
+use crate::plain::Source;
+use crate::rows::Fields;
+use crate::whole;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
@@ -12,6 +15,17 @@ use std::rc::Rc;
 
 /// The storage version this code works with; coupon.storage_version() says the same.
 const STORAGE: i32 = 1;
+
+/// One row, with the storage version first and the revision third.
+pub const STORED: Source = Source {
+    name: c"storage",
+    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
+    write: false,
+};
+const VERSION: Source =
+    Source { name: c"version", columns: &[(c"version", pg_sys::INT8OID), (c"digest", pg_sys::TEXTOID)], write: false };
+const DEPLOYMENT: Source =
+    Source { name: c"deployment", columns: &[(c"id", pg_sys::INT8OID), (c"version", pg_sys::INT8OID)], write: false };
 
 pub struct World {
     revision: pgrx::Uuid,
@@ -36,17 +50,15 @@ pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
     if let Some(kept) = KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned()) {
         return kept;
     }
-    let sql = "SELECT version, digest, version = (SELECT d.version FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1) \
-               FROM coupon.version";
     let mut digests = HashMap::new();
-    let mut active = None;
-    for row in spi(client.select(statement(client, sql, &[]), None, &[])) {
-        let (Some(number), Some(digest)) = (spi(row.get::<i64>(1)), spi(row.get::<String>(2))) else { continue };
-        if spi(row.get(3)).unwrap_or(false) {
-            active = Some(number);
-        }
-        digests.insert(number, digest);
-    }
+    whole::each(client, &VERSION, |row| {
+        digests.extend(row.field::<i64>(1).zip(row.field::<String>(2)));
+    });
+    let mut newest = None;
+    whole::each(client, &DEPLOYMENT, |row| {
+        newest = newest.max(row.field::<i64>(1).zip(row.field::<i64>(2)));
+    });
+    let active = newest.map(|(_, version)| version);
     let world = World { revision, active, digests, campaigns: campaigns::read(client) };
     let world = Rc::new(world);
     KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
@@ -55,16 +67,12 @@ pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
 
 /// The world now; `None` before there is storage.
 pub fn now(client: &SpiClient) -> Option<Rc<World>> {
-    if !crate::store::exists(client) {
-        return None;
+    let mut stored = None;
+    if crate::store::exists() {
+        whole::each(client, &STORED, |row| stored = row.field::<i32>(1).zip(row.field::<pgrx::Uuid>(3)));
     }
-    let sql = "SELECT version, revision FROM coupon.storage";
-    let rows = spi(client.select(statement(client, sql, &[]), Some(1), &[]));
-    if rows.is_empty() {
-        return None;
-    }
-    let (storage, revision) = spi(rows.first().get_two::<i32, pgrx::Uuid>());
-    Some(at(client, storage?, revision?))
+    let (storage, revision) = stored?;
+    Some(at(client, storage, revision))
 }
 
 /// The active version; `None` before there is one.

@@ -64,7 +64,8 @@ for more in 0 4 8 16 32 48 64 96 128 192 256 384 512; do
         echo "ok: $more MB are enough"
         before=$((before + 1))
     else
-        grep -qE 'ERROR:  (out of memory|could not start a thread)' "$work/said" || { cat "$work/said"; give_up "$more MB: another error"; }
+        # The last is what PostgreSQL's parallel workers share, where the log is large enough for them.
+        grep -qE 'ERROR:  (out of memory|could not start a thread|could not map shared memory segment .*: Cannot allocate memory)' "$work/said" || { cat "$work/said"; give_up "$more MB: another error"; }
         echo "ok: $more MB: $(grep -A2 ERROR "$work/said" | tr '\n' ' ')"
         if grep -q 'HINT:.*ulimit' "$work/said"; then refused=$((refused + 1)); fi
     fi

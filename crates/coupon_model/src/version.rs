@@ -67,16 +67,24 @@ impl Version {
     /// # Errors
     /// [`Error::Corrupt`] for a stage that is missing or cannot be read.
     pub fn decode(stages: &[Stage]) -> Result<Version> {
-        let one = |name: &str| {
-            stages.iter().find(|s| s.stage == name).ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
-        };
+        let plan = Plan::deserialize(&one(stages, "issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
+        Version::serving(stages, plan)
+    }
+
+    /// As [`Version::decode`], with the thresholds read from the JSON of their card at once: as a [`Value`] first it takes
+    /// longer than all the rest.
+    pub fn decode_with(stages: &[Stage], card: &str) -> Result<Version> {
+        one(stages, "issue")?;
+        Version::serving(stages, serde_json::from_str(card).map_err(|e| Error::Corrupt(e.to_string()))?)
+    }
+
+    fn serving(stages: &[Stage], plan: Plan) -> Result<Version> {
         let parts: Vec<(u32, Vec<u8>)> =
             stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, s.weights.clone())).collect();
-        let plan = Plan::deserialize(&one("issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
         let version = Version {
-            segment: segment::Model::from_bytes(&one("segment")?.weights)?,
+            segment: segment::Model::from_bytes(&one(stages, "segment")?.weights)?,
             churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },
-            rank: rank::Model::from_bytes(&one("rank")?.weights)?,
+            rank: rank::Model::from_bytes(&one(stages, "rank")?.weights)?,
             plan,
         };
         let groups = version.segment.groups();
@@ -89,4 +97,8 @@ impl Version {
             _ => Ok(version),
         }
     }
+}
+
+fn one<'a>(stages: &'a [Stage], name: &str) -> Result<&'a Stage> {
+    stages.iter().find(|s| s.stage == name).ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
 }

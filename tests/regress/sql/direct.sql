@@ -27,15 +27,23 @@ SELECT views, churn IS NOT NULL AS scored, octet_length(state) > 0 AS remembered
 SELECT walk(VARIADIC array_agg('many-' || i)) FROM generate_series(1, 40) i;
 SELECT count(*), sum(unlike(session)) AS unlike FROM coupon.session WHERE session LIKE 'many-%';
 
+-- New sessions of a statement fill several pages, and each gets into the index of customers.
+INSERT INTO path SELECT 'page-' || i, '2026-01-25 10:05:00', 'view', 'p', 'c', 'customer-' || i % 7 FROM generate_series(1, 200) i;
+SET LOCAL enable_seqscan = off;
+SELECT count(*), count(DISTINCT (ctid::text::point)[0]) > 10 AS pages FROM coupon.session WHERE customer LIKE 'customer-%';
+SELECT count(*) FROM coupon.session WHERE customer = 'customer-3';
+SELECT count(*) FROM generate_series(1, 200) i JOIN coupon.session s ON s.session = 'page-' || i;
+RESET enable_seqscan;
+
 -- A trigger on it fires, and once it is gone fires no more.
 CREATE TABLE seen (session text, path text);
 CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (NEW.session, TG_OP); RETURN NEW; END $$;
-CREATE TRIGGER see BEFORE UPDATE ON coupon.session FOR EACH ROW EXECUTE FUNCTION see();
+CREATE TRIGGER see BEFORE INSERT OR UPDATE ON coupon.session FOR EACH ROW EXECUTE FUNCTION see();
 SELECT walk('triggered', 'triggered too');
-SELECT session, unlike(session), (SELECT count(*) FROM seen WHERE seen.session = s.session) AS updates FROM coupon.session s WHERE session LIKE 'triggered%' ORDER BY session;
+SELECT session, unlike(session), (SELECT string_agg(path, ' ') FROM seen WHERE seen.session = s.session) AS seen FROM coupon.session s WHERE session LIKE 'triggered%' ORDER BY session;
 DROP TRIGGER see ON coupon.session;
 SELECT walk('untriggered');
-SELECT unlike('untriggered'), (SELECT count(*) FROM seen WHERE session = 'untriggered') AS updates;
+SELECT unlike('untriggered'), (SELECT count(*) FROM seen WHERE session = 'untriggered') AS seen;
 
 -- A constraint is checked: the click that breaks it is kept, and its session marked.
 ALTER TABLE coupon.session ADD CONSTRAINT few CHECK (session <> 'bounded' OR views < 4);

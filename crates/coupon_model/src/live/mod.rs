@@ -2,41 +2,42 @@
 
 use crate::churn;
 use crate::error::{Error, Result};
-use crate::events::{Kind, Micros};
+use crate::events::{Kind, MAX_ATTRIBUTES, Micros};
 use crate::rank::SessionCategories;
 use crate::version::Version;
 use std::cmp::Ordering;
 
-/// One event as the shop inserted it.
+/// One event as the shop inserted it; its texts are its own, or borrowed from where they were read.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Click {
+pub struct Click<T = String> {
     pub at: Micros,
-    pub session: Option<String>,
-    pub customer: Option<String>,
+    pub session: Option<T>,
+    pub customer: Option<T>,
     pub kind: Kind,
-    pub page: Option<String>,
-    pub category: Option<String>,
-    pub product: Option<String>,
+    pub page: Option<T>,
+    pub category: Option<T>,
+    pub product: Option<T>,
     pub quantity: Option<f64>,
     pub price: Option<f64>,
-    pub order_id: Option<String>,
-    pub zone: Option<String>,
-    pub attributes: Vec<Option<String>>,
+    pub order_id: Option<T>,
+    pub zone: Option<T>,
+    pub attributes: Vec<Option<T>>,
 }
 
-impl Click {
+impl<T: AsRef<str>> Click<T> {
     /// The click as a churn model sees it.
     pub fn view(&self, vocabulary: &churn::Vocabulary) -> churn::View {
-        let attributes: Vec<Option<&str>> = self.attributes.iter().map(Option::as_deref).collect();
-        let (page, category) = (self.page.as_deref(), self.category.as_deref());
+        let mut attributes = [None; MAX_ATTRIBUTES];
+        attributes.iter_mut().zip(&self.attributes).for_each(|(to, text)| *to = borrowed(text));
+        let (page, category) = (borrowed(&self.page), borrowed(&self.category));
         vocabulary.view(self.at, self.kind, page, category, self.price, &attributes)
     }
 
     /// The total order of `coupon.events`: by time, then texts byte by byte, then attributes, then numbers; NULL last.
     /// As PostgreSQL has it, NaN stands above all numbers; no attributes count as NULL.
-    pub fn order(&self, other: &Click) -> Ordering {
+    pub fn order(&self, other: &Click<T>) -> Ordering {
         let (a, b) = (self, other);
-        let text = |a: &Option<String>, b: &Option<String>| null_last(a, b, String::cmp);
+        let text = |a: &Option<T>, b: &Option<T>| null_last(a, b, |a, b| a.as_ref().cmp(b.as_ref()));
         let number = |a: &Option<f64>, b: &Option<f64>| {
             null_last(a, b, |a, b| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())))
         };
@@ -58,6 +59,10 @@ impl Click {
             .then_with(|| number(&a.quantity, &b.quantity))
             .then_with(|| number(&a.price, &b.price))
     }
+}
+
+fn borrowed<T: AsRef<str>>(text: &Option<T>) -> Option<&str> {
+    text.as_ref().map(T::as_ref)
 }
 
 fn null_last<T>(a: &Option<T>, b: &Option<T>, order: impl Fn(&T, &T) -> Ordering) -> Ordering {
@@ -107,7 +112,7 @@ impl Visit {
     }
 
     /// Advances by one click. After a checkout or purchase nothing but a purchase is noted.
-    pub fn click(&mut self, version: Option<&Version>, click: &Click) {
+    pub fn click(&mut self, version: Option<&Version>, click: &Click<impl AsRef<str>>) {
         self.purchased |= click.kind == Kind::Purchase;
         self.frozen |= click.kind.ends();
         if self.frozen {
@@ -115,7 +120,7 @@ impl Visit {
         }
         self.views += 1;
         let (Some(version), Some(memory)) = (version, &mut self.memory) else { return };
-        if let Some(category) = &click.category {
+        if let Some(category) = borrowed(&click.category) {
             version.rank.view(&mut memory.categories, category);
         }
         if let (Some(model), Some(state)) = (&version.churn, &mut memory.churn) {
