@@ -45,11 +45,11 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
     rows.filter_map(stage).collect()
 }
 
-/// What of a version's stages serves: weights, and the card that holds the thresholds. The others are the larger part and
-/// are for people.
+/// What of a version's stages serves: weights, and the card that holds the thresholds. The other cards are the larger part
+/// and are for people; the networks before the refit are for the next training.
 pub fn serving(client: &SpiClient, version: i64) -> Vec<Stage> {
-    let sql =
-        "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card END, weights FROM coupon.model WHERE version = $1";
+    let sql = "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card END, weights FROM coupon.model \
+               WHERE version = $1 AND stage <> 'judged'";
     let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
     let stage = |row: pgrx::spi::SpiHeapTupleData| {
         Some(Stage {
