@@ -72,11 +72,11 @@ SELECT max(version) AS refitted FROM coupon.version \gset
 SELECT stage, count(DISTINCT weights) AS weights, count(DISTINCT digest) AS digests FROM coupon.model WHERE version IN (2, :refitted) AND stage IN ('churn', 'judged', 'issue') AND segment = 0 GROUP BY 1 ORDER BY 1;
 SELECT count(*) > 0 AS rows, count(*) = count(*) FILTER (WHERE a = b) AS same_card FROM (SELECT jsonb_array_elements(m.card -> 'judge') AS a FROM coupon.model m WHERE version = 2 AND stage = 'churn' AND segment = 0) o
 FULL JOIN (SELECT jsonb_array_elements(m.card -> 'judge') AS b FROM coupon.model m WHERE version = :refitted AND stage = 'churn' AND segment = 0) n ON a = b;
-SELECT card #>> '{gate,difference}' AS gate_difference FROM coupon.model WHERE version = :refitted AND stage = 'churn' AND segment = 0;
 SELECT refit, segment, count(*) AS epochs FROM coupon.training_history WHERE version = :refitted GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT count(*) > 0 AS segments, bool_or(used) AS used FROM coupon.segment_models WHERE version = :refitted;
 SELECT note ~ '^version \d+ is active' AS active FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}', seed => 5) WHERE stage = 'deploy';
-SELECT count(*) AS ranking_takes_it_over FROM coupon.model WHERE stage = 'judged' AND version = (SELECT version FROM coupon.train_ranking(until => '2026-02-01') LIMIT 1);
+SELECT note ~ '^version \d+ is active' AS active FROM coupon.train_ranking(until => '2026-02-01') WHERE stage = 'deploy';
+SELECT stage, count(*) AS versions, count(DISTINCT digest) AS digests FROM coupon.model WHERE version > :refitted AND stage IN ('churn', 'judged') AND segment = 0 GROUP BY 1 ORDER BY 1;
 ROLLBACK;
 
 -- Daily: from yesterday's network. One of other layers begins anew, and says so.
