@@ -57,10 +57,10 @@ BEGIN
         (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.accuracy IS 'How well each version predicts on its judge window, which nothing was fitted on; AUPRC is of purchase';
+    COMMENT ON VIEW coupon.accuracy IS 'How well each version predicted on its judge window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
     COMMENT ON COLUMN coupon.accuracy.version IS 'The trained version';
     COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
-    COMMENT ON COLUMN coupon.accuracy.model IS 'final: what serves; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
+    COMMENT ON COLUMN coupon.accuracy.model IS 'final: each session by the network that serves it; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
     COMMENT ON COLUMN coupon.accuracy.segment IS 'Only the sessions of this segment (0 = anonymous); NULL: all';
     COMMENT ON COLUMN coupon.accuracy.sessions IS 'Sessions of the judge window in this population';
     COMMENT ON COLUMN coupon.accuracy.predictions IS 'Scored views: one a session, but live one a view';
@@ -83,7 +83,7 @@ BEGIN
         (r.row ->> 'upper')::float8 AS upper
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'reliability') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of what serves, on the judge window: observed against predicted churn in ten bins of equal mass';
+    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of model final of coupon.accuracy, on the judge window: observed against predicted churn in ten bins of equal mass';
     COMMENT ON COLUMN coupon.reliability.version IS 'The trained version';
     COMMENT ON COLUMN coupon.reliability.population IS 'As in coupon.accuracy';
     COMMENT ON COLUMN coupon.reliability.bin IS 'From 1, the lowest probabilities of churn, to 10';
@@ -99,7 +99,7 @@ BEGIN
         (r.row ->> 'true_positive_rate')::float8 AS true_positive_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'roc') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.roc IS 'ROC curve of what serves, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
+    COMMENT ON VIEW coupon.roc IS 'ROC curve of model final of coupon.accuracy, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
     COMMENT ON COLUMN coupon.roc.version IS 'The trained version';
     COMMENT ON COLUMN coupon.roc.population IS 'As in coupon.accuracy';
     COMMENT ON COLUMN coupon.roc.threshold IS 'A session is called a leaver where its probability of churn is at least this; at 1 none is';
@@ -112,12 +112,13 @@ BEGIN
         (r.row ->> 'own_log_loss')::float8 AS own_log_loss, (r.row ->> 'pooled_log_loss')::float8 AS pooled_log_loss,
         (r.row ->> 'difference')::float8 AS difference, (r.row ->> 'standard_error')::float8 AS standard_error,
         (r.row ->> 'used')::boolean AS used
-    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'segments') r(row)
+    FROM coupon.model m
+    CROSS JOIN LATERAL jsonb_array_elements(coalesce(m.card #> '{refit,segments}', m.card -> 'segments')) r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.segment_models IS 'Each segment''s own network against the pooled one on tune, and which of them serves';
+    COMMENT ON VIEW coupon.segment_models IS 'Each segment''s own network against the pooled one on tune (after a refit, its tune: the newest sessions), and which of them serves';
     COMMENT ON COLUMN coupon.segment_models.version IS 'The trained version';
     COMMENT ON COLUMN coupon.segment_models.segment IS 'Segment number, from 1';
-    COMMENT ON COLUMN coupon.segment_models.sessions IS 'Sessions of the segment in the fit window';
+    COMMENT ON COLUMN coupon.segment_models.sessions IS 'Sessions of the segment that the own network was to learn from';
     COMMENT ON COLUMN coupon.segment_models.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segment_models.compared IS 'Sessions of tune on which the two were compared';
     COMMENT ON COLUMN coupon.segment_models.own_log_loss IS 'Mean log loss a session of tune by the segment''s own network; NULL where too little was there to train one';
@@ -127,17 +128,20 @@ BEGIN
     COMMENT ON COLUMN coupon.segment_models.used IS 'Whether the own network serves: better by more than one standard error';
 
     CREATE VIEW coupon.training_history AS
-    SELECT m.version, (r.row ->> 'segment')::int AS segment, (r.row ->> 'epoch')::int AS epoch,
+    SELECT m.version, t.refit, (r.row ->> 'segment')::int AS segment, (r.row ->> 'epoch')::int AS epoch,
         (r.row ->> 'fit_loss')::float8 AS fit_log_loss, (r.row ->> 'tune_loss')::float8 AS tune_log_loss,
         (r.row #>> '{tune,auroc}')::float8 AS tune_auroc, (r.row #>> '{tune,auprc}')::float8 AS tune_auprc,
         (r.row ->> 'best')::boolean AS best
-    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'epochs') r(row)
+    FROM coupon.model m
+    CROSS JOIN LATERAL (VALUES (false, m.card -> 'epochs'), (true, m.card #> '{refit,epochs}')) t(refit, epochs)
+    CROSS JOIN LATERAL jsonb_array_elements(t.epochs) r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
     COMMENT ON VIEW coupon.training_history IS 'How each network was trained, epoch by epoch';
     COMMENT ON COLUMN coupon.training_history.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.training_history.refit IS 'false: the training that was judged; true: the one after it, on all windows, that serves';
     COMMENT ON COLUMN coupon.training_history.segment IS 'Whose network; 0 = the pooled one';
     COMMENT ON COLUMN coupon.training_history.epoch IS 'From 1';
-    COMMENT ON COLUMN coupon.training_history.fit_log_loss IS 'Mean log loss of the fit window while it was trained on, in nats';
+    COMMENT ON COLUMN coupon.training_history.fit_log_loss IS 'Mean log loss of the sessions learned from while they were trained on, in nats';
     COMMENT ON COLUMN coupon.training_history.tune_log_loss IS 'Mean log loss of tune after the epoch, before calibration; NULL where tune has nothing of the segment';
     COMMENT ON COLUMN coupon.training_history.tune_auroc IS 'Area under the ROC curve on tune';
     COMMENT ON COLUMN coupon.training_history.tune_auprc IS 'Average precision of purchase on tune';

@@ -49,10 +49,10 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
 }
 
 /// A version as it serves: weights, and the card that holds the thresholds. The other cards and the specifications are the
-/// larger part and are for people.
+/// larger part and are for people; the networks before the refit are for the next training.
 pub fn serving(client: &SpiClient, version: i64) -> coupon_model::Result<Version> {
     let sql = "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card::text END, weights \
-               FROM coupon.model WHERE version = $1";
+               FROM coupon.model WHERE version = $1 AND stage <> 'judged'";
     let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
     let mut thresholds = String::new();
     let stage = |row: pgrx::spi::SpiHeapTupleData| {

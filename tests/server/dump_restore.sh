@@ -9,6 +9,8 @@ trap 'dropdb --if-exists --force "$restored" 2>/dev/null; rm -rf "$work"' EXIT
 play d- 100 12
 expect_true "the shop has coupons" "SELECT count(*) > 0 FROM coupon.coupon"
 
+q "SELECT coupon.name_segment(1, 'the curious')" >/dev/null
+
 # One line a table: its rows and a digest of them, in no order.
 fingerprint() {
     psql -XAtq -v ON_ERROR_STOP=1 -d "$1" <<'SQL'
@@ -26,6 +28,9 @@ fingerprint "$shop" >"$work/before"
 fingerprint "$restored" >"$work/after"
 diff "$work/before" "$work/after" || give_up "the restored tables differ"
 echo "ok: $(wc -l <"$work/before") tables are the same, row by row"
+named="SELECT name FROM coupon.segments WHERE segment = 1 AND version = (SELECT max(version) FROM coupon.version)"
+expect "a segment has its name there" "$(q "$named")" "$(PGDATABASE=$restored q "$named")"
+expect "which people gave it" "the curious" "$(PGDATABASE=$restored q "$named")"
 triggers="SELECT tgrelid::regclass::text, tgname, tgenabled, tgargs FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
 expect "triggers came along" "$(q "$triggers")" "$(PGDATABASE=$restored q "$triggers")"
 

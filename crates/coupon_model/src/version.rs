@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// One stored row of a version. Its names are those of the flow: sessions, segment, churn, rank, issue.
+/// One stored row of a version. Its names are those of the flow: sessions, segment, churn, rank, issue; and judged, the
+/// churn networks before they were refitted on all windows, by which the next version is measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
     pub stage: String,

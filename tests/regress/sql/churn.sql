@@ -155,6 +155,13 @@ SELECT abs(j.auroc - (sum(r.rank) FILTER (WHERE buys) - count(*) FILTER (WHERE b
     abs(j.brier - avg((churn - (NOT buys)::int) ^ 2)) < 1e-6 AS brier, abs(j.majority - greatest(avg(buys::int), 1 - avg(buys::int))) < 1e-9 AS majority,
     abs(j.log_loss + avg(ln(CASE WHEN buys THEN 1 - churn ELSE churn END))) < 1e-5 AS log_loss
 FROM r, coupon.judge_churn(:'judge', '2026-02-01') j WHERE j.population = 'live' AND j.model = 'pooled' AND j.segment IS NULL GROUP BY j.auroc, j.brier, j.majority, j.log_loss;
+-- A window anywhere: the sessions that begin in it, and what is not closed at its end is not in it. Two windows side by side are the whole.
+WITH w AS (SELECT 'first' AS part, j.* FROM coupon.judge_churn('2026-01-10', '2026-01-15') j UNION ALL SELECT 'second', j.* FROM coupon.judge_churn('2026-01-15', '2026-01-20') j
+    UNION ALL SELECT 'whole', j.* FROM coupon.judge_churn('2026-01-10', '2026-01-20') j),
+s AS (SELECT session, min(at) AS first, max(at) AS last, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views FROM coupon.click GROUP BY session),
+n AS (SELECT part, count(*) AS sessions FROM (VALUES ('first', '2026-01-10'::timestamptz, '2026-01-15'::timestamptz), ('second', '2026-01-15', '2026-01-20'), ('whole', '2026-01-10', '2026-01-20')) p(part, since, until)
+    JOIN s ON s.first >= p.since AND s.last < p.until - interval '30 minutes' AND s.views BETWEEN 1 AND 100 GROUP BY part)
+SELECT part, w.sessions = n.sessions AS sessions FROM w JOIN n USING (part) WHERE w.population = 'live' AND w.model = 'final' AND w.segment IS NULL ORDER BY part;
 SELECT count(*) AS no_window FROM coupon.judge_churn(NULL, '2026-02-01');
 SELECT count(*) AS rows_without_sessions FROM coupon.judge_churn('2030-01-01', '2030-01-02') WHERE sessions > 0;
 -- The sessions after the last buyer's are of one class: what has no value is NULL.

@@ -33,8 +33,8 @@ RESET coupon_ext.training_memory;
 SELECT (SELECT count(*) FROM coupon.version) AS versions, (SELECT count(*) FROM coupon.model) AS stages, (SELECT count(*) FROM coupon.deployment) AS deployments,
     (SELECT count(*) FROM coupon.customer) AS customers;
 
--- The version the next files use. What it returns is what it did.
-CREATE TABLE trained AS SELECT * FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}');
+-- The version the next files use, without a refit: its card is of what serves. What it returns is what it did.
+CREATE TABLE trained AS SELECT * FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "refit": false}}');
 SELECT DISTINCT version FROM trained;
 SELECT stage, count(*) > 0 AS told FROM trained GROUP BY stage ORDER BY stage;
 SELECT note ~ '^version 1 is active' AS active FROM trained WHERE stage = 'deploy';
@@ -51,17 +51,32 @@ FROM coupon.customer;
 SELECT issue_coupon('nobody') IS NULL AS no_coupon_and_no_warning;
 
 -- Same log, specification and seed: the same digest, stage by stage, and the gate lets its equal pass. Another seed: another model.
-SELECT note ~ '^version 2 is active' AS active FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}') WHERE stage = 'deploy';
+SELECT note ~ '^version 2 is active' AS active FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "refit": false}}') WHERE stage = 'deploy';
 SELECT count(DISTINCT digest) AS digests FROM coupon.version;
 SELECT stage, segment, count(DISTINCT digest) AS digests FROM coupon.model GROUP BY 1, 2 ORDER BY 1, 2;
 BEGIN;
-DO $$ BEGIN PERFORM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}', seed => 5); END $$;
+DO $$ BEGIN PERFORM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "refit": false}}', seed => 5); END $$;
 SELECT stage, segment, count(DISTINCT digest) AS digests FROM coupon.model WHERE stage = 'churn' AND segment = 0 GROUP BY 1, 2;
 ROLLBACK;
 BEGIN;
 SET LOCAL coupon_ext.threads = 1;
-DO $$ BEGIN PERFORM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}'); END $$;
+DO $$ BEGIN PERFORM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "refit": false}}'); END $$;
 SELECT threads, count(DISTINCT digest) AS digests FROM coupon.version GROUP BY threads ORDER BY threads;
+ROLLBACK;
+
+-- The refit, the default: what serves is trained once more on all windows; card, thresholds and gate are of the training before it.
+BEGIN;
+SELECT segment, step, loss > 0 AS loss, tune_loss > 0 AS tune_loss, note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "min_sessions": 1000000}}')
+WHERE step IS NOT NULL;
+SELECT max(version) AS refitted FROM coupon.version \gset
+SELECT stage, count(DISTINCT weights) AS weights, count(DISTINCT digest) AS digests FROM coupon.model WHERE version IN (2, :refitted) AND stage IN ('churn', 'judged', 'issue') AND segment = 0 GROUP BY 1 ORDER BY 1;
+SELECT count(*) > 0 AS rows, count(*) = count(*) FILTER (WHERE a = b) AS same_card FROM (SELECT jsonb_array_elements(m.card -> 'judge') AS a FROM coupon.model m WHERE version = 2 AND stage = 'churn' AND segment = 0) o
+FULL JOIN (SELECT jsonb_array_elements(m.card -> 'judge') AS b FROM coupon.model m WHERE version = :refitted AND stage = 'churn' AND segment = 0) n ON a = b;
+SELECT refit, segment, count(*) AS epochs FROM coupon.training_history WHERE version = :refitted GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) > 0 AS segments, bool_or(used) AS used FROM coupon.segment_models WHERE version = :refitted;
+SELECT note ~ '^version \d+ is active' AS active FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}}', seed => 5) WHERE stage = 'deploy';
+SELECT note ~ '^version \d+ is active' AS active FROM coupon.train_ranking(until => '2026-02-01') WHERE stage = 'deploy';
+SELECT stage, count(*) AS versions, count(DISTINCT digest) AS digests FROM coupon.model WHERE version > :refitted AND stage IN ('churn', 'judged') AND segment = 0 GROUP BY 1 ORDER BY 1;
 ROLLBACK;
 
 -- Daily: from yesterday's network. One of other layers begins anew, and says so.

@@ -18,7 +18,7 @@ pub struct Row {
     /// `cut`: the last three views dropped, sessions of more than three, one score each. `live`: after every view of the
     /// complete session. `view_2`, `view_5`, `view_10`: after that view, of the sessions that reach it.
     pub population: String,
-    /// `final`: what serves. `pooled`: segment 0 for everybody. `own`: each segment by its own network where one was
+    /// `final`: each session by what serves its segment. `pooled`: segment 0 for everybody. `own`: each segment by its own network where one was
     /// trained, whether it serves or not; only where one was.
     pub model: String,
     /// `None`: all.

@@ -89,6 +89,8 @@ pub struct Spec {
     /// Whether training starts from the active version's networks, words it knows in their new places, at a quarter of
     /// the learning rate.
     pub warm_start: bool,
+    /// Whether, once the card is written, what serves is trained anew on all windows.
+    pub refit: bool,
     /// Passes over the fit window at most, 1..=10000.
     pub epochs: usize,
     /// Sessions a gradient step, 1..=4096.

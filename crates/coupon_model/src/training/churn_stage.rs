@@ -1,6 +1,6 @@
 //! The churn stage: the models, how good they are on the judge window, and the thresholds that window sets.
 
-use super::{Ground, Observer, Report};
+use super::{Ground, Job, Observer, Report};
 use crate::churn::{self, Example, Gate, Model, Step, Trainer, View, Vocabulary, Words};
 use crate::error::{Error, Result};
 use crate::events::{Event, Log};
@@ -9,7 +9,11 @@ use crate::memory;
 use crate::sessions::{Sessions, pause};
 use crate::version::{Plan, Stage};
 use serde_json::json;
+use std::borrow::Cow;
 use std::ops::Range;
+
+/// The stage that holds the networks before the refit: those that the card is of.
+pub(super) const JUDGED: &str = "judged";
 
 pub(super) struct Trained {
     pub stages: Vec<Stage>,
@@ -25,72 +29,18 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     }
     let [fit, tune, judge] = ground.windows.clone();
     observer.enter("churn");
-    let vocabulary = vocabulary(ground, fit.clone(), observer)?;
-    // What is learned from is dropped before what is judged by is made.
-    let learned = fit.start..tune.end;
-    let views = encode(job.log, &ground.sessions, &vocabulary, learned.clone(), &mut || observer.check())?;
-    let learned = examples(&ground.sessions, &views, &ground.weights, segments, learned)?;
-    let (fitted, tuned) = learned.split_at(fit.len());
-    let budget = job.budget.saturating_sub(ground.estimate.beside_trainer());
-    let mut trainer = match Trainer::new(fitted, tuned, vocabulary, spec.clone(), job.seed, budget) {
+    let before = judged_before(job)?;
+    let learned = match learn(ground, segments, [fit, tune], before.as_deref(), None, observer) {
         // Enough in the whole log, and not in the window it learns from.
         Err(Error::TooLittle(reason)) => return without(ground, &reason, observer),
-        trainer => trainer?,
+        learned => learned?,
     };
-    if spec.warm_start {
-        let old = job.base.and_then(|(version, _)| version.churn.as_ref());
-        let warm = match old {
-            Some(old) => trainer.start_from(old)?,
-            None => false,
-        };
-        let note = if warm {
-            "warm start from the active version's network"
-        } else {
-            "no warm start: the active version has no network of these layers and inputs"
-        };
-        observer.report(Report { stage: "churn", note: Some(note.into()), ..Report::default() });
-    }
-    let (mut epochs, mut decided) = (Vec::new(), Vec::new());
-    loop {
-        observer.check()?;
-        match trainer.step()? {
-            Step::Batch { .. } => {}
-            Step::Epoch(e) => {
-                observer.report(Report {
-                    stage: "churn",
-                    segment: Some(e.segment),
-                    step: Some(e.epoch),
-                    loss: Some(e.fit_loss),
-                    tune_loss: e.tune_loss,
-                    auroc: e.tune.as_ref().and_then(|m| m.auroc),
-                    auprc: e.tune.as_ref().and_then(|m| m.auprc),
-                    accuracy: e.tune.as_ref().map(|m| m.accuracy),
-                    note: None,
-                });
-                epochs.push(e);
-            }
-            Step::Segment(s) => {
-                observer.report(Report {
-                    stage: "churn",
-                    segment: Some(s.segment),
-                    tune_loss: s.own_log_loss.or(s.pooled_log_loss),
-                    note: Some(verdict(&s)),
-                    ..Report::default()
-                });
-                decided.push(s);
-            }
-            Step::Done => break,
-        }
-    }
-    let contender = trainer.contender();
-    let model = trainer.finish()?;
-    drop(learned);
-    drop(views);
+    let model = learned.model;
     observer.enter("judge");
     let views = encode(job.log, &ground.sessions, model.vocabulary(), judge.clone(), &mut || observer.check())?;
     let judged = examples(&ground.sessions, &views, &ground.weights, segments, judge)?;
-    let report = churn::report_beside(&model, contender.as_ref(), &judged, &mut || observer.check())?;
-    let gate = compare(ground, &report, observer)?;
+    let report = churn::report_beside(&model, learned.contender.as_ref(), &judged, &mut || observer.check())?;
+    let gate = compare(ground, &report, before.as_deref(), observer)?;
     // The view coupon.accuracy has them all; here what is asked first.
     let asked = |row: &&churn::Row| row.segment.is_none() && ["cut", "live"].contains(&&*row.population);
     for row in report.card.rows.iter().filter(asked) {
@@ -109,22 +59,122 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
         segments: replay(ground, &model, &judged, true, observer)?,
         pooled: replay(ground, &model, &judged, false, observer)?,
     };
+    drop(judged);
+    drop(views);
+    let refitted = if spec.refit { Some(refit(ground, segments, observer)?) } else { None };
+    let serving = refitted.as_ref().map_or(&model, |refitted| &refitted.model);
     let mut card = serde_json::to_value(&report.card).expect("a card is JSON");
     card["gate"] = json!(gate);
-    card["segments"] = json!(decided);
-    card["epochs"] = json!(epochs);
+    card["segments"] = json!(learned.decided);
+    card["epochs"] = json!(learned.epochs);
+    card["refit"] = json!(refitted.as_ref().map(|r| json!({ "segments": r.decided, "epochs": r.epochs })));
     card["vocabulary"] =
-        json!({ "pages": model.vocabulary().pages.len(), "categories": model.vocabulary().categories.len() });
-    let part = |(segment, weights): (u32, Vec<u8>)| Stage {
-        stage: "churn".into(),
+        json!({ "pages": serving.vocabulary().pages.len(), "categories": serving.vocabulary().categories.len() });
+    let stage = |name: &str, segment, card, weights| Stage {
+        stage: name.into(),
         segment,
         spec: serde_json::to_value(spec).expect("a specification is JSON"),
-        card: if segment == 0 { card.clone() } else { json!({}) },
+        card,
         weights,
     };
-    let mut stages: Vec<Stage> = model.parts().into_iter().map(part).collect();
+    let card_of = |segment| if segment == 0 { card.clone() } else { json!({}) };
+    let part = |(segment, weights)| stage("churn", segment, card_of(segment), weights);
+    let mut stages: Vec<Stage> = serving.parts().into_iter().map(part).collect();
+    if refitted.is_some() {
+        stages.push(stage(JUDGED, 0, json!({}), model.to_safetensors()));
+    }
     stages.push(issue_stage(ground, plan));
     Ok(Trained { stages, gate })
+}
+
+/// A model as it leaves the trainer, and what led to it.
+struct Learned {
+    model: Model,
+    contender: Option<Model>,
+    epochs: Vec<churn::EpochReport>,
+    decided: Vec<churn::SegmentReport>,
+}
+
+/// Trains on the sessions of two windows that lie together, starting from `warm` where the specification says so.
+fn learn(
+    ground: &Ground,
+    segments: &[u32],
+    [fit, tune]: [Range<usize>; 2],
+    warm: Option<&Model>,
+    note: Option<&str>,
+    observer: &mut dyn Observer,
+) -> Result<Learned> {
+    let (job, spec) = (ground.job, &ground.job.spec.churn);
+    let vocabulary = vocabulary(ground, fit.clone(), observer)?;
+    let both = fit.start..tune.end;
+    let views = encode(job.log, &ground.sessions, &vocabulary, both.clone(), &mut || observer.check())?;
+    let both = examples(&ground.sessions, &views, &ground.weights, segments, both)?;
+    let (fitted, tuned) = both.split_at(fit.len());
+    let budget = job.budget.saturating_sub(ground.estimate.beside_trainer());
+    let mut trainer = Trainer::new(fitted, tuned, vocabulary, spec.clone(), job.seed, budget)?;
+    let note = note.map(str::to_string);
+    if spec.warm_start {
+        let warm = match warm {
+            Some(old) => trainer.start_from(old)?,
+            None => false,
+        };
+        let said = if warm {
+            "warm start from the active version's network"
+        } else {
+            "no warm start: the active version has no network of these layers and inputs"
+        };
+        let said = note.iter().map(String::as_str).chain([said]).collect::<Vec<_>>().join(", ");
+        observer.report(Report { stage: "churn", note: Some(said), ..Report::default() });
+    }
+    let (mut epochs, mut decided) = (Vec::new(), Vec::new());
+    loop {
+        observer.check()?;
+        match trainer.step()? {
+            Step::Batch { .. } => {}
+            Step::Epoch(e) => {
+                observer.report(Report {
+                    stage: "churn",
+                    segment: Some(e.segment),
+                    step: Some(e.epoch),
+                    loss: Some(e.fit_loss),
+                    tune_loss: e.tune_loss,
+                    auroc: e.tune.as_ref().and_then(|m| m.auroc),
+                    auprc: e.tune.as_ref().and_then(|m| m.auprc),
+                    accuracy: e.tune.as_ref().map(|m| m.accuracy),
+                    note: note.clone(),
+                });
+                epochs.push(e);
+            }
+            Step::Segment(s) => {
+                let said = note.iter().cloned().chain([verdict(&s)]).collect::<Vec<_>>().join(", ");
+                observer.report(Report {
+                    stage: "churn",
+                    segment: Some(s.segment),
+                    tune_loss: s.own_log_loss.or(s.pooled_log_loss),
+                    note: Some(said),
+                    ..Report::default()
+                });
+                decided.push(s);
+            }
+            Step::Done => break,
+        }
+    }
+    let contender = trainer.contender();
+    Ok(Learned { model: trainer.finish()?, contender, epochs, decided })
+}
+
+/// What serves, once the card is written: the same training over the whole log, of which the newest sessions, as many as
+/// tune has, are tune. The card stays that of the training before: nothing is left that could judge this one.
+fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Learned> {
+    observer.enter("refit");
+    let all = &ground.sessions.sessions;
+    let mut border = all.len() - ground.windows[1].len();
+    while border > 0 && border < all.len() && all[border - 1].first == all[border].first {
+        border -= 1;
+    }
+    // The active version was refitted on older sessions than these.
+    let warm = ground.job.base.and_then(|(version, _)| version.churn.as_ref());
+    learn(ground, segments, [0..border, border..all.len()], warm, Some("refit on all windows"), observer)
 }
 
 /// The stage where there is too little to learn from: a coin decides instead.
@@ -200,18 +250,28 @@ fn examples<'a>(
     memory::collect(range.map(of))
 }
 
+/// The active version's model as its own card judged it. Its refit has learned from sessions that the new version is tuned
+/// and judged on: the gate would favour it, and a warm start would leak them into the card.
+fn judged_before<'a>(job: &Job<'a>) -> Result<Option<Cow<'a, Model>>> {
+    let Some((version, stages)) = job.base else { return Ok(None) };
+    match stages.iter().find(|s| s.stage == JUDGED) {
+        Some(before) => Ok(Some(Cow::Owned(Model::from_safetensors(&before.weights)?))),
+        None => Ok(version.churn.as_ref().map(Cow::Borrowed)),
+    }
+}
+
 /// The gate: new and active version on the same judge sessions.
-fn compare(ground: &Ground, new: &churn::Report, observer: &mut dyn Observer) -> Result<Gate> {
+fn compare(ground: &Ground, new: &churn::Report, before: Option<&Model>, observer: &mut dyn Observer) -> Result<Gate> {
     let judge = ground.windows[2].clone();
-    let old = match ground.job.base.and_then(|(version, _)| Some((version, version.churn.as_ref()?))) {
-        None => None,
-        Some((version, model)) => {
+    let old = match (ground.job.base, before) {
+        (Some((version, _)), Some(model)) => {
             let check = &mut || observer.check();
             let segments = ground.segments(&version.segment, check)?;
             let views = encode(ground.job.log, &ground.sessions, model.vocabulary(), judge.clone(), check)?;
             let examples = examples(&ground.sessions, &views, &ground.weights, &segments, judge)?;
             Some(churn::report(model, &examples, &mut || observer.check())?.losses)
         }
+        _ => None,
     };
     Ok(churn::gate(&new.losses, old.as_deref(), new.card.buyers))
 }

@@ -109,7 +109,8 @@ pub trait Observer {
     fn report(&mut self, report: Report);
     /// Told once, before the work: what the training will hold at its peak.
     fn estimate(&mut self, _estimate: &Estimate) {}
-    /// Told when a part begins: sessions, segment, churn, judge, replay, rank, customers.
+    /// Told when a part begins: sessions, segment, churn, judge, replay, refit, rank,
+    /// customers.
     fn enter(&mut self, _part: &'static str) {}
 }
 
@@ -193,8 +194,9 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         stages.extend(trained.stages);
         gate = trained.gate;
     } else {
-        stages.extend(taken("churn")?);
-        stages.extend(taken("issue")?);
+        for name in ["churn", churn_stage::JUDGED, "issue"] {
+            stages.extend(taken(name)?);
+        }
     }
     if fresh("rank") {
         stages.push(rank_stage::train(&ground, &segments, observer)?);

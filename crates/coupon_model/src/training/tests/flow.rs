@@ -4,17 +4,15 @@ use super::*;
 use crate::issue::{Moment, Policy, SALT_VIEW, Thresholds, draw, eligible};
 use crate::live::Visit;
 use crate::version::digest;
-use rand::{Rng, SeedableRng};
-use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// The card was written before anything was stored; the stored version says the same to the last digit.
 #[test]
 fn what_is_stored_scores_as_what_was_trained() {
-    let Trained { world, stages, version } = shop();
-    let (sessions, _) = world.sessions(version);
+    let Trained { world, stages, judged, .. } = shop();
+    let (sessions, _) = world.sessions(judged);
     let judge = sessions.windows(&world.spec.sessions)[2].clone();
     let since = sessions.sessions[judge.start].first;
-    let rows = judge_all(world, since, version);
+    let rows = judge_all(world, since, judged);
     // A network that was trained and does not serve is not stored: only the card of its training has its rows.
     let card = &stage(stages, "churn").card;
     let serves = |row: &&Value| row["model"] != "own";
@@ -66,14 +64,72 @@ fn the_digest_is_a_value_of_log_specification_and_seed() {
     assert_ne!(digest(&other), digest(stages));
 }
 
+/// What serves has learned from all windows; the card, the thresholds and the gate are of the training before, which is the
+/// same as without a refit.
+#[test]
+fn a_refit_changes_what_serves_and_not_what_was_judged() {
+    let Trained { world, stages, version, judged } = shop();
+    assert!(version.churn != judged.churn);
+    let mut world = World::new(world.clicks.clone(), world.spec.clone());
+    world.spec.churn.refit = false;
+    let plain = world.train().stages;
+    assert!(plain.iter().all(|s| s.stage != "judged"));
+    assert_eq!(stage(&plain, "issue").card, stage(stages, "issue").card);
+    let rows = |stages: &[Stage]| stage(stages, "churn").card["judge"].clone();
+    assert_eq!(rows(&plain), rows(stages));
+    let card = &stage(stages, "churn").card;
+    assert!(card["refit"]["epochs"].as_array().unwrap().len() >= 2 && stage(&plain, "churn").card["refit"].is_null());
+}
+
+/// The refitted version knows the judge window by heart. Against the same training it must not win there: it is held against
+/// what was judged, as a warm start begins with that.
+#[test]
+fn a_refitted_version_is_compared_as_it_was_judged() {
+    let Trained { world, stages, version, judged } = shop();
+    let job = Job { base: Some((version, stages)), ..world.job(0, Stages::All) };
+    assert_eq!(train(&job, &mut Watcher::default()).unwrap().gate.difference, Some(0.0));
+    let mut warm = world.spec.clone();
+    warm.churn.warm_start = true;
+    let job = Job { spec: &warm, ..job };
+    let from = |version: &Version, stages: &[Stage]| {
+        let stages = train(&Job { base: Some((version, stages)), ..job }, &mut Watcher::default()).unwrap().stages;
+        (stage(&stages, "judged").digest(), stage(&stages, "churn").digest())
+    };
+    let before: Vec<Stage> = stages.iter().filter(|s| s.stage != "judged").cloned().collect();
+    let (refitted, plain) = (from(version, stages), from(judged, &before));
+    assert_eq!(refitted.0, plain.0);
+    assert_ne!(refitted.1, plain.1, "what serves goes on from what served");
+}
+
+/// A page that the shop opens after the fit window, and whoever sees it buys.
+#[test]
+fn a_refit_learns_what_came_last() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(9);
+    // Windows of .6, .2 and .2.
+    let opened = |i: usize, good: bool| i >= 1400 && !good && i % 3 == 0;
+    let mut clicks = two_pages(2000, |i, good| opened(i, good) || rng.gen_bool(if good { 0.3 } else { 0.1 }));
+    let session = |c: &Click| c.session.as_ref().unwrap()[1..].parse::<usize>().unwrap();
+    for c in clicks.iter_mut().filter(|c| c.kind == Kind::View) {
+        let i = session(c);
+        if opened(i, i % 2 == 0) {
+            c.page = Some("new".into());
+        }
+    }
+    let trained = Trained::new(World::new(clicks, small(json!({"churn": {"epochs": 4, "cycle": 4}}))));
+    let churn = |version| super::truth::churn_of(version, "new");
+    assert!(churn(&trained.judged) > 0.4, "{}", churn(&trained.judged));
+    assert!(churn(&trained.version) < 0.3, "{}", churn(&trained.version));
+}
+
 #[test]
 fn a_stage_trained_alone_takes_the_others_over() {
-    let Trained { world, stages, version } = shop();
-    for (which, fresh) in [(Stages::Churn, &["sessions", "churn", "issue"][..]), (Stages::Ranking, &["rank"])] {
+    let Trained { world, stages, version, .. } = shop();
+    for (which, fresh) in [(Stages::Churn, &["sessions", "churn", "judged", "issue"][..]), (Stages::Ranking, &["rank"])]
+    {
         let job = Job { base: Some((version, stages)), ..world.job(7, which) };
         let trained = train(&job, &mut Watcher::default()).unwrap().stages;
         assert!(Version::decode(&trained).is_ok());
-        for name in ["sessions", "segment", "churn", "issue", "rank"] {
+        for name in ["sessions", "segment", "churn", "judged", "issue", "rank"] {
             let digests = |stages: &[Stage]| -> Vec<String> {
                 stages.iter().filter(|s| s.stage == name).map(Stage::digest).collect()
             };
@@ -179,8 +235,8 @@ fn a_shop_may_know_neither_customers_nor_products() {
 }
 
 /// Judge sessions through live serving, click by click, with everything that follows the checkout too.
-fn live_share(thresholds: &Thresholds, pooled: bool) -> (f64, Vec<(u32, f64)>) {
-    let Trained { world, version, .. } = shop();
+fn live_share(of: &Trained, thresholds: &Thresholds, pooled: bool) -> (f64, Vec<(u32, f64)>) {
+    let Trained { world, judged: version, .. } = of;
     let (sessions, segments) = world.sessions(version);
     let mut clicks: HashMap<&str, Vec<&Click>> = HashMap::new();
     for c in &world.clicks {
@@ -215,18 +271,19 @@ fn live_share(thresholds: &Thresholds, pooled: bool) -> (f64, Vec<(u32, f64)>) {
 /// model, within three standard errors for the coin.
 #[test]
 fn the_plan_is_what_serving_does() {
-    let Version { plan, churn, segment, .. } = &shop().version;
-    assert!(segment.groups() > 1 && churn.as_ref().unwrap().segments().any(|(_, own)| own));
+    let opposites = Trained::new(opposites(0));
+    let Version { plan, churn, segment, .. } = &opposites.judged;
+    assert!(segment.groups() > 1 && churn.as_ref().unwrap().segments().all(|(_, own)| own));
     assert_ne!(plan.segments, plan.pooled, "there is something to confuse");
     let sessions = plan.segments.sessions as f64;
     for (replay, pooled) in [(&plan.segments, false), (&plan.pooled, true)] {
         for row in replay.rows.iter().step_by(4) {
             for promised in [&row.at_risk, &row.risk] {
-                let (share, views) = live_share(promised, pooled);
+                let (share, views) = live_share(&opposites, promised, pooled);
                 assert_eq!(share, promised.realised, "{:?} {}", promised.policy, promised.target);
                 assert_eq!(views, promised.views);
             }
-            let (share, promised) = (live_share(&row.random, pooled).0, row.random.realised);
+            let (share, promised) = (live_share(&opposites, &row.random, pooled).0, row.random.realised);
             let error = (promised / sessions).sqrt();
             assert!((share - promised).abs() <= 3.0 * error + 1.0 / sessions, "{share} {promised}");
         }

@@ -9,6 +9,8 @@ use super::*;
 use crate::events::{DAY, Event, Kind, MAX_ATTRIBUTES, NONE, SECOND};
 use crate::live::Click;
 use crate::simulate::Shop;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 use std::sync::OnceLock;
 
 /// Thursday, 2026-01-01.
@@ -164,17 +166,51 @@ pub struct Trained {
     pub world: World,
     stages: Vec<Stage>,
     pub version: Version,
+    /// As it was when its card was written, before the refit.
+    judged: Version,
 }
 
-/// A simulated shop and its first version, for all tests: two segments, at least one with a network of its own.
-pub fn shop() -> &'static Trained {
-    static SHOP: OnceLock<Trained> = OnceLock::new();
-    SHOP.get_or_init(|| {
-        let world = World::new(shop_clicks(1200, 45), small(json!({})));
+impl Trained {
+    fn new(world: World) -> Trained {
         let stages = world.train().stages;
         let version = Version::decode(&stages).unwrap();
-        Trained { world, stages, version }
-    })
+        let before = crate::churn::Model::from_safetensors(&stage(&stages, "judged").weights).unwrap();
+        Trained { world, stages, judged: Version { churn: Some(before), ..version.clone() }, version }
+    }
+}
+
+/// A simulated shop and its first version, for all tests.
+pub fn shop() -> &'static Trained {
+    static SHOP: OnceLock<Trained> = OnceLock::new();
+    SHOP.get_or_init(|| Trained::new(World::new(shop_clicks(1200, 45), small(json!({})))))
+}
+
+/// A shop of two kinds of customers who mean the opposite by what they look at. Regulars come every day, spend much and buy
+/// more the more pages `a` and the fewer pages `b` they have seen; the others, every third day, the other way round. A session
+/// alone does not tell who it is: only a network of the segment's own can know.
+fn opposites(seed: u64) -> World {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut clicks = Vec::new();
+    for customer in 0..180 {
+        let (name, regular) = (format!("c{customer:03}"), customer < 60);
+        for day in (0..45).filter(|day| regular || day % 3 == customer % 3) {
+            let (id, mut at) = (format!("{name}-{day}"), START + day * DAY + rng.gen_range(0..80_000) * SECOND);
+            let mut balance = 0.0;
+            for _ in 0..rng.gen_range(4..9) {
+                at += rng.gen_range(5..60) * SECOND;
+                let page = ["a", "b", "c"][rng.gen_range(0..3)];
+                balance += f64::from(u8::from(page == "a")) - f64::from(u8::from(page == "b"));
+                clicks.push(Click { page: Some(page.into()), ..click(&id, Some(&name), at, Kind::View) });
+            }
+            let logit = if regular { 1.5 * balance } else { -1.5 * balance - 1.5 };
+            if rng.gen_bool(1.0 / (1.0 + f64::exp(-logit))) {
+                let (price, order_id) = (Some(if regular { 99.0 } else { 9.0 }), Some(id.clone()));
+                let purchase = click(&id, Some(&name), at + 30 * SECOND, Kind::Purchase);
+                clicks.push(Click { price, order_id, ..purchase });
+            }
+        }
+    }
+    World::new(clicks, small(json!({"churn": {"epochs": 6, "cycle": 6}})))
 }
 
 fn stage<'a>(stages: &'a [Stage], name: &str) -> &'a Stage {

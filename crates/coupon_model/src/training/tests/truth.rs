@@ -3,8 +3,6 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::segment::{CellCount, Fit, Rows};
-use rand::{Rng, SeedableRng};
-use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Identical customers: each comes on about one day in six, looks at the same five pages and buys with probability
 /// .15, whatever was before.
@@ -85,7 +83,7 @@ fn variables_as_of_the_session_know_nothing_of_its_end() {
 }
 
 /// P(churn) at the end of a session that saw one page five times.
-fn churn_of(version: &Version, page: &str) -> f64 {
+pub(super) fn churn_of(version: &Version, page: &str) -> f64 {
     let model = version.churn.as_ref().unwrap();
     let view = |n: i64| model.vocabulary().view(START + n * 10 * SECOND, Kind::View, Some(page), None, None, &[]);
     *model.score(0, &(0..5).map(view).collect::<Vec<_>>()).last().unwrap()
