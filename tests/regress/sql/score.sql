@@ -115,8 +115,8 @@ ROLLBACK;
 CREATE TABLE explained AS SELECT s.session, s.segment, v.v AS all_views, e.* FROM (SELECT * FROM coupon.session WHERE version = 2 AND views BETWEEN 2 AND 30 AND started_at >= '2026-02-02' ORDER BY md5(session) LIMIT 40) s
     CROSS JOIN LATERAL (SELECT views_of(s.session) AS v OFFSET 0) v CROSS JOIN LATERAL coupon.explain_churn(s.session) WITH ORDINALITY e(view, at, kind, page, category, churn_after, contribution, rank, n);
 SELECT count(DISTINCT session) AS sessions, count(*) = (SELECT sum(views) FROM coupon.session WHERE session IN (SELECT session FROM explained)) AS every_view,
-    count(*) FILTER (WHERE abs(churn_after - churn_probability(segment, all_views[1:view])) > 1e-9) AS after_differs,
-    count(*) FILTER (WHERE abs(contribution - (churn_probability(segment, all_views) - churn_probability(segment, all_views[1:view - 1] || all_views[view + 1:]))) > 1e-9) AS contribution_differs,
+    count(*) FILTER (WHERE abs(churn_after - churn_probability(segment, all_views[1:view])) > 1e-6) AS after_differs,
+    count(*) FILTER (WHERE abs(contribution - (churn_probability(segment, all_views) - churn_probability(segment, all_views[1:view - 1] || all_views[view + 1:]))) > 1e-6) AS contribution_differs,
     count(*) FILTER (WHERE (at, kind, page, category) IS DISTINCT FROM ((all_views[view]).at, (all_views[view]).kind, (all_views[view]).page, (all_views[view]).category)) AS words_differ, count(*) FILTER (WHERE rank <> n) AS unordered,
     count(*) FILTER (WHERE view = cardinality(all_views) AND abs(churn_after - churn_probability(session)) > 1e-6) AS last_differs
 FROM explained;
