@@ -2,121 +2,6 @@
 //! are those of a version: whether it has FMA, and the rows and columns of C that the matrix product keeps in registers.
 
 use super::math::{exp, ln_1p, mul_add, sigmoid, tanh};
-use super::sums::{Dense, add_terms};
-
-/// Every other step walks U backwards: of its 64 KB (at 64 units) the first cache then still holds what the step before
-/// walked last.
-#[inline(always)]
-pub fn lstm_alone_body<const FMA: bool, const MR: usize, const NR: usize>(
-    gates: &mut [f32],
-    u: &[f32],
-    c: &mut [f32],
-    h: &mut [f32],
-) {
-    let (n, width) = (c.len(), 4 * c.len());
-    // Widths known to the compiler, where there are registers for a strip's four gates.
-    match (NR, n) {
-        (32, 32) => return lstm_strips::<FMA, 32, 128>(gates, u, c, h),
-        (32, 64) => return lstm_strips::<FMA, 64, 256>(gates, u, c, h),
-        (32, 128) => return lstm_strips::<FMA, 128, 512>(gates, u, c, h),
-        _ => {}
-    }
-    for (t, gates) in gates.chunks_exact_mut(width).enumerate() {
-        let (done, h) = h.split_at_mut(t * n);
-        if t > 0 {
-            let a = &done[(t - 1) * n..];
-            match t % 2 {
-                0 => add_terms::<FMA, NR>(gates, &Dense::<false> { a, rows: u, width }, 0),
-                _ => add_terms::<FMA, NR>(gates, &Dense::<true> { a, rows: u, width }, 0),
-            }
-        }
-        lstm_step_body::<FMA, MR, NR>(gates, c, &mut h[..n]);
-    }
-}
-
-/// Units whose four gates are summed in registers at a time.
-const UNITS: usize = 32;
-
-/// N units, G gates. A strip's cells follow its sums, so that they run beside the next strip's products. Strips and rows
-/// of U go to and fro; the units that the step before finished last come last.
-#[inline(always)]
-fn lstm_strips<const FMA: bool, const N: usize, const G: usize>(
-    gates: &[f32],
-    u: &[f32],
-    c: &mut [f32],
-    h: &mut [f32],
-) {
-    let (gates, u) = (gates.as_chunks::<G>().0, u.as_chunks::<G>().0);
-    let c = c.as_chunks_mut::<UNITS>().0;
-    for (t, gates) in gates.iter().enumerate() {
-        let (done, h) = h.split_at_mut(t * N);
-        let before = if t > 0 { &done[(t - 1) * N..] } else { &[] };
-        for k in 0..N / UNITS {
-            let k = if t % 2 == 0 { k } else { N / UNITS - 1 - k };
-            let sums = match t % 2 {
-                0 => strip_sums::<FMA, N, G, true>(gates, before, u, k * UNITS),
-                _ => strip_sums::<FMA, N, G, false>(gates, before, u, k * UNITS),
-            };
-            cells::<FMA, UNITS>(sums, &mut c[k], &mut h[k * UNITS..]);
-        }
-    }
-}
-
-/// The four gates' sums of the units from `from` on.
-#[inline(always)]
-fn strip_sums<const FMA: bool, const N: usize, const G: usize, const BACK: bool>(
-    gates: &[f32; G],
-    h: &[f32],
-    u: &[[f32; G]],
-    from: usize,
-) -> [[f32; UNITS]; 4] {
-    assert!(from + UNITS <= N && 4 * N == G);
-    let u = &u[..h.len()];
-    let mut sums = [[0.0; UNITS]; 4];
-    for g in 0..4 {
-        sums[g].copy_from_slice(&gates[g * N + from..][..UNITS]);
-    }
-    for p in 0..h.len() {
-        let p = if BACK { h.len() - 1 - p } else { p };
-        let (x, row) = (h[p], &u[p]);
-        for g in 0..4 {
-            for k in 0..UNITS {
-                sums[g][k] = mul_add::<FMA>(x, row[g * N + from + k], sums[g][k]);
-            }
-        }
-    }
-    sums
-}
-
-/// [`lstm_step_body`] of a strip of units.
-#[inline(always)]
-fn cells<const FMA: bool, const N: usize>(
-    [mut i, mut f, mut g, mut o]: [[f32; N]; 4],
-    c: &mut [f32; N],
-    h: &mut [f32],
-) {
-    let h: &mut [f32; N] = h.first_chunk_mut().expect("a strip's units");
-    for k in 0..N {
-        i[k] = one_plus::<FMA>(-i[k]);
-    }
-    for k in 0..N {
-        f[k] = one_plus::<FMA>(-f[k]);
-    }
-    for k in 0..N {
-        g[k] = one_plus::<FMA>(-2.0 * g[k]);
-    }
-    for k in 0..N {
-        o[k] = one_plus::<FMA>(-o[k]);
-    }
-    for k in 0..N {
-        let below = i[k] * g[k];
-        c[k] = (c[k] * below + (2.0 - g[k]) * f[k]) / (f[k] * below);
-    }
-    for k in 0..N {
-        let c = one_plus::<FMA>(-2.0 * c[k]);
-        h[k] = (2.0 - c) / (o[k] * c);
-    }
-}
 
 #[inline(always)]
 pub fn scatter_body<const FMA: bool, const MR: usize, const NR: usize>(
@@ -255,7 +140,7 @@ pub fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
 }
 
 #[inline(always)]
-fn one_plus<const FMA: bool>(x: f32) -> f32 {
+pub fn one_plus<const FMA: bool>(x: f32) -> f32 {
     1.0 + exp::<FMA>(x.clamp(-28.0, 28.0))
 }
 

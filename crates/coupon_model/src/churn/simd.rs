@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::alone::*;
 use super::kernels::*;
 use super::sums::*;
 pub use super::sums::{FRESH, PACKED, STRIP};
@@ -161,7 +162,7 @@ pub mod tests {
 
         /// A session's steps in one call are the steps one by one, forwards and backwards through U.
         #[test]
-        fn steps_alone_are_steps(units in prop_oneof![1usize..80, Just(32), Just(64)], views in 1usize..12, seed in 0u32..99) {
+        fn steps_alone_are_steps(units in prop_oneof![1usize..80, Just(32), Just(64), Just(128)], views in 1usize..12, seed in 0u32..99) {
             let (sums, u) = (numbers(views * 4 * units, seed), numbers(units * 4 * units, seed + 1));
             with_each_level(|_| {
                 let (mut c, mut h) = (vec![0.0; units], vec![0.0; units]);
