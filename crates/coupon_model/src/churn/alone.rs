@@ -1,6 +1,6 @@
 //! All steps of one session's LSTM, for [`simd`](super::simd) as the other [`kernels`](super::kernels).
 
-use super::kernels::{lstm_step_body, one_plus};
+use super::kernels::lstm_step_body;
 use super::math::mul_add;
 use super::sums::{Dense, add_terms};
 
@@ -16,9 +16,9 @@ pub fn lstm_alone_body<const FMA: bool, const MR: usize, const NR: usize>(
     let (n, width) = (c.len(), 4 * c.len());
     // Widths known to the compiler, where there are registers for a strip's four gates.
     match (NR, n) {
-        (32, 32) => return lstm_strips::<FMA, 32, 128>(gates, u, c, h),
-        (32, 64) => return lstm_strips::<FMA, 64, 256>(gates, u, c, h),
-        (32, 128) => return lstm_strips::<FMA, 128, 512>(gates, u, c, h),
+        (32, 32) => return lstm_strips::<FMA, MR, NR, 32, 128>(gates, u, c, h),
+        (32, 64) => return lstm_strips::<FMA, MR, NR, 64, 256>(gates, u, c, h),
+        (32, 128) => return lstm_strips::<FMA, MR, NR, 128, 512>(gates, u, c, h),
         _ => {}
     }
     for (t, gates) in gates.chunks_exact_mut(width).enumerate() {
@@ -40,7 +40,7 @@ const UNITS: usize = 32;
 /// N units, G gates. A strip's cells follow its sums, so that they run beside the next strip's products. Strips and rows
 /// of U go to and fro; the units that the step before finished last come last.
 #[inline(always)]
-fn lstm_strips<const FMA: bool, const N: usize, const G: usize>(
+fn lstm_strips<const FMA: bool, const MR: usize, const NR: usize, const N: usize, const G: usize>(
     gates: &[f32],
     u: &[f32],
     c: &mut [f32],
@@ -53,11 +53,11 @@ fn lstm_strips<const FMA: bool, const N: usize, const G: usize>(
         let before = if t > 0 { &done[(t - 1) * N..] } else { &[] };
         for k in 0..N / UNITS {
             let k = if t % 2 == 0 { k } else { N / UNITS - 1 - k };
-            let sums = match t % 2 {
+            let mut sums = match t % 2 {
                 0 => strip_sums::<FMA, N, G, true>(gates, before, u, k * UNITS),
                 _ => strip_sums::<FMA, N, G, false>(gates, before, u, k * UNITS),
             };
-            cells::<FMA, UNITS>(sums, &mut c[k], &mut h[k * UNITS..]);
+            lstm_step_body::<FMA, MR, NR>(sums.as_flattened_mut(), &mut c[k], &mut h[k * UNITS..][..UNITS]);
         }
     }
 }
@@ -86,34 +86,4 @@ fn strip_sums<const FMA: bool, const N: usize, const G: usize, const BACK: bool>
         }
     }
     sums
-}
-
-/// [`lstm_step_body`] of a strip of units.
-#[inline(always)]
-fn cells<const FMA: bool, const N: usize>(
-    [mut i, mut f, mut g, mut o]: [[f32; N]; 4],
-    c: &mut [f32; N],
-    h: &mut [f32],
-) {
-    let h: &mut [f32; N] = h.first_chunk_mut().expect("a strip's units");
-    for k in 0..N {
-        i[k] = one_plus::<FMA>(-i[k]);
-    }
-    for k in 0..N {
-        f[k] = one_plus::<FMA>(-f[k]);
-    }
-    for k in 0..N {
-        g[k] = one_plus::<FMA>(-2.0 * g[k]);
-    }
-    for k in 0..N {
-        o[k] = one_plus::<FMA>(-o[k]);
-    }
-    for k in 0..N {
-        let below = i[k] * g[k];
-        c[k] = (c[k] * below + (2.0 - g[k]) * f[k]) / (f[k] * below);
-    }
-    for k in 0..N {
-        let c = one_plus::<FMA>(-2.0 * c[k]);
-        h[k] = (2.0 - c) / (o[k] * c);
-    }
 }

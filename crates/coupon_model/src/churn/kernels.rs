@@ -140,7 +140,7 @@ pub fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
 }
 
 #[inline(always)]
-pub fn one_plus<const FMA: bool>(x: f32) -> f32 {
+fn one_plus<const FMA: bool>(x: f32) -> f32 {
     1.0 + exp::<FMA>(x.clamp(-28.0, 28.0))
 }
 
