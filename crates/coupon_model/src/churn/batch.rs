@@ -47,6 +47,19 @@ impl Batch {
         self.pack(sessions, layout, |session, t| (!last || t + 1 == sessions[session].len()).then_some((1.0, 1.0)));
     }
 
+    /// One session without its inputs, whose last view counts.
+    pub fn fill_blank(&mut self, views: usize) {
+        self.order.clear();
+        self.starts.clear();
+        self.starts.extend(0..=views);
+        self.rows.clear();
+        self.rows.resize(views, 0..0);
+        self.entries.clear();
+        self.counted.clear();
+        let last = views.checked_sub(1);
+        self.counted.extend(last.map(|step| Counted { step, session: 0, target: 1.0, weight: 1.0 }));
+    }
+
     /// Through the same [`Tracker`] that serves live. `counts` gives target and weight of a session's view, if it counts.
     fn pack(&mut self, sessions: &[&[View]], layout: &Layout, counts: impl Fn(usize, usize) -> Option<(f32, f32)>) {
         self.order.clear();

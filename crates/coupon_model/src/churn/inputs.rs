@@ -3,15 +3,18 @@
 //! A view's input vector is mostly zeros, so it is a list of (index, value). The running counters it needs are part of a
 //! live session's state.
 
+mod running;
+
 use super::math::ln_1p;
 use super::simd;
 use super::{Inputs, View, Vocabulary};
 use crate::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
+pub(super) use running::Running;
 
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
 const GAPS: [f32; 9] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Recency falls by e in three views, e^(-1/3) a view, and is dropped 15 views later.
-const FADE: f32 = 0.716_531_3;
+pub(super) const FADE: f32 = 0.716_531_3;
 const FORGOTTEN: f32 = 0.0067;
 
 /// Slots at most: kinds, pages and the unknown page.
@@ -39,6 +42,10 @@ impl Layout {
             *column = words(known);
         }
         Layout { rich: inputs == Inputs::Rich, pages: words(pages), categories: words(categories), attributes: columns }
+    }
+
+    pub(super) fn rich(&self) -> bool {
+        self.rich
     }
 
     /// What the counters are kept for: a kind of view, or a page.

@@ -2,30 +2,6 @@
 //! are those of a version: whether it has FMA, and the rows and columns of C that the matrix product keeps in registers.
 
 use super::math::{exp, ln_1p, mul_add, sigmoid, tanh};
-use super::sums::{Dense, add_terms};
-
-/// Every other step walks U backwards: of its 64 KB (at 64 units) the first cache then still holds what the step before
-/// walked last.
-#[inline(always)]
-pub fn lstm_alone_body<const FMA: bool, const MR: usize, const NR: usize>(
-    gates: &mut [f32],
-    u: &[f32],
-    c: &mut [f32],
-    h: &mut [f32],
-) {
-    let (n, width) = (c.len(), 4 * c.len());
-    for (t, gates) in gates.chunks_exact_mut(width).enumerate() {
-        let (done, h) = h.split_at_mut(t * n);
-        if t > 0 {
-            let a = &done[(t - 1) * n..];
-            match t % 2 {
-                0 => add_terms::<FMA, NR>(gates, &Dense::<false> { a, rows: u, width }, 0),
-                _ => add_terms::<FMA, NR>(gates, &Dense::<true> { a, rows: u, width }, 0),
-            }
-        }
-        lstm_step_body::<FMA, MR, NR>(gates, c, &mut h[..n]);
-    }
-}
 
 #[inline(always)]
 pub fn scatter_body<const FMA: bool, const MR: usize, const NR: usize>(

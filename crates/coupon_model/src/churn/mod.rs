@@ -10,6 +10,7 @@
 
 mod adam;
 mod aligned;
+mod alone;
 mod batch;
 mod calibrate;
 mod explain;

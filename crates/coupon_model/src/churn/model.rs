@@ -128,10 +128,8 @@ impl Model {
             return self.score(segment, views).pop();
         }
         let (net, calibrator) = self.of(segment);
-        let pass = &mut room.0;
-        pass.batch.fill_whole(&[views], &self.layout, true);
-        let logit = pass.score(net).first()?;
-        Some(calibrator.probability(*logit, views.len() as u32))
+        let logit = room.0.score_last(net, &self.layout, views)?;
+        Some(calibrator.probability(logit, views.len() as u32))
     }
 
     /// P(churn) after each view of many sessions, told as (session, probability), each session's in their order: what

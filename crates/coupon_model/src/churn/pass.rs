@@ -3,12 +3,14 @@
 use rand::RngCore;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::View;
 use super::aligned::Aligned;
 use super::batch::Batch;
+use super::inputs::{FADE, Layout, Running};
 use super::math::softplus;
 use super::net::{Net, Shape};
 use super::recurrent::Run;
-use super::simd::{PACKED, add_columns, add_sparse, product, scatter, sparse_product};
+use super::simd::{PACKED, STRIP, add_columns, add_sparse, product, running_product, scatter, sparse_product};
 use super::spec::Pooling;
 
 /// The dense matrices transposed, which carry gradients down: made once a step for all batches that run side by side.
@@ -45,6 +47,7 @@ pub struct Pass {
     /// Weighted sum of the log losses.
     pub loss: f64,
     layers: Vec<Run>,
+    running: Running,
     /// A stretch of columns of the inputs' weights.
     packed: Aligned,
     /// Outputs of the convolution: rows × channels, and each view's contributions to it: rows × taps·channels.
@@ -77,34 +80,55 @@ impl Pass {
         self.run(net, None, false)
     }
 
+    /// The logit of a session's last view; `None` for no view.
+    pub fn score_last(&mut self, net: &Net, layout: &Layout, views: &[View]) -> Option<f32> {
+        if !layout.rich() || net.shape.channels > 0 {
+            self.batch.fill_whole(&[views], layout, true);
+            return self.score(net).first().copied();
+        }
+        self.batch.fill_blank(views.len());
+        self.running.fill(layout, views);
+        self.layers.resize_with(net.shape.layers, Run::default);
+        let (layer, running) = (&net.places.layers[0], &self.running);
+        let (b, w) = (&net.values[layer.b.clone()], &net.values[layer.w.clone()]);
+        let gates = self.layers[0].gates.sized(views.len() * net.shape.gates());
+        let packed = self.packed.sized(running.used.len() * STRIP);
+        running_product(gates, b, (&running.entries, &running.ends), (w, &running.used), packed, FADE);
+        self.recur(net, None, false).first().copied()
+    }
+
     fn run(&mut self, net: &Net, dropout: Option<(f32, &mut Xoshiro256PlusPlus)>, kept: bool) -> &[f32] {
         let (shape, values) = (&net.shape, &net.values);
-        let (n, g, rows) = (shape.hidden, shape.gates(), self.batch.rows());
         self.layers.resize_with(shape.layers, Run::default);
         if shape.channels > 0 {
             self.convolve(net);
+        } else {
+            let layer = &net.places.layers[0];
+            let entries = self.batch.entries();
+            // Packing costs as much as some views' sums.
+            let pays = entries.0.len() > 4 * shape.inputs;
+            let packed = self.packed.sized(if pays { shape.inputs * PACKED } else { 0 });
+            let gates = self.layers[0].gates.sized(self.batch.rows() * shape.gates());
+            sparse_product(gates, &values[layer.b.clone()], entries, &values[layer.w.clone()], packed);
         }
+        self.recur(net, dropout, kept)
+    }
+
+    /// What follows the convolution, or the first layer's sums from below where there is none.
+    fn recur(&mut self, net: &Net, dropout: Option<(f32, &mut Xoshiro256PlusPlus)>, kept: bool) -> &[f32] {
+        let (shape, values) = (&net.shape, &net.values);
+        let (n, g, rows) = (shape.hidden, shape.gates(), self.batch.rows());
         for (l, layer) in net.places.layers.iter().enumerate() {
             let (below, run) = self.layers.split_at_mut(l);
             let run = &mut run[0];
-            let (b, w) = (&values[layer.b.clone()], &values[layer.w.clone()]);
-            let gates = run.gates.sized(rows * g);
             let x = match below.last() {
                 Some(below) => Some(&below.outputs),
                 None => (shape.channels > 0).then_some(&self.convolved),
             };
-            match x {
-                Some(x) => {
-                    repeat(b, gates);
-                    product(gates, x, false, w, [rows, g, shape.below(l)]);
-                }
-                None => {
-                    let entries = self.batch.entries();
-                    // Packing costs as much as some views' sums.
-                    let pays = entries.0.len() > 4 * shape.inputs;
-                    let packed = self.packed.sized(if pays { shape.inputs * PACKED } else { 0 });
-                    sparse_product(gates, b, entries, w, packed);
-                }
+            if let Some(x) = x {
+                let gates = run.gates.sized(rows * g);
+                repeat(&values[layer.b.clone()], gates);
+                product(gates, x, false, &values[layer.w.clone()], [rows, g, shape.below(l)]);
             }
             run.forward(shape, layer, values, &self.batch, kept);
         }

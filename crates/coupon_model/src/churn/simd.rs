@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
+use super::alone::*;
 use super::kernels::*;
-pub use super::sums::PACKED;
 use super::sums::*;
+pub use super::sums::{FRESH, PACKED, STRIP};
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -81,6 +82,17 @@ versions! {
         w: &[f32],
         packed: &mut [f32],
     ) = sparse_product_body;
+    /// Row t of out is the bias, a sum that stays, one that falls by `fade` a row, and what is of row t alone. Entries (i, x)
+    /// add x · w_used(i); those of a row's three parts end where it says. Both sums begin again every [`FRESH`] rows;
+    /// `packed` is room for `used` × [`STRIP`].
+    pub fn running_product(
+        out: &mut [f32],
+        bias: &[f32],
+        entries: (&[(u32, f32)], &[[u32; 3]]),
+        w: (&[f32], &[u32]),
+        packed: &mut [f32],
+        fade: f32,
+    ) = running_product_body;
     /// rows_i += x · gradient over the entries (i, x): the transpose of [`add_sparse`].
     pub fn scatter(rows: &mut [f32], entries: &[(u32, f32)], gradient: &[f32]) = scatter_body;
     /// C (m × n) += A · B (k × n) with dims m, n, k; A is m × k, or k × m where `transposed`.
@@ -150,7 +162,7 @@ pub mod tests {
 
         /// A session's steps in one call are the steps one by one, forwards and backwards through U.
         #[test]
-        fn steps_alone_are_steps(units in 1usize..80, views in 1usize..12, seed in 0u32..99) {
+        fn steps_alone_are_steps(units in prop_oneof![1usize..80, Just(32), Just(64), Just(128)], views in 1usize..12, seed in 0u32..99) {
             let (sums, u) = (numbers(views * 4 * units, seed), numbers(units * 4 * units, seed + 1));
             with_each_level(|_| {
                 let (mut c, mut h) = (vec![0.0; units], vec![0.0; units]);

@@ -163,3 +163,74 @@ pub fn sparse_product_body<const FMA: bool, const MR: usize, const NR: usize>(
         }
     }
 }
+
+/// Views after which running sums begin again.
+pub const FRESH: usize = 32;
+
+/// The widest strip of [`running_product_body`].
+pub const STRIP: usize = 64;
+
+#[inline(always)]
+pub fn running_product_body<const FMA: bool, const MR: usize, const NR: usize>(
+    out: &mut [f32],
+    bias: &[f32],
+    entries: (&[(u32, f32)], &[[u32; 3]]),
+    w: (&[f32], &[u32]),
+    packed: &mut [f32],
+    fade: f32,
+) {
+    let n = bias.len();
+    let mut j = 0;
+    macro_rules! strips {
+        ($($width:literal)*) => {{$(
+            while n - j >= $width {
+                running::<FMA, $width>(out, &bias[j..], entries, w, packed, (j, n, fade));
+                j += $width;
+            }
+        )*}};
+    }
+    match NR {
+        32 => strips!(64 16 4 1),
+        16 => strips!(32 8 4 1),
+        _ => strips!(16 4 1),
+    }
+}
+
+/// Columns from j on: a sum that stays, one that fades from row to row, and what is of one row alone, in registers.
+#[inline(always)]
+fn running<const FMA: bool, const N: usize>(
+    out: &mut [f32],
+    bias: &[f32],
+    (entries, ends): (&[(u32, f32)], &[[u32; 3]]),
+    (w, used): (&[f32], &[u32]),
+    packed: &mut [f32],
+    (j, n, fade): (usize, usize, f32),
+) {
+    let packed = &mut packed.as_chunks_mut::<N>().0[..used.len()];
+    for (to, &row) in packed.iter_mut().zip(used) {
+        to.copy_from_slice(&w[row as usize * n + j..][..N]);
+    }
+    let bias: &[f32; N] = bias.first_chunk().expect("a strip's width");
+    let (mut stays, mut fades) = (*bias, [0.0; N]);
+    let mut from = 0;
+    for (t, (out, &[lasting, fading, alone])) in out.chunks_exact_mut(n).zip(ends).enumerate() {
+        if t % FRESH == 0 {
+            (stays, fades) = (*bias, [0.0; N]);
+        } else {
+            fades.iter_mut().for_each(|x| *x *= fade);
+        }
+        for &(i, x) in &entries[from..lasting as usize] {
+            add::<FMA, N>(&mut stays, (x, &packed[i as usize]), 0);
+        }
+        for &(i, x) in &entries[lasting as usize..fading as usize] {
+            add::<FMA, N>(&mut fades, (x, &packed[i as usize]), 0);
+        }
+        let mut sums = stays;
+        sums.iter_mut().zip(&fades).for_each(|(s, f)| *s += f);
+        for &(i, x) in &entries[fading as usize..alone as usize] {
+            add::<FMA, N>(&mut sums, (x, &packed[i as usize]), 0);
+        }
+        out[j..j + N].copy_from_slice(&sums);
+        from = alone as usize;
+    }
+}
