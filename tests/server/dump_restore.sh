@@ -4,9 +4,11 @@
 . "$(dirname "$0")/lib.sh"
 shop=$PGDATABASE
 restored=${shop}_restored
-trap 'dropdb --if-exists --force "$restored" 2>/dev/null; rm -rf "$work"' EXIT
+role=reader_$$
+trap 'dropdb --if-exists --force "$restored" 2>/dev/null; PGDATABASE=$shop q "DROP OWNED BY $role; DROP ROLE $role" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 
 play d- 100 12
+q "CREATE ROLE $role; SELECT coupon.grant_access('$role', 'operator')" >/dev/null
 expect_true "the shop has coupons" "SELECT count(*) > 0 FROM coupon.coupon"
 
 # One line a table: its rows and a digest of them, in no order.
@@ -28,6 +30,8 @@ diff "$work/before" "$work/after" || give_up "the restored tables differ"
 echo "ok: $(wc -l <"$work/before") tables are the same, row by row"
 triggers="SELECT tgrelid::regclass::text, tgname, tgenabled, tgargs FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
 expect "triggers came along" "$(q "$triggers")" "$(PGDATABASE=$restored q "$triggers")"
+expect_true "and who may do what" "SELECT holds FROM coupon.access WHERE role = '$role'"
+PGDATABASE=$restored expect_true "there too, with nothing granted again" "SELECT holds FROM coupon.access WHERE role = '$role'"
 
 note "the restored shop goes on"
 (
