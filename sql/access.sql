@@ -154,6 +154,8 @@ BEGIN
     IF access IS NOT NULL THEN
         PERFORM coupon.check_access(access);
     END IF;
+    -- As create_storage() does: PostgreSQL lets no two transactions change an object's privileges at once.
+    PERFORM pg_advisory_xact_lock(hashtextextended('coupon_ext storage', 0));
     -- Of roles that are gone nothing is left to revoke.
     FOR g IN DELETE FROM coupon.grantee o USING pg_control_system() c
         WHERE (o.access = revoke_access.access OR revoke_access.access IS NULL)

@@ -37,6 +37,7 @@ DECLARE
     person CONSTANT text := forget.customer;
     theirs text[];
     coupons uuid[];
+    named boolean;
     back record;
 BEGIN
     PERFORM coupon.need_storage();
@@ -48,6 +49,8 @@ BEGIN
         -- What is committed while we wait for a lock must be seen.
         RAISE EXCEPTION 'a customer is forgotten in READ COMMITTED only' USING ERRCODE = 'active_sql_transaction';
     END IF;
+    -- The words a model knows stand in its weights as quoted text. Looked for before anybody is kept waiting.
+    named := EXISTS (SELECT FROM coupon.model m WHERE position(convert_to('"' || person || '\"', 'UTF8') IN m.weights) > 0);
     -- Before any row, in the order of everybody: the totals, the customer, the campaigns; then sessions, then coupons. A
     -- click waits for none of these longer than coupon_ext.max_wait: it is kept, and its session rebuilt.
     PERFORM pg_advisory_xact_lock(coupon.lock_key('totals', ''));
@@ -124,7 +127,10 @@ BEGIN
     FOR relation IN SELECT w.relation::text FROM coupon.watched w WHERE w.relation <> 'coupon.click'::regclass ORDER BY 1 LOOP
         RETURN NEXT;
     END LOOP;
-    relation := 'coupon.model'; kept := 'all: numbers learned from everybody''s clicks, and nobody''s id';
+    relation := 'coupon.model';
+    kept := CASE WHEN named THEN 'all, and a word they know is this id: a column mapped as page, category or attribute holds it. '
+        'Train a version without it and delete those that have it'
+        ELSE 'all: numbers learned from everybody''s clicks, and the commonest pages, categories and attributes' END;
     RETURN NEXT;
 END
 $$;

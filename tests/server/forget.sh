@@ -54,6 +54,9 @@ expect "who comes back begins anew" 8 "$(views anna-1)"
 expect_error "nobody" 22004 "SELECT * FROM coupon.forget(NULL)"
 expect_error "a snapshot that does not see what commits meanwhile" 25001 "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM coupon.forget('anna')"
 
+word=$(q "SELECT category FROM coupon.click WHERE category IS NOT NULL AND kind = 'view' GROUP BY 1 ORDER BY count(*) DESC LIMIT 1")
+expect "a model that knows the id as a word is said to" "1 1" "$(q "SELECT count(*) FROM coupon.forget('$word') WHERE relation = 'coupon.model' AND kept LIKE '%Train a version without it%'") $(q "SELECT count(*) FROM coupon.forget('nobody') WHERE relation = 'coupon.model' AND kept NOT LIKE '%Train%'")"
+
 note "while she goes on"
 cat >"$work/click.sql" <<'SQL'
 \set who random(1, 3)
