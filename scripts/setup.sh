@@ -9,6 +9,7 @@ need() { case " ${packages[*]-} " in *" $1 "*) ;; *) packages+=("$1") ;; esac; }
 have cc && have make || need build-essential
 have pkg-config || need pkg-config
 ! have apt-get || [ -f /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates # cargo downloads over TLS
+python3 -c 'import ensurepip' 2>/dev/null || need python3-venv # pgspot
 have clang || need clang # bindgen asks it where the C headers are
 [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null \
     || compgen -G '/usr/lib*/*/libclang*.so*' >/dev/null || need libclang-dev

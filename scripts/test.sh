@@ -23,6 +23,7 @@ step "formatting" cargo fmt --all --check || true
 step "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings || true
 step "pure crate" cargo test --quiet -p coupon_model || true
 if step "extension" scripts/install.sh; then
+    step "pgspot" scripts/pgspot.sh || true
     step "SQL" scripts/cluster.sh run test -- tests/run.sh || true
 fi
 

@@ -112,6 +112,8 @@ BEGIN
         one boolean PRIMARY KEY DEFAULT true CHECK (one), relation regclass NOT NULL, category name NOT NULL,
         quantity name NOT NULL);
     COMMENT ON TABLE coupon.stock_source IS 'The shop''s table of stock, if coupon.watch_stock() named one';
+    CREATE TRIGGER check_stock BEFORE INSERT OR UPDATE ON coupon.stock_source
+        FOR EACH ROW EXECUTE FUNCTION coupon.check_stock();
 
     CREATE TABLE coupon.decision (
         session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
@@ -122,6 +124,7 @@ BEGIN
         categories jsonb NOT NULL,
         outcome text NOT NULL CHECK (outcome IN ('issued', 'held out', 'shadow', 'stopped')), reason text NOT NULL,
         PRIMARY KEY (session, campaign));
+    CREATE INDEX decision_at ON coupon.decision (decided_at);
     CREATE INDEX decision_customer ON coupon.decision (customer) WHERE customer IS NOT NULL;
     COMMENT ON TABLE coupon.decision IS 'One row when a session first becomes eligible, given a coupon or not: what honest measurement needs';
     COMMENT ON COLUMN coupon.decision.decided_at IS 'coupon.clock() at the decision';
@@ -151,6 +154,7 @@ BEGIN
         CHECK (state NOT IN ('issued', 'shown', 'dismissed') OR order_id IS NULL),
         CHECK (state <> 'reserved' OR num_nulls(order_id, reserved_at, reserved_until) = 0),
         CHECK (state = 'released' OR (state IN ('redeemed', 'expired')) = (closed_at IS NOT NULL)));
+    CREATE INDEX coupon_closed ON coupon.coupon (closed_at) WHERE closed_at IS NOT NULL;
     CREATE UNIQUE INDEX coupon_live ON coupon.coupon (session) WHERE closed_at IS NULL;
     CREATE INDEX coupon_expires ON coupon.coupon (expires_at) WHERE closed_at IS NULL;
     CREATE INDEX coupon_campaign ON coupon.coupon (campaign, budget_day);
@@ -197,7 +201,8 @@ BEGIN
         campaign text, day date, arm text, decisions bigint NOT NULL, issued bigint NOT NULL, redeemed bigint NOT NULL,
         spent numeric NOT NULL, PRIMARY KEY (campaign, day, arm));
     COMMENT ON TABLE coupon.total IS 'Decisions and coupons that were erased or outlived their retention, without anybody''s name';
-    COMMENT ON COLUMN coupon.total.day IS 'Day of the decision, in the campaign''s time zone';
+    COMMENT ON COLUMN coupon.total.day IS 'Day of the decision in the campaign''s time zone; of a coupon, the day whose budget it counts in';
+    COMMENT ON COLUMN coupon.total.decisions IS 'Issued, held out and in shadow; those that a rule stopped are not counted';
 
     CREATE TABLE coupon.audit (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, clock timestamptz NOT NULL,
@@ -223,8 +228,9 @@ END
 $$;
 COMMENT ON FUNCTION coupon.create_campaign_storage_1() IS 'The campaign and coupon tables of storage version 1; called by create_storage';
 
+-- Definer, because whoever keeps the campaigns need not see the coupons.
 CREATE FUNCTION coupon.check_campaign() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was text := CASE WHEN TG_OP = 'INSERT' THEN 'draft' ELSE OLD.state END;
 BEGIN

@@ -1,5 +1,5 @@
 -- churn: the probability that a session ends without a purchase.
-CREATE FUNCTION churn_probability(session text) RETURNS float8
+CREATE FUNCTION @extschema@.churn_probability(session text) RETURNS float8
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('coupon.session') IS NULL THEN
@@ -9,12 +9,12 @@ BEGIN
             AND NOT EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1));
 END
 $$;
-COMMENT ON FUNCTION churn_probability(text) IS 'Of a live session, after its last click, from its stored state; NULL when it is unknown, began before there was a model, or missed a click';
+COMMENT ON FUNCTION @extschema@.churn_probability(text) IS 'Of a live session, after its last click, from its stored state; NULL when it is unknown, began before there was a model, or missed a click';
 
-CREATE FUNCTION churn_probability(segment int, page_views coupon.page_view[]) RETURNS float8
+CREATE FUNCTION @extschema@.churn_probability(segment int, page_views coupon.page_view[]) RETURNS float8
 LANGUAGE c STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'churn_of_views_wrapper';
-COMMENT ON FUNCTION churn_probability(int, coupon.page_view[]) IS 'Of any array of page views under the active version: the same routine as live, from the start; segment 0 = unknown';
+COMMENT ON FUNCTION @extschema@.churn_probability(int, coupon.page_view[]) IS 'Of any array of page views under the active version: the same routine as live, from the start; segment 0 = unknown';
 
 CREATE FUNCTION coupon.judge_churn(since timestamptz, until timestamptz)
     RETURNS TABLE (population text, model text, segment int, sessions bigint, predictions bigint, buyers bigint,

@@ -196,15 +196,15 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c jsonb := columns;
     kind_sql text := CASE WHEN columns ? 'kind' AND coalesce(kinds, '{}') = '{}'
-        THEN format('%I::text', columns ->> 'kind')
+        THEN coupon.text_sql(relation, columns ->> 'kind')
         WHEN columns ? 'kind'
-        THEN format('coalesce(%L::jsonb ->> (%2$I::text), %2$I::text)', kinds, columns ->> 'kind')
+        THEN format('coalesce(%L::jsonb ->> (%2$s), %2$s)', kinds, coupon.text_sql(relation, columns ->> 'kind'))
         ELSE quote_literal(coalesce(kind, 'view')) || '::text' END;
     attributes text := CASE jsonb_typeof(columns -> 'attributes')
         WHEN 'string' THEN (SELECT CASE WHEN a.atttypid = 'text[]'::regtype THEN format('nullif(%I[1:8], ''{}'')', a.attname)
-                            ELSE format('ARRAY[%I::text]', a.attname) END
+                            ELSE format('ARRAY[%s]', coupon.text_sql(relation, a.attname)) END
                             FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = columns ->> 'attributes')
-        WHEN 'array' THEN (SELECT 'ARRAY[' || string_agg(format('%I::text', a), ', ' ORDER BY n) || ']::text[]'
+        WHEN 'array' THEN (SELECT 'ARRAY[' || string_agg(coupon.text_sql(relation, a), ', ' ORDER BY n) || ']::text[]'
                            FROM jsonb_array_elements_text(columns -> 'attributes') WITH ORDINALITY x(a, n))
         ELSE 'NULL::text[]' END;
 BEGIN
@@ -213,18 +213,24 @@ BEGIN
         '%s AS attributes FROM %s) e WHERE kind IN (''view'', ''search'', ''cart'', ''uncart'', ''checkout'', '
         '''purchase'') AND at IS NOT NULL AND isfinite(at) AND (session IS NOT NULL OR customer IS NOT NULL) '
         'AND (octet_length(session) <= 256) IS NOT FALSE AND (octet_length(customer) <= 256) IS NOT FALSE',
-        c ->> 'at', coupon.text_sql(c ->> 'session'), coupon.text_sql(c ->> 'customer'), kind_sql,
-        coupon.text_sql(c ->> 'page'), coupon.text_sql(c ->> 'category'), coupon.text_sql(c ->> 'product'),
+        c ->> 'at', coupon.text_sql(relation, c ->> 'session'), coupon.text_sql(relation, c ->> 'customer'), kind_sql,
+        coupon.text_sql(relation, c ->> 'page'), coupon.text_sql(relation, c ->> 'category'), coupon.text_sql(relation, c ->> 'product'),
         coalesce(quote_ident(c ->> 'quantity'), 'NULL'), coalesce(quote_ident(c ->> 'price'), 'NULL'),
-        coupon.text_sql(c ->> 'order_id'), coupon.text_sql(c ->> 'zone'), attributes, relation);
+        coupon.text_sql(relation, c ->> 'order_id'), coupon.text_sql(relation, c ->> 'zone'), attributes, relation);
 END
 $$;
 COMMENT ON FUNCTION coupon.event_query(regclass, jsonb, text, jsonb) IS 'The SELECT that reads one watched table as events';
 
-CREATE FUNCTION coupon.text_sql(name text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS
-    $$ SELECT coalesce(quote_ident(name), 'NULL') || '::text' $$;
-COMMENT ON FUNCTION coupon.text_sql(text) IS 'A column read as text, or NULL where there is none';
+-- An enum by its output function, as the trigger reads it: whoever owns the type can make its cast anything.
+CREATE FUNCTION coupon.text_sql(relation regclass, name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN name IS NULL THEN 'NULL::text'
+        WHEN EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            WHERE a.attrelid = relation AND a.attname = name AND t.typcategory = 'E')
+        THEN format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END', name)
+        ELSE format('%I::text', name) END
+$$;
+COMMENT ON FUNCTION coupon.text_sql(regclass, text) IS 'A column read as text, or NULL where there is none';
 
 -- A partition whose parent is watched too is read through the parent only.
 CREATE FUNCTION coupon.sources() RETURNS TABLE (relation regclass, query text)

@@ -25,9 +25,10 @@ COMMENT ON FUNCTION coupon.live_offer(text) IS 'The live coupon of a session, re
 CREATE FUNCTION coupon.show_offer(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    offer coupon.offer := coupon.live_offer($1);
+    offer record;
     fresh text;
 BEGIN
+    SELECT * INTO offer FROM coupon.live_offer($1);
     IF offer.issued_at IS NULL THEN
         RETURN NULL;
     END IF;
@@ -49,7 +50,7 @@ CREATE FUNCTION coupon.consider(session text) RETURNS void
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'consider_wrapper';
 COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one';
 
-CREATE FUNCTION issue_coupon(session text) RETURNS coupon.offer
+CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     offer coupon.offer;
@@ -70,15 +71,15 @@ BEGIN
     RETURN offer;
 END
 $$;
-COMMENT ON FUNCTION issue_coupon(text) IS 'The coupon of a session: the live one, or a new one if it is due now; NULL otherwise. Asking twice never issues twice';
+COMMENT ON FUNCTION @extschema@.issue_coupon(text) IS 'The coupon of a session: the live one, or a new one if it is due now; NULL otherwise. Asking twice never issues twice';
 
-CREATE FUNCTION issue_coupon(session bigint) RETURNS coupon.offer
-LANGUAGE sql VOLATILE AS 'SELECT @extschema@.issue_coupon($1::text)';
-COMMENT ON FUNCTION issue_coupon(bigint) IS 'The same for shops that number their sessions';
+CREATE FUNCTION @extschema@.issue_coupon(session bigint) RETURNS coupon.offer
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT @extschema@.issue_coupon($1::text)';
+COMMENT ON FUNCTION @extschema@.issue_coupon(bigint) IS 'The same for shops that number their sessions';
 
-CREATE FUNCTION issue_coupon(session uuid) RETURNS coupon.offer
-LANGUAGE sql VOLATILE AS 'SELECT @extschema@.issue_coupon($1::text)';
-COMMENT ON FUNCTION issue_coupon(uuid) IS 'The same for shops whose sessions are uuids';
+CREATE FUNCTION @extschema@.issue_coupon(session uuid) RETURNS coupon.offer
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT @extschema@.issue_coupon($1::text)';
+COMMENT ON FUNCTION @extschema@.issue_coupon(uuid) IS 'The same for shops whose sessions are uuids';
 
 CREATE FUNCTION coupon.explain(session text)
     RETURNS TABLE (campaign text, step int, condition text, holds boolean, detail text)
@@ -119,8 +120,9 @@ END
 $$;
 COMMENT ON FUNCTION coupon.go_live(text) IS 'The one statement that makes coupons flow';
 
-CREATE FUNCTION coupon.sweep(batch int DEFAULT 10000) RETURNS TABLE (expired bigint, rebuilt bigint, compacted bigint)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION coupon.sweep(batch int DEFAULT 10000) RETURNS TABLE (expired bigint, rebuilt bigint, compacted bigint,
+    sessions bigint, coupons bigint, decisions bigint, notes bigint)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s text;
 BEGIN
@@ -137,7 +139,8 @@ BEGIN
         SELECT y.session FROM coupon.session y WHERE y.state IS NOT NULL
             AND y.last_at < coupon.clock() - interval '1 day' LIMIT batch FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS compacted = ROW_COUNT;
+    SELECT r.sessions, r.coupons, r.decisions, r.notes INTO sessions, coupons, decisions, notes FROM coupon.retire(batch) r;
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION coupon.sweep(int) IS 'Housekeeping, at most batch rows of each: closes expired coupons, rebuilds sessions that missed a click, frees the state of sessions a day old';
+COMMENT ON FUNCTION coupon.sweep(int) IS 'Housekeeping, at most batch rows of each: closes expired coupons, rebuilds sessions that missed a click, frees the state of sessions a day old, and removes what outlived coupon_ext.keep_sessions and coupon_ext.keep_coupons: sessions; coupons and decisions, into coupon.total; attempts, faults, marks, presenters and purses of past days (notes)';

@@ -103,6 +103,11 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign));
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
+    IF NOT FOUND THEN
+        -- Erased since it was found.
+        RETURN coupon.note_attempt(action, session, customer, NULL, order_id, order_amount,
+            ('refused', 'not valid', NULL)::coupon.redemption);
+    END IF;
     reserved := c.state = 'reserved' AND c.reserved_until > at;
     answer := CASE
         -- The same order asking again gets the same answer.
@@ -152,7 +157,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon.present(text, text, text, numeric, interval, text, text) IS 'The one path of a presented code: show, dismiss, reserve, redeem';
 
-CREATE FUNCTION redeem_coupon(code text, order_id text, order_amount numeric, session text DEFAULT NULL,
+CREATE FUNCTION @extschema@.redeem_coupon(code text, order_id text, order_amount numeric, session text DEFAULT NULL,
     customer text DEFAULT NULL) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -163,9 +168,9 @@ BEGIN
     RETURN coupon.present('redeem', code, order_id, order_amount, NULL, session, customer);
 END
 $$;
-COMMENT ON FUNCTION redeem_coupon(text, text, numeric, text, text) IS 'Redeems a code for an order, once; the presenter''s session or customer must be the coupon''s. The same order asking again gets the same answer; a refusal is a value, and is counted';
+COMMENT ON FUNCTION @extschema@.redeem_coupon(text, text, numeric, text, text) IS 'Redeems a code for an order, once; the presenter''s session or customer must be the coupon''s. The same order asking again gets the same answer; a refusal is a value, and is counted';
 
-CREATE FUNCTION reserve_coupon(code text, order_id text, ttl interval DEFAULT '15 minutes',
+CREATE FUNCTION @extschema@.reserve_coupon(code text, order_id text, ttl interval DEFAULT '15 minutes',
     order_amount numeric DEFAULT NULL, session text DEFAULT NULL, customer text DEFAULT NULL) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -177,27 +182,27 @@ BEGIN
     RETURN coupon.present('reserve', code, order_id, order_amount, ttl, session, customer);
 END
 $$;
-COMMENT ON FUNCTION reserve_coupon(text, text, interval, numeric, text, text) IS 'Keeps a coupon for an order whose checkout takes time: valid until ttl is over even if it expires meanwhile, then free again. redeem_coupon confirms it';
+COMMENT ON FUNCTION @extschema@.reserve_coupon(text, text, interval, numeric, text, text) IS 'Keeps a coupon for an order whose checkout takes time: valid until ttl is over even if it expires meanwhile, then free again. redeem_coupon confirms it';
 
-CREATE FUNCTION show_coupon(code text, session text DEFAULT NULL, customer text DEFAULT NULL) RETURNS coupon.redemption
+CREATE FUNCTION @extschema@.show_coupon(code text, session text DEFAULT NULL, customer text DEFAULT NULL) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM coupon.check_presented(code, '-', NULL);
     RETURN coupon.present('show', code, NULL, NULL, NULL, session, customer);
 END
 $$;
-COMMENT ON FUNCTION show_coupon(text, text, text) IS 'The pop-up was shown';
+COMMENT ON FUNCTION @extschema@.show_coupon(text, text, text) IS 'The pop-up was shown';
 
-CREATE FUNCTION dismiss_coupon(code text, session text DEFAULT NULL, customer text DEFAULT NULL) RETURNS coupon.redemption
+CREATE FUNCTION @extschema@.dismiss_coupon(code text, session text DEFAULT NULL, customer text DEFAULT NULL) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM coupon.check_presented(code, '-', NULL);
     RETURN coupon.present('dismiss', code, NULL, NULL, NULL, session, customer);
 END
 $$;
-COMMENT ON FUNCTION dismiss_coupon(text, text, text) IS 'The visitor closed the pop-up; the coupon stays valid';
+COMMENT ON FUNCTION @extschema@.dismiss_coupon(text, text, text) IS 'The visitor closed the pop-up; the coupon stays valid';
 
-CREATE FUNCTION release_coupon(code text, order_id text) RETURNS coupon.redemption
+CREATE FUNCTION @extschema@.release_coupon(code text, order_id text) RETURNS coupon.redemption
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     plain text := coupon.normalise_code(code);
@@ -223,12 +228,12 @@ BEGIN
             THEN ('released', 'no longer valid', c.discount_amount)::coupon.redemption
         ELSE ('refused', 'expired', NULL)::coupon.redemption END;
     IF answer.reason = 'no longer valid' AND coupon.revive(c.session, c.id) THEN
-        answer.reason := 'valid again';
+        answer := (answer.status, 'valid again', answer.discount)::coupon.redemption;
     END IF;
     RETURN coupon.note_attempt('release', c.session, c.customer, c.id, release_coupon.order_id, NULL, answer);
 END
 $$;
-COMMENT ON FUNCTION release_coupon(text, text) IS 'The order was cancelled: usage and budget are given back, and the coupon lives again while it is valid';
+COMMENT ON FUNCTION @extschema@.release_coupon(text, text) IS 'The order was cancelled: usage and budget are given back, and the coupon lives again while it is valid';
 
 CREATE FUNCTION coupon.revive(of text, key uuid) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,18 +1,24 @@
 -- results: the views that say whether it worked.
 CREATE FUNCTION coupon.growth(issued_conversion float8, not_issued_conversion float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT $1 / nullif($2, 0) - 1';
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT $1 / nullif($2, 0) - 1';
 COMMENT ON FUNCTION coupon.growth(float8, float8) IS 'Conversion growth: issued over not issued, minus 1 (Seo & Yoo 2022)';
 
 CREATE FUNCTION coupon.estimated_sales(issue_rate float8, growth float8, discount float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 100 * $1 * (1 + $2) * (1 - $3) + 100 * (1 - $1)';
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT 100 * $1 * (1 + $2) * (1 - $3) + 100 * (1 - $1)';
 COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales index, 100 = without coupons; issue_rate is the share of customers given a coupon, discount a fraction (Seo & Yoo 2022)';
+
+CREATE FUNCTION coupon.view_names() RETURNS name[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_cells,segment_variables,
+        elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,budget,best_trial,access}'::name[]
+$$;
+COMMENT ON FUNCTION coupon.view_names() IS 'The views of results, in the order in which they are made';
 
 -- Dropped and made again, so that a column can change its place or type; grants are kept.
 CREATE FUNCTION coupon.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names CONSTANT text[] := '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_cells,
-        segment_variables,elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,budget,best_trial}';
+    names CONSTANT name[] := coupon.view_names();
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -361,6 +367,22 @@ BEGIN
     COMMENT ON COLUMN coupon.best_trial.since IS 'Start of the log it was tried on';
     COMMENT ON COLUMN coupon.best_trial.until IS 'End of the log it was tried on';
     COMMENT ON COLUMN coupon.best_trial.seed IS 'Its seed';
+
+    CREATE VIEW coupon.access AS
+    SELECT coalesce(r.rolname::text, g.role) AS role, g.access, g.granted_by, g.at, p.problem IS NULL AS holds, p.problem
+    FROM coupon.grantee g CROSS JOIN pg_control_system() c
+    LEFT JOIN pg_roles r ON CASE WHEN g.cluster = c.system_identifier THEN r.oid = g.number ELSE r.rolname = g.role END
+    CROSS JOIN LATERAL (SELECT coalesce(coupon.missing_rights(r.oid, g.access), '{}') AS missing) m
+    CROSS JOIN LATERAL (SELECT CASE WHEN r.oid IS NULL THEN 'the role does not exist'
+        WHEN m.missing <> '{}' THEN format('%s of its rights are missing: %s', cardinality(m.missing),
+            array_to_string(m.missing[1:3], ', ') || CASE WHEN cardinality(m.missing) > 3 THEN ', …' ELSE '' END) END) p(problem);
+    COMMENT ON VIEW coupon.access IS 'Who may do what: every access that coupon.grant_access() gave, and whether the catalogue still says so';
+    COMMENT ON COLUMN coupon.access.role IS 'The role, by its present name';
+    COMMENT ON COLUMN coupon.access.access IS 'operator, marketer, application or analyst';
+    COMMENT ON COLUMN coupon.access.granted_by IS 'The role that was logged in';
+    COMMENT ON COLUMN coupon.access.at IS 'When';
+    COMMENT ON COLUMN coupon.access.holds IS 'Whether the role has all the rights, whoever gave them';
+    COMMENT ON COLUMN coupon.access.problem IS 'What is missing; SELECT coupon.create_storage() grants it again, coupon.revoke_access(NULL) forgets roles that are gone';
 
     FOREACH name IN ARRAY grants LOOP
         EXECUTE name;

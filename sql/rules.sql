@@ -3,6 +3,28 @@ CREATE FUNCTION coupon.stock(category text) RETURNS numeric
 LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'stock_wrapper';
 COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none';
 
+-- With the rights of whoever names the table: what is read later is read with its owner's.
+CREATE FUNCTION coupon.check_stock() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = NEW.relation) THEN
+        RAISE EXCEPTION '"%" is not a table', NEW.relation USING ERRCODE = 'wrong_object_type',
+            HINT = 'Name the table that holds the stock.';
+    END IF;
+    IF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = NEW.relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND (a.attname = NEW.category OR a.attname = NEW.quantity
+                AND a.atttypid = ANY ('{int2,int4,int8,numeric,float4,float8}'::regtype[]))) <> 2 THEN
+        RAISE EXCEPTION '"%" has no columns "%" and "%" with a category and a number', NEW.relation, NEW.category, NEW.quantity
+            USING ERRCODE = 'undefined_column', HINT = format('It has %s.', coupon.column_names(NEW.relation));
+    END IF;
+    IF NOT has_table_privilege(NEW.relation, 'SELECT') THEN
+        RAISE EXCEPTION 'permission denied for table %', NEW.relation USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_stock() IS 'Trigger: the table of stock is one that whoever names it may read, with the columns that are named';
+
 CREATE FUNCTION coupon.watch_stock(relation regclass, category name, quantity name) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -10,19 +32,6 @@ BEGIN
         RAISE EXCEPTION 'relation, category and quantity must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     PERFORM coupon.create_storage();
-    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
-        RAISE EXCEPTION '"%" is not a table', relation USING ERRCODE = 'wrong_object_type',
-            HINT = 'Name the table that holds the stock.';
-    END IF;
-    IF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attname = category OR a.attname = quantity
-                AND a.atttypid = ANY ('{int2,int4,int8,numeric,float4,float8}'::regtype[]))) <> 2 THEN
-        RAISE EXCEPTION '"%" has no columns "%" and "%" with a category and a number', relation, category, quantity
-            USING ERRCODE = 'undefined_column', HINT = format('It has %s.', coupon.column_names(relation));
-    END IF;
-    IF NOT has_table_privilege(relation, 'SELECT') THEN
-        RAISE EXCEPTION 'permission denied for table %', relation USING ERRCODE = 'insufficient_privilege';
-    END IF;
     INSERT INTO coupon.stock_source (relation, category, quantity)
     VALUES (watch_stock.relation, watch_stock.category, watch_stock.quantity)
     ON CONFLICT (one) DO UPDATE SET relation = excluded.relation, category = excluded.category, quantity = excluded.quantity;

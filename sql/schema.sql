@@ -1,4 +1,8 @@
 -- The schema everything lives in, and the types the functions speak.
+--
+-- Nothing of this script is looked up in the schema it is run in: whoever may create objects there could put his own
+-- operators and functions in our views. What goes there is named with it.
+SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
 BEGIN
     IF to_regnamespace('coupon') IS NOT NULL THEN

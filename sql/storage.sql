@@ -13,17 +13,17 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Install the newer coupon_ext that made it.';
     END IF;
-    IF have = coupon.storage_version() THEN
-        RETURN;
+    IF have < coupon.storage_version() THEN
+        IF have < 1 THEN
+            PERFORM coupon.create_storage_1();
+        END IF;
+        PERFORM coupon.create_views();
+        UPDATE coupon.storage SET version = coupon.storage_version(), at = now();
     END IF;
-    IF have < 1 THEN
-        PERFORM coupon.create_storage_1();
-    END IF;
-    PERFORM coupon.create_views();
-    UPDATE coupon.storage SET version = coupon.storage_version(), at = now();
+    PERFORM coupon.restore_access();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext; does nothing when they are up to date';
+COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date';
 
 CREATE FUNCTION coupon.need_storage() RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -37,7 +37,7 @@ $$;
 COMMENT ON FUNCTION coupon.need_storage() IS 'Refuses with a hint where there is no storage yet';
 
 CREATE FUNCTION coupon.storage_version() RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 1';
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
 COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these functions work with';
 
 CREATE FUNCTION coupon.create_storage_1() RETURNS void
@@ -139,6 +139,7 @@ BEGIN
     COMMENT ON TABLE coupon.segment_name IS 'Names that people gave to segments; coupon.name_segment() writes it';
 
     PERFORM coupon.create_campaign_storage_1();
+    PERFORM coupon.create_access_storage_1();
 
     CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.deployment
         FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();

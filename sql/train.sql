@@ -6,25 +6,25 @@ COMMENT ON FUNCTION coupon.run_training(text, timestamptz, timestamptz, jsonb, b
 
 CREATE FUNCTION coupon.train(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, churn, ranking and thresholds on the log in [since, until) and activates the result if it passes the gate';
 
 CREATE FUNCTION coupon.train_segments(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments and all that names them, which is everything: churn models and ranking are of certain segments. The same as coupon.train';
 
 CREATE FUNCTION coupon.train_churn(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''churn'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''churn'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_churn(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the churn models on the active version''s segments into a new version, a row per segment and epoch';
 
 CREATE FUNCTION coupon.train_ranking(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_training(''ranking'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''ranking'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_ranking(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the recommender into a new version; segments and churn are taken over from the active one';
 

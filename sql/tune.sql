@@ -10,7 +10,7 @@ COMMENT ON FUNCTION coupon.run_tuning(int, timestamptz, timestamptz, jsonb, bigi
 
 CREATE FUNCTION coupon.tune_churn(trials int DEFAULT 20, since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.trial
-LANGUAGE sql VOLATILE AS 'SELECT * FROM coupon.run_tuning(coalesce($1, 20), coalesce($2, ''-infinity''), coalesce($3, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_tuning(coalesce($1, 20), coalesce($2, ''-infinity''), coalesce($3, now()),
     coalesce($4, ''{}''), coalesce($5, 0))';
 COMMENT ON FUNCTION coupon.tune_churn(int, timestamptz, timestamptz, jsonb, bigint) IS 'Tries so many specifications of the churn model on the log in [since, until), a row a trial, after the stored trials of the same log, specification and seed';
 
@@ -27,7 +27,8 @@ BEGIN
         SELECT * INTO tried FROM coupon.tune_churn(1, since, until, spec, seed);
         EXIT WHEN tried.trial IS NULL;
         COMMIT;
-        RAISE NOTICE 'coupon_ext: trial %: log loss %, %', tried.trial, coalesce(tried.loss::text, tried.note), tried.spec -> 'churn';
+        RAISE NOTICE 'coupon_ext: trial %: log loss %, %', tried.trial, coalesce(tried.loss::pg_catalog.text, tried.note),
+            tried.spec OPERATOR(pg_catalog.->) 'churn';
     END LOOP;
 END
 $$;

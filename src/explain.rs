@@ -2,7 +2,7 @@
 
 use crate::campaigns::Draws;
 use crate::settings;
-use crate::{issue, rows, world};
+use crate::{issue, rows, stored, world};
 use coupon_model::issue::{Policy, eligible};
 use pgrx::name;
 use pgrx::prelude::*;
@@ -81,7 +81,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
     }
     let profile = live.customer.as_deref().map(|c| issue::profile(client, &version, c)).unwrap_or_default();
-    let zone = rows::last_zone(client, session, campaigns);
+    let zone = stored::last_zone(client, session, campaigns);
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
         let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);

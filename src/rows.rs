@@ -1,14 +1,12 @@
 //! The rows of coupon.session: read and locked together with what a statement needs to know, and written back.
 
 use crate::cache::{Decoded, statement};
-use crate::campaigns::Campaigns;
 use crate::direct;
 use crate::error::{ok, spi};
 use crate::guard::{Patience, with_lock_timeout, with_setting};
 use crate::settings::{self, micros};
 use crate::table::{self, Place};
 use crate::world::{self, World};
-use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use coupon_model::segment::Model;
 use pgrx::JsonB;
@@ -305,35 +303,6 @@ pub fn latest_of(client: &mut SpiClient, purchase: &Click<&str>) -> Option<Strin
     let args =
         [purchase.customer.into(), micros(purchase.at).into(), micros(purchase.at.saturating_sub(timeout)).into()];
     spi(client.update(prepared, Some(1), &args)).next().and_then(|row| spi(row.get(1)))
-}
-
-pub fn stored_clicks(client: &SpiClient, session: &str) -> Vec<Click> {
-    let sql = "SELECT at, customer, kind, page, category, product, quantity, price, order_id, zone, attributes \
-               FROM coupon.session_events($1)";
-    let rows = spi(client.select(sql, None, &[session.into()]));
-    let click = |row: SpiHeapTupleData| {
-        Some(Click {
-            at: spi(row.get::<TimestampWithTimeZone>(1))?.into(),
-            session: Some(session.to_string()),
-            customer: spi(row.get(2)),
-            kind: Kind::parse(spi(row.get::<&str>(3))?)?,
-            page: spi(row.get(4)),
-            category: spi(row.get(5)),
-            product: spi(row.get(6)),
-            quantity: spi(row.get(7)),
-            price: spi(row.get(8)),
-            order_id: spi(row.get(9)),
-            zone: spi(row.get(10)),
-            attributes: spi(row.get(11)).unwrap_or_default(),
-        })
-    };
-    rows.filter_map(click).collect()
-}
-
-/// The zone of a session's last click, where some campaign asks for it: only the log knows.
-pub fn last_zone(client: &SpiClient, session: &str, campaigns: &Campaigns) -> Option<String> {
-    let asked = campaigns.iter().any(|c| c.zoned);
-    if asked { stored_clicks(client, session).pop().and_then(|click| click.zone) } else { None }
 }
 
 /// A session as it is stored, unlocked, and whether it missed a click: what coupon.explain looks at.

@@ -5,7 +5,7 @@ use crate::guard::with_setting;
 use crate::settings::{self, micros};
 use crate::stream::{self, Output, Row};
 use crate::threads::{self, Pipeline};
-use crate::{rows, sessions, world};
+use crate::{rows, sessions, stored, world};
 use coupon_model::churn::{Model, Queue, Room, Scored, Stream, View, contributions};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::segment;
@@ -205,7 +205,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, none, hint).report(PgLogLevel::NOTICE);
         return Vec::new();
     };
-    let mut clicks = rows::stored_clicks(client, session);
+    let mut clicks = stored::clicks(client, session);
     let end = clicks.iter().position(|c| c.kind.ends()).unwrap_or(clicks.len());
     // A purchase that knew only its customer froze the session, and is not among its own events.
     let counted = if live.visit.frozen && !gap { live.visit.views as usize } else { end };

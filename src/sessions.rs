@@ -6,7 +6,7 @@ use crate::error::{report, spi, throw};
 use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Live, Scene, Stored, Wanted};
-use crate::{campaigns, settings};
+use crate::{campaigns, settings, stored};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
@@ -220,7 +220,7 @@ pub fn consider(session: &str) {
         if !issue::fresh(last_at, scene.clock) {
             return;
         }
-        let zone = rows::last_zone(client, session, &scene.world.campaigns);
+        let zone = stored::last_zone(client, session, &scene.world.campaigns);
         if let Some(due) = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
             issue::decide(client, &due, scene.clock);
         }
@@ -240,7 +240,7 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
 /// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
 /// now shows.
 fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored, patience: &Patience) -> Option<Live> {
-    let clicks = rows::stored_clicks(client, session);
+    let clicks = stored::clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
     // Kept, because a purchase that knew only its customer is not among the session's own events.
     let mut kept = (false, false);

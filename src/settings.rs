@@ -18,6 +18,8 @@ static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(50);
 static SESSION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1800);
 static MAX_CLICK_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(20);
+static KEEP_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static KEEP_COUPONS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -79,6 +81,27 @@ pub fn define() {
         &MAX_ATTEMPTS,
         1,
         1_000_000,
+        Suset,
+        none,
+    );
+    // What coupon.sweep reads; in days, because a retention is agreed upon in days.
+    GucRegistry::define_int_guc(
+        c"coupon_ext.keep_sessions",
+        c"Days that coupon.sweep() keeps sessions after their last click, with faults, gaps and presenters; 0 = for ever.",
+        c"",
+        &KEEP_SESSIONS,
+        0,
+        36_500,
+        Suset,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"coupon_ext.keep_coupons",
+        c"Days that coupon.sweep() keeps closed coupons, decisions and attempts; then only totals. 0 = for ever.",
+        c"",
+        &KEEP_COUPONS,
+        0,
+        36_500,
         Suset,
         none,
     );

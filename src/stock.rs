@@ -1,7 +1,7 @@
-//! What is in stock: the shop's own table, read with the rights of its owner, as PostgreSQL checks foreign keys. Whoever
-//! owns the table could otherwise make our definer run code of his.
+//! What is in stock: the shop's own table, read with the rights of its owner.
 
 use crate::error::spi;
+use crate::owner::as_owner;
 use pgrx::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -23,20 +23,4 @@ fn stock(category: Option<&str>) -> Option<AnyNumeric> {
         let sql = format!("SELECT sum({quantity})::numeric FROM {relation} WHERE {column}::text = $1");
         as_owner(owner, || spi(spi(client.select(&sql, Some(1), &[category.into()])).first().get_one()))
     })
-}
-
-/// Runs `body` as a role, in a security-restricted operation; an ERROR inside restores the caller with the
-/// (sub)transaction.
-fn as_owner<T>(owner: pg_sys::Oid, body: impl FnOnce() -> T) -> T {
-    let (mut user, mut context) = (pg_sys::Oid::INVALID, 0);
-    // SAFETY: what PostgreSQL itself does around work for a table's owner; both are put back below.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-        pg_sys::SetUserIdAndSecContext(owner, context | restricted as i32);
-    }
-    let done = body();
-    // SAFETY: as above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
-    done
 }

@@ -4,9 +4,11 @@
 . "$(dirname "$0")/lib.sh"
 shop=$PGDATABASE
 restored=${shop}_restored
-trap 'dropdb --if-exists --force "$restored" 2>/dev/null; rm -rf "$work"' EXIT
+role=reader_$$
+trap 'dropdb --if-exists --force "$restored" 2>/dev/null; PGDATABASE=$shop q "DROP OWNED BY $role; DROP ROLE $role" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 
 play d- 100 12
+q "CREATE ROLE $role; SELECT coupon.grant_access('$role', 'operator')" >/dev/null
 expect_true "the shop has coupons" "SELECT count(*) > 0 FROM coupon.coupon"
 
 q "SELECT coupon.name_segment(1, 'the curious')" >/dev/null
@@ -33,6 +35,8 @@ expect "a segment has its name there" "$(q "$named")" "$(PGDATABASE=$restored q 
 expect "which people gave it" "the curious" "$(PGDATABASE=$restored q "$named")"
 triggers="SELECT tgrelid::regclass::text, tgname, tgenabled, tgargs FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
 expect "triggers came along" "$(q "$triggers")" "$(PGDATABASE=$restored q "$triggers")"
+expect_true "and who may do what" "SELECT holds FROM coupon.access WHERE role = '$role'"
+PGDATABASE=$restored expect_true "there too, with nothing granted again" "SELECT holds FROM coupon.access WHERE role = '$role'"
 
 note "the restored shop goes on"
 (

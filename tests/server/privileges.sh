@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: PUBLIC can execute nothing that writes and change no table; definer functions pin their search_path;
-# a role that may only INSERT into the click table can click, and can do nothing else.
+# Proves, from the catalogue, for every object: who may what, by name, so that a new object is noticed; definer functions pin
+# their search_path; SQL is put together in a few named places. A role that may only INSERT into the click table can click, and can do nothing else.
 . "$(dirname "$0")/lib.sh"
 
 # Roles belong to the whole cluster; this one is gone with the test.
@@ -25,6 +25,50 @@ expect "PUBLIC changes no table, view or sequence" "" \
           WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
               OR has_any_column_privilege('$role', c.oid, 'INSERT, UPDATE, REFERENCES') END")"
 expect_true "PUBLIC creates nothing in schema coupon" "NOT has_schema_privilege('$role', 'coupon', 'CREATE')"
+
+expect "nobody but the owner and PUBLIC has anything on anything" "" "$(q "
+    SELECT pg_describe_object(o.class, o.oid, 0) || ': ' || a.grantee::regrole || ' ' || a.privilege_type
+    FROM (SELECT 'pg_proc'::regclass AS class, p.oid, p.proacl AS acl, p.proowner AS owner FROM ($members) p
+        UNION ALL SELECT 'pg_class', c.oid, c.relacl, c.relowner FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace
+        UNION ALL SELECT 'pg_type', t.oid, t.typacl, t.typowner FROM pg_type t WHERE t.typnamespace = 'coupon'::regnamespace
+        UNION ALL SELECT 'pg_namespace', n.oid, n.nspacl, n.nspowner FROM pg_namespace n WHERE n.nspname = 'coupon') o
+    CROSS JOIN LATERAL aclexplode(o.acl) a WHERE a.grantee NOT IN (0, o.owner) OR a.grantee = 0 AND a.is_grantable")"
+expect "PUBLIC executes these, which only compute" \
+    "budget_date clock column_names draw_arm estimated_sales growth mapping_fault minor_units normalise_code storage_version worst_case" \
+    "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p WHERE has_function_privilege('$role', p.oid, 'EXECUTE')")"
+expect "PUBLIC reads one view, which is of the catalogue" watched \
+    "$(q "SELECT string_agg(c.relname, ' ') FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
+          WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'SELECT')
+          WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'SELECT') OR has_any_column_privilege('$role', c.oid, 'SELECT') END")"
+expect "SQL is put together in these functions, from quoted names" "change_rights create_views events unwatch watch" \
+    "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
+          WHERE l.lanname = 'plpgsql' AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
+expect "none of them a definer's" "" "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
+expect "all pin their search_path but two procedures that commit, which pgspot reads" "sweep_all tune" \
+    "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
+          WHERE l.lanname IN ('sql', 'plpgsql') AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)")"
+
+note "what each access is, by name"
+# has ACCESS FUNCTIONS RIGHTS: beside what PUBLIC has
+has() {
+    q "CREATE ROLE ${role}_$1; SELECT coupon.grant_access('${role}_$1', '$1')" >/dev/null
+    expect "$1 executes" "$2" "$(q "SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname) FROM ($members) p
+        WHERE has_function_privilege('${role}_$1', p.oid, 'EXECUTE') AND NOT has_function_privilege('$role', p.oid, 'EXECUTE')")"
+    expect "$1 changes" "$3" "$(q "SELECT string_agg(c.relname || ' ' || r, ', ' ORDER BY c.relname, r) FROM pg_class c, unnest('{INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) r
+        WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND has_table_privilege('${role}_$1', c.oid, r)")"
+    expect "$1 reads" "$4" "$(q "SELECT string_agg(c.relname, ' ' ORDER BY c.relname) FROM pg_class c
+        WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'p') AND has_table_privilege('${role}_$1', c.oid, 'SELECT')")"
+    q "DROP OWNED BY ${role}_$1; DROP ROLE ${role}_$1" >/dev/null
+}
+has application "assign_segment churn_probability dismiss_coupon issue_coupon live_offer rank_categories record_click redeem_coupon release_coupon reserve_coupon show_coupon" "" ""
+has analyst assign_segment "" ""
+has marketer "arm_of assign_segment create_storage explain go_live need_storage stock watch_stock" \
+    "arm DELETE, arm INSERT, arm UPDATE, campaign DELETE, campaign INSERT, campaign UPDATE, stock_source DELETE, stock_source INSERT, stock_source UPDATE" \
+    "arm campaign stock_source"
+has operator "access_rights activate arm_of assign_segment churn_probability create_storage event_order event_query events events_query explain explain_churn forget judge_churn live_offer missing_rights name_segment need_storage rank_categories refresh_segments rollback run_training run_tuning score_query score_sessions session_events sources stock sweep sweep_all text_sql train train_churn train_ranking train_segments tune tune_churn view_names" \
+    "customer DELETE, customer INSERT, customer UPDATE, deployment INSERT, model INSERT, segment_name DELETE, segment_name INSERT, tuning INSERT, version INSERT" \
+    "arm attempt audit campaign click coupon customer decision deployment fault gap grantee holder model presenter purse segment_name session stock_source storage total tuning version"
+q "SELECT coupon.revoke_access(NULL)" >/dev/null
 
 note "as a role with only INSERT on the click table"
 before=$(faults)

@@ -95,7 +95,7 @@ END
 $$;
 SELECT s AS statement, clear(s) FROM unnest(ARRAY[
     'SELECT coupon.live_offer(''s1'')', 'SELECT redeem_coupon(''0000-0000-0000-0000-0'', ''o1'', 10)',
-    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.sweep()', 'SELECT coupon.activate(1)',
+    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.sweep()', 'SELECT * FROM coupon.forget(''c1'')', 'SELECT coupon.revoke_access(NULL)', 'SELECT coupon.activate(1)',
     'SELECT coupon.rollback()', 'SELECT coupon.go_live(''default'')']) s;
 
 -- Storage: made on first use, once; the tables and views are the shop's, not the extension's.

@@ -1,0 +1,176 @@
+-- access: who may do what, remembered in a table of the shop's, so that a dump carries it and a rebuilt view gets it back.
+--
+-- A role is known by its number within its own cluster, and by its name after a restore into another: renamed, it keeps
+-- its access; another that takes the name of one that is gone gets nothing by it.
+CREATE FUNCTION coupon.create_access_storage_1() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    CREATE TABLE coupon.grantee (
+        cluster bigint, number oid, access text CHECK (access IN ('operator', 'marketer', 'application', 'analyst')),
+        role text NOT NULL, granted_by text NOT NULL, at timestamptz NOT NULL, PRIMARY KEY (cluster, number, access));
+    COMMENT ON TABLE coupon.grantee IS 'What coupon.grant_access() granted; coupon.access says whether it still holds';
+    COMMENT ON COLUMN coupon.grantee.cluster IS 'System identifier of the cluster in which number is the role''s';
+    COMMENT ON COLUMN coupon.grantee.role IS 'Its name when last looked at';
+END
+$$;
+COMMENT ON FUNCTION coupon.create_access_storage_1() IS 'The table of storage version 1 that remembers access; called by create_storage';
+
+CREATE FUNCTION coupon.access_rights(access text) RETURNS TABLE (kind text, object oid, rights text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    routines CONSTANT name[] := CASE access
+        WHEN 'application' THEN '{record_click,issue_coupon,live_offer,show_coupon,dismiss_coupon,reserve_coupon,
+            redeem_coupon,release_coupon,churn_probability,assign_segment,rank_categories}'
+        WHEN 'analyst' THEN '{assign_segment}' -- which coupon.segment_statistics calls
+        WHEN 'marketer' THEN '{assign_segment,go_live,explain,watch_stock,stock,arm_of,create_storage,need_storage}'
+        WHEN 'operator' THEN '{train,train_segments,train_churn,train_ranking,run_training,tune,tune_churn,run_tuning,
+            activate,rollback,refresh_segments,name_segment,judge_churn,score_sessions,score_query,explain,explain_churn,
+            events,session_events,events_query,event_query,event_order,sources,text_sql,live_offer,churn_probability,
+            assign_segment,rank_categories,arm_of,stock,sweep,sweep_all,forget,create_storage,need_storage,
+            missing_rights,access_rights,view_names}' END;
+BEGIN
+    RETURN QUERY
+    SELECT 'ROUTINE', p.oid, 'EXECUTE' FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
+    WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+        AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'coupon_ext') AND p.proname = ANY (routines);
+    RETURN QUERY
+    SELECT 'TABLE', c.oid, 'SELECT' FROM pg_class c
+    WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
+        WHEN access = 'operator' THEN c.relkind IN ('r', 'p', 'v')
+        WHEN access IN ('analyst', 'marketer') THEN c.relkind = 'v' AND c.relname = ANY (coupon.view_names())
+            AND c.relname <> 'access' END;
+    RETURN QUERY
+    SELECT 'TABLE', to_regclass('coupon.' || t.name)::oid, t.rights
+    FROM (VALUES ('marketer', 'campaign', 'SELECT, INSERT, UPDATE, DELETE'),
+        ('marketer', 'arm', 'SELECT, INSERT, UPDATE, DELETE'),
+        ('marketer', 'stock_source', 'SELECT, INSERT, UPDATE, DELETE'),
+        ('operator', 'version', 'INSERT'), ('operator', 'model', 'INSERT'), ('operator', 'deployment', 'INSERT'),
+        ('operator', 'tuning', 'INSERT'), ('operator', 'segment_name', 'INSERT, DELETE'),
+        ('operator', 'customer', 'INSERT, UPDATE, DELETE')) t(access, name, rights)
+    WHERE t.access = access_rights.access;
+END
+$$;
+COMMENT ON FUNCTION coupon.access_rights(text) IS 'What an access is made of: routines, views and tables, and the rights on each';
+
+CREATE FUNCTION coupon.missing_rights(role oid, access text) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT format('%s on %s', r.want, CASE r.kind WHEN 'TABLE' THEN r.object::regclass::text ELSE r.object::regprocedure::text END)
+        FROM (SELECT a.kind, a.object, w.want
+            FROM coupon.access_rights(access) a CROSS JOIN LATERAL string_to_table(a.rights, ', ') w(want)) r
+        -- AND may be worked out in any order, CASE not: an object's number says nothing about its kind.
+        WHERE NOT CASE r.kind WHEN 'TABLE' THEN has_table_privilege(role, r.object, r.want)
+                              ELSE has_function_privilege(role, r.object, r.want) END
+        ORDER BY 1);
+END
+$$;
+COMMENT ON FUNCTION coupon.missing_rights(oid, text) IS 'The rights of an access that a role does not have';
+
+CREATE FUNCTION coupon.change_rights(verb text, role oid, access text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN SELECT * FROM coupon.access_rights(access) ORDER BY kind, object LOOP
+        EXECUTE format(CASE verb WHEN 'GRANT' THEN 'GRANT %s ON %s %s TO %s' ELSE 'REVOKE %s ON %s %s FROM %s' END, r.rights,
+            r.kind, CASE r.kind WHEN 'TABLE' THEN r.object::regclass::text ELSE r.object::regprocedure::text END,
+            role::regrole);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION coupon.change_rights(text, oid, text) IS 'Grants or revokes all rights of an access';
+
+CREATE FUNCTION coupon.restore_access() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here CONSTANT bigint := (SELECT c.system_identifier FROM pg_control_system() c);
+    g record;
+BEGIN
+    -- Of another cluster: by name, from now on by number.
+    INSERT INTO coupon.grantee (cluster, number, access, role, granted_by, at)
+    SELECT here, r.oid, o.access, o.role, o.granted_by, o.at FROM coupon.grantee o JOIN pg_roles r ON r.rolname = o.role
+    WHERE o.cluster <> here ON CONFLICT DO NOTHING;
+    DELETE FROM coupon.grantee o USING pg_roles r WHERE o.cluster <> here AND r.rolname = o.role;
+    UPDATE coupon.grantee o SET role = r.rolname FROM pg_roles r
+    WHERE o.cluster = here AND r.oid = o.number AND o.role <> r.rolname;
+    FOR g IN SELECT o.number, o.access FROM coupon.grantee o JOIN pg_roles r ON r.oid = o.number
+        WHERE o.cluster = here AND coupon.missing_rights(o.number, o.access) <> '{}' ORDER BY 1, 2
+    LOOP
+        PERFORM coupon.change_rights('GRANT', g.number, g.access);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION coupon.restore_access() IS 'Grants again what is remembered and does not hold; called by create_storage';
+
+CREATE FUNCTION coupon.audit_access(role text, event text, access text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO coupon.audit (at, clock, by, subject, name, event, detail)
+    VALUES (clock_timestamp(), coupon.clock(), session_user, 'access', audit_access.role, audit_access.event,
+        jsonb_build_object('access', audit_access.access));
+END
+$$;
+COMMENT ON FUNCTION coupon.audit_access(text, text, text) IS 'Notes that access was granted or revoked';
+
+CREATE FUNCTION coupon.check_access(access text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF access IS NULL OR access NOT IN ('operator', 'marketer', 'application', 'analyst') THEN
+        RAISE EXCEPTION 'access "%" is not known', coalesce(access, 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'It is operator, marketer, application or analyst; a role may have several.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_access(text) IS 'Refuses a name that is no access';
+
+CREATE FUNCTION coupon.grant_access(role regrole, access text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted CONSTANT text := (SELECT r.rolname FROM pg_roles r WHERE r.oid = grant_access.role);
+BEGIN
+    IF wanted IS NULL THEN
+        RAISE EXCEPTION 'there is no such role' USING ERRCODE = 'undefined_object', HINT = 'CREATE ROLE makes one.';
+    END IF;
+    PERFORM coupon.check_access(access);
+    PERFORM coupon.create_storage();
+    INSERT INTO coupon.grantee (cluster, number, access, role, granted_by, at)
+    SELECT c.system_identifier, grant_access.role, grant_access.access, wanted, session_user, now() FROM pg_control_system() c
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        PERFORM coupon.audit_access(wanted, 'grant', access);
+    END IF;
+    PERFORM coupon.change_rights('GRANT', grant_access.role, access);
+END
+$$;
+COMMENT ON FUNCTION coupon.grant_access(regrole, text) IS 'Lets a role do one of four things: operator (trains, activates, sweeps, forgets, sees all), marketer (campaigns, arms, budgets, stock), application (clicks and coupons), analyst (views)';
+
+CREATE FUNCTION coupon.revoke_access(role regrole, access text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    g record;
+BEGIN
+    PERFORM coupon.need_storage();
+    IF access IS NOT NULL THEN
+        PERFORM coupon.check_access(access);
+    END IF;
+    -- As create_storage() does: PostgreSQL lets no two transactions change an object's privileges at once.
+    PERFORM pg_advisory_xact_lock(hashtextextended('coupon_ext storage', 0));
+    -- Of roles that are gone nothing is left to revoke.
+    FOR g IN DELETE FROM coupon.grantee o USING pg_control_system() c
+        WHERE (o.access = revoke_access.access OR revoke_access.access IS NULL)
+            AND CASE WHEN revoke_access.role IS NOT NULL THEN o.cluster = c.system_identifier AND o.number = revoke_access.role
+                WHEN o.cluster = c.system_identifier THEN NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = o.number)
+                ELSE NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = o.role) END
+        RETURNING o.role, o.access
+    LOOP
+        PERFORM coupon.audit_access(g.role, 'revoke', g.access);
+        IF revoke_access.role IS NOT NULL THEN
+            PERFORM coupon.change_rights('REVOKE', revoke_access.role, g.access);
+        END IF;
+    END LOOP;
+    -- What another access of the role needs as well comes back.
+    PERFORM coupon.restore_access();
+END
+$$;
+COMMENT ON FUNCTION coupon.revoke_access(regrole, text) IS 'Takes an access from a role, or all of them; a NULL role: forgets the access of roles that no longer exist';
