@@ -15,6 +15,7 @@ mod threads;
 mod transition;
 mod world;
 
+mod artefact;
 mod churn;
 mod direct;
 mod events;

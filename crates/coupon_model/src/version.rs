@@ -46,6 +46,7 @@ pub fn digest(stages: &[Stage]) -> String {
 
 /// Thresholds, for sessions scored by their segment's model and by the pooled one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     pub segments: Replay,
     pub pooled: Replay,
@@ -70,9 +71,11 @@ impl Version {
         let one = |name: &str| {
             stages.iter().find(|s| s.stage == name).ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
         };
-        let parts: Vec<(u32, Vec<u8>)> =
-            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, s.weights.clone())).collect();
+        let parts: Vec<(u32, &[u8])> =
+            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, &*s.weights)).collect();
         let plan = Plan::deserialize(&one("issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
+        plan.segments.check()?;
+        plan.pooled.check()?;
         let version = Version {
             segment: segment::Model::from_bytes(&one("segment")?.weights)?,
             churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },
