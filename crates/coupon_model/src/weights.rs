@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// The one metadata key. One key, because safetensors keeps metadata in a hash map: with two, equal models would
 /// have different bytes from run to run, and so different digests.
@@ -38,6 +38,11 @@ impl Writer {
     pub fn finish<M: Serialize>(self, meta: &M) -> Result<Vec<u8>> {
         let numerics = |e: &dyn std::fmt::Display| Error::Numerics(e.to_string());
         let meta = serde_json::to_string(meta).map_err(|e| numerics(&e))?;
+        let names: BTreeSet<&str> = self.tensors.iter().map(|t| &*t.0).collect();
+        if names.len() < self.tensors.len() {
+            // safetensors 0.8 panics.
+            return Err(numerics(&"two tensors of one name"));
+        }
         let mut views = Vec::with_capacity(self.tensors.len());
         for (name, dtype, shape, bytes) in &self.tensors {
             views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| numerics(&e))?));

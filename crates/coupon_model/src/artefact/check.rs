@@ -1,7 +1,7 @@
 //! Whether what an artefact holds could have been trained. That it can be decoded is for [`Version::decode`] to say, which
 //! also serves; here stands what training holds to and serving takes on trust: that the parts agree.
 
-use super::{Artefact, Fault, refuse};
+use super::{Artefact, Fault, refuse, said};
 use crate::error::{Error, Result};
 use crate::events::Micros;
 use crate::version::{Stage, Version};
@@ -31,18 +31,18 @@ pub(super) fn check(artefact: &Artefact) -> Result<Version> {
         return Err(unfit(format!("{} stands twice or out of order", place(&pair[1]))));
     }
     for stage in &artefact.stages {
-        shape(stage).map_err(|e| unfit(format!("{}: {e}", place(stage))))?;
+        shape(stage).map_err(|e| unfit(format!("{}: {}", place(stage), said(e))))?;
     }
     if !artefact.stages.iter().any(|s| s.stage == "sessions") {
         return Err(unfit("stage sessions is missing"));
     }
-    let version = Version::decode(&artefact.stages).map_err(unfit)?;
+    let version = Version::decode(&artefact.stages).map_err(|e| unfit(said(e)))?;
     let networks = version.churn.as_ref().map_or(0, |m| 1 + m.segments().count());
     if artefact.stages.iter().filter(|s| s.stage == "churn").count() != networks {
         return Err(unfit("a row of stage churn holds models of several segments"));
     }
     for stage in &artefact.stages {
-        agrees(stage, &version).map_err(|e| unfit(format!("{}: {e}", place(stage))))?;
+        agrees(stage, &version).map_err(|e| unfit(format!("{}: {}", place(stage), said(e))))?;
     }
     Ok(version)
 }
@@ -66,7 +66,7 @@ fn agrees(s: &Stage, version: &Version) -> Result<()> {
             let definition = version.segment.definition();
             segment::Spec::read(&s.spec)?.definition(definition.window_days) == *definition
         }
-        "churn" => version.churn.as_ref().is_some_and(|m| churn::Spec::read(&s.spec).as_ref() == Ok(m.spec())),
+        "churn" => Some(&churn::Spec::read(&s.spec)?) == version.churn.as_ref().map(|m| m.spec()),
         "rank" => {
             let (spec, model) = (rank::Spec::read(&s.spec)?, &version.rank);
             let segments = model.highest_segment() <= version.segment.groups();

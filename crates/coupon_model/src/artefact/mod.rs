@@ -87,6 +87,14 @@ fn refuse(fault: Fault, why: impl std::fmt::Display) -> Error {
     Error::Artefact { fault, why: why.to_string() }
 }
 
+/// What an error of a stage says, for whom it is not a stage's.
+fn said(e: Error) -> String {
+    match e {
+        Error::Corrupt(why) | Error::Spec(why) => why,
+        other => other.to_string(),
+    }
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -148,7 +156,7 @@ impl Artefact {
     /// [`Error::Artefact`] for anything else.
     pub fn decode(bytes: &[u8]) -> Result<Artefact> {
         fits(bytes.len())?;
-        let foreign = |e: Error| refuse(Fault::Foreign, e);
+        let foreign = |e: Error| refuse(Fault::Foreign, said(e));
         let reader = Reader::new(bytes).map_err(foreign)?;
         // What a newer format says beside its number is not ours to judge.
         let Format { format } = reader.meta().map_err(foreign)?;

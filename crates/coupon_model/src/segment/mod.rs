@@ -28,6 +28,10 @@ use crate::weights::{Reader, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Recency, frequency and monetary value.
+const MOST_DIMENSIONS: usize = 3;
 
 /// One dimension's geometry.
 #[derive(Debug, Clone, PartialEq)]
@@ -235,6 +239,10 @@ impl Model {
         definition.validate().map_err(|e| Error::Corrupt(e.to_string()))?;
         let width = definition.names().count();
         let read = |meta: MetaDimension| read_dimension(&reader, meta, width);
+        let names: BTreeSet<&str> = dimensions.iter().map(|d| &*d.name).collect();
+        if dimensions.len() > MOST_DIMENSIONS || names.len() < dimensions.len() {
+            return Err(Error::Corrupt("more dimensions than a method has, or two of one name".into()));
+        }
         let dimensions: Vec<Dimension> = dimensions.into_iter().map(read).collect::<Result<_>>()?;
         // Counted before there is room for them: many clusters in many dimensions are more cells than any memory has.
         let cells = dimensions.iter().try_fold(1usize, |n, d| n.checked_mul(d.clusters()));
