@@ -64,3 +64,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coupon.rollback() IS 'Makes the version that served before the active one serve again; returns it';
+
+CREATE FUNCTION coupon.export_model(version bigint) RETURNS bytea
+LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'export_model_wrapper';
+COMMENT ON FUNCTION coupon.export_model(bigint) IS 'A version as one file (safetensors) for coupon.import_model() on another server; the same version always gives the same bytes';
+
+CREATE FUNCTION coupon.import_model(artefact bytea) RETURNS bigint
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'import_model_wrapper';
+COMMENT ON FUNCTION coupon.import_model(bytea) IS 'Stores what coupon.export_model() gave and returns its version here, which serves once coupon.activate() says so; a version that is here already is not stored again';

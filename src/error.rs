@@ -1,6 +1,7 @@
 //! Errors of the numerics as PostgreSQL reports: SQLSTATE, DETAIL, HINT. One place.
 
 use coupon_model::Error;
+use coupon_model::error::Fault;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -27,6 +28,7 @@ pub fn model(e: Error) -> ErrorReport {
             message,
             "SELECT coupon.rollback() serves the version before; training makes a new one.",
         ),
+        Error::Artefact { fault, why } => artefact(fault, why),
         Error::TooLittle(_) => report(
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             message,
@@ -47,6 +49,25 @@ pub fn model(e: Error) -> ErrorReport {
         Error::Cancelled => report(Code::ERRCODE_QUERY_CANCELED, message, ""),
         Error::Numerics(_) => report(Code::ERRCODE_INTERNAL_ERROR, message, ""),
     }
+}
+
+fn artefact(fault: Fault, why: String) -> ErrorReport {
+    use PgSqlErrorCode as Code;
+    let again = "Nothing was stored. Export the version again and carry all of it, as binary.";
+    let (code, hint) = match fault {
+        Fault::Foreign => (Code::ERRCODE_INVALID_PARAMETER_VALUE, "Pass what coupon.export_model(version) returned."),
+        Fault::Newer => (Code::ERRCODE_INVALID_PARAMETER_VALUE, "Update coupon_ext on this server first."),
+        Fault::Large => (
+            Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "Train with fewer targets, words or hidden units, or carry it by pg_dump.",
+        ),
+        Fault::Damaged => (Code::ERRCODE_DATA_CORRUPTED, again),
+        Fault::Unfit => (
+            Code::ERRCODE_DATA_CORRUPTED,
+            "Nothing was stored. Only coupon.export_model() makes artefacts; train it again.",
+        ),
+    };
+    report(code, fault.to_string(), hint).set_detail(why)
 }
 
 /// What the expression of a variable may be made of.

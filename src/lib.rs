@@ -18,6 +18,7 @@ mod transition;
 mod whole;
 mod world;
 
+mod artefact;
 mod churn;
 mod direct;
 mod events;

@@ -4,12 +4,13 @@ use crate::cache::{Decoded, statement};
 use crate::error::{ok, spi};
 use crate::settings::micros;
 use coupon_model::Error;
+use coupon_model::artefact::Artefact;
 use coupon_model::churn::Gate;
 use coupon_model::events::{Event, Interner, Kind, Log, MAX_ATTRIBUTES, NONE};
 use coupon_model::memory;
 use coupon_model::segment::{Model, SIX};
 use coupon_model::training::{Customer, Estimate, Treatment};
-use coupon_model::version::{Stage, Version, digest};
+use coupon_model::version::{Stage, Version};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts};
@@ -48,6 +49,26 @@ pub fn stages(client: &SpiClient, version: i64) -> Vec<Stage> {
     rows.filter_map(stage).collect()
 }
 
+/// A version as it is stored; refused where it is not what was stored. `None` for a number that never was.
+pub fn load(client: &SpiClient, version: i64) -> Option<Artefact> {
+    let sql = "SELECT since, until, seed, threads, build, digest FROM coupon.version WHERE version = $1";
+    let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), Some(1), &[version.into()]));
+    let row = rows.into_iter().next()?;
+    let at = |n: usize| spi(row.get::<TimestampWithTimeZone>(n)).map(i64::from);
+    let loaded = Artefact {
+        since: at(1)?,
+        until: at(2)?,
+        seed: spi(row.get(3))?,
+        threads: spi(row.get(4))?,
+        build: spi(row.get(5))?,
+        stages: stages(client, version),
+    };
+    if spi(row.get::<String>(6)) != Some(loaded.digest()) {
+        ok::<()>(Err(Error::Corrupt(format!("version {version} is not what its digest says"))));
+    }
+    Some(loaded)
+}
+
 /// A version as it serves: weights, and the card that holds the thresholds. The other cards and the specifications are the
 /// larger part and are for people; the networks before the refit are for the next training.
 pub fn serving(client: &SpiClient, version: i64) -> coupon_model::Result<Version> {
@@ -77,13 +98,22 @@ pub fn one_at_a_time(client: &mut SpiClient) {
     spi(client.update(sql, None, &[]));
 }
 
+/// What trained a version here.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("COUPON_TARGET"));
+
 /// Stores a version; its number.
-pub fn save(client: &mut SpiClient, stages: &[Stage], since: i64, until: i64, seed: i64, threads: i32) -> i64 {
-    let build = concat!(env!("CARGO_PKG_VERSION"), " ", env!("COUPON_TARGET"));
+pub fn save(client: &mut SpiClient, version: &Artefact) -> i64 {
+    let Artefact { since, until, seed, threads, build, stages } = version;
     let sql = "INSERT INTO coupon.version (digest, since, until, seed, threads, build) VALUES ($1, $2, $3, $4, $5, $6) \
                RETURNING version";
-    let args =
-        [digest(stages).into(), time(since).into(), time(until).into(), seed.into(), threads.into(), build.into()];
+    let args = [
+        version.digest().into(),
+        time(*since).into(),
+        time(*until).into(),
+        (*seed).into(),
+        (*threads).into(),
+        build.as_str().into(),
+    ];
     let version: i64 = spi(spi(client.update(sql, None, &args)).first().get_one()).expect("a version has a number");
     let sql = "INSERT INTO coupon.model (version, stage, segment, spec, card, weights, digest) \
                VALUES ($1, $2, $3, $4, $5, $6, $7)";

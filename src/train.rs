@@ -3,6 +3,7 @@
 use crate::error::{self, ok, report, throw};
 use crate::{settings, store, threads};
 use coupon_model::Result;
+use coupon_model::artefact::Artefact;
 use coupon_model::events::Log;
 use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
 use pgrx::prelude::*;
@@ -146,7 +147,9 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         let (outcome, customers) = ok(trained);
         tell("begins saving", &mut told);
         store::one_at_a_time(client);
-        let version = store::save(client, &outcome.stages, since, until, seed, threads as i32);
+        let build = store::BUILD.to_string();
+        let trained = Artefact { since, until, seed, threads: threads as i32, build, stages: outcome.stages };
+        let version = store::save(client, &trained);
         let active = store::deploy(client, version, &outcome.gate);
         let (serving, model) = match &base {
             Some((base, _)) if !active => (base.number, &base.version.segment),

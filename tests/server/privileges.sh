@@ -82,7 +82,7 @@ expect "without a fault" "$before" "$(faults)"
 for statement in "SELECT * FROM coupon.coupon" "SELECT * FROM coupon.session" "SELECT weights FROM coupon.model" \
     "SELECT issue_coupon('low-1')" "SELECT redeem_coupon('X', 'o', 1)" "SELECT release_coupon('X', 'o')" \
     "SELECT coupon.record_click('low-1')" "SELECT coupon.go_live('default')" "SELECT coupon.create_storage()" \
-    "SELECT coupon.rollback()" "SELECT coupon.simulate()" "SELECT * FROM coupon.train()" "SELECT * FROM coupon.tune_churn(1)" "CALL coupon.tune(1)" \
+    "SELECT coupon.rollback()" "SELECT coupon.export_model(1)" "SELECT coupon.import_model('x')" "SELECT coupon.simulate()" "SELECT * FROM coupon.train()" "SELECT * FROM coupon.tune_churn(1)" "CALL coupon.tune(1)" \
     "DELETE FROM click" "UPDATE coupon.campaign SET campaign = campaign" "SELECT coupon.unwatch('click')"; do
     as_clicker expect_error "refused: $statement" 42501 "$statement"
 done

@@ -12,6 +12,9 @@ pub enum Error {
     /// Saved weights that cannot be what training saved: wrong shape, missing tensor, not finite.
     #[error("corrupt model: {0}")]
     Corrupt(String),
+    /// An artefact that is not imported, or a version that is not exported.
+    #[error("{fault}: {why}")]
+    Artefact { fault: Fault, why: String },
     /// Too little data for what was asked.
     #[error("not enough data: {0}")]
     TooLittle(String),
@@ -31,3 +34,20 @@ pub enum Error {
 
 /// The result of everything that can be refused.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong with an artefact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("this is no model artefact, or only a part of one")]
+    Foreign,
+    #[error("the artefact is of a newer format")]
+    Newer,
+    #[error("the model is too large for an artefact")]
+    Large,
+    /// What was written is not what is read.
+    #[error("the artefact is damaged")]
+    Damaged,
+    /// It is whole, and no training can have made it.
+    #[error("the artefact holds no version that could serve")]
+    Unfit,
+}

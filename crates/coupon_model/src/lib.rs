@@ -4,6 +4,7 @@
 //! Nothing in here knows PostgreSQL, reads a clock or holds global state: every function is a value of its arguments.
 #![deny(unsafe_code)]
 
+pub mod artefact;
 pub mod churn;
 pub mod error;
 pub mod events;

@@ -47,6 +47,7 @@ pub fn digest(stages: &[Stage]) -> String {
 
 /// Thresholds, for sessions scored by their segment's model and by the pooled one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     pub segments: Replay,
     pub pooled: Replay,
@@ -80,8 +81,10 @@ impl Version {
     }
 
     fn serving(stages: &[Stage], plan: Plan) -> Result<Version> {
-        let parts: Vec<(u32, Vec<u8>)> =
-            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, s.weights.clone())).collect();
+        let parts: Vec<(u32, &[u8])> =
+            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, &*s.weights)).collect();
+        plan.segments.check()?;
+        plan.pooled.check()?;
         let version = Version {
             segment: segment::Model::from_bytes(&one(stages, "segment")?.weights)?,
             churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },

@@ -1,9 +1,10 @@
-//! Model weights as safetensors bytes: named tensors, and one JSON text for what is not a number.
+//! Model weights as safetensors bytes: named tensors, and one JSON text for what is not a number. Everything that is
+//! stored as safetensors goes through here.
 
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// The one metadata key. One key, because safetensors keeps metadata in a hash map: with two, equal models would
 /// have different bytes from run to run, and so different digests.
@@ -28,9 +29,20 @@ impl Writer {
         self
     }
 
+    /// Bytes that are no numbers of ours.
+    pub fn bytes(mut self, name: &str, bytes: Vec<u8>) -> Writer {
+        self.tensors.push((name.into(), Dtype::U8, vec![bytes.len()], bytes));
+        self
+    }
+
     pub fn finish<M: Serialize>(self, meta: &M) -> Result<Vec<u8>> {
         let numerics = |e: &dyn std::fmt::Display| Error::Numerics(e.to_string());
         let meta = serde_json::to_string(meta).map_err(|e| numerics(&e))?;
+        let names: BTreeSet<&str> = self.tensors.iter().map(|t| &*t.0).collect();
+        if names.len() < self.tensors.len() {
+            // safetensors 0.8 panics.
+            return Err(numerics(&"two tensors of one name"));
+        }
         let mut views = Vec::with_capacity(self.tensors.len());
         for (name, dtype, shape, bytes) in &self.tensors {
             views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| numerics(&e))?));
@@ -43,6 +55,7 @@ impl Writer {
 pub(crate) struct Reader<'a> {
     tensors: SafeTensors<'a>,
     meta: String,
+    size: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -51,7 +64,17 @@ impl<'a> Reader<'a> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(corrupt)?;
         let meta = metadata.metadata().as_ref().and_then(|m| m.get(META)).cloned();
         let meta = meta.ok_or_else(|| Error::Corrupt(format!("no metadata {META}")))?;
-        Ok(Reader { tensors: SafeTensors::deserialize(bytes).map_err(corrupt)?, meta })
+        Ok(Reader { tensors: SafeTensors::deserialize(bytes).map_err(corrupt)?, meta, size: bytes.len() })
+    }
+
+    /// Whether so many bytes of tensors can be in the file: asked before room is made for them.
+    pub fn holds(&self, bytes: usize) -> bool {
+        bytes <= self.size
+    }
+
+    /// Number of tensors.
+    pub fn count(&self) -> usize {
+        self.tensors.len()
     }
 
     pub fn meta<M: DeserializeOwned>(&self) -> Result<M> {
@@ -68,6 +91,11 @@ impl<'a> Reader<'a> {
         let values: Vec<f32> =
             self.raw(name, Dtype::F32, shape)?.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         finite(name, values.iter().all(|v| v.is_finite())).map(|()| values)
+    }
+
+    /// What [`Writer::bytes`] wrote; `None` where there is no such tensor, or it holds numbers.
+    pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
+        self.tensors.tensor(name).ok().filter(|t| t.dtype() == Dtype::U8).map(|t| t.data())
     }
 
     /// The shape of a tensor, where the file decides it.

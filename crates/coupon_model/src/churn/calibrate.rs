@@ -114,6 +114,9 @@ impl Calibrator {
         if !rest.is_empty() || knots.len() > MAX_KNOTS || !knots.is_sorted_by(|a, b| a[0] < b[0] && a[1] < b[1]) {
             return Err("a calibration curve that does not rise, or is too long");
         }
+        if slope <= 0.0 {
+            return Err("a calibration line that does not rise");
+        }
         Ok(Calibrator { platt: Platt { slope, views, intercept }, curve: knots.to_vec() })
     }
 }

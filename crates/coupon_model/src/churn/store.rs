@@ -1,18 +1,16 @@
 //! Networks as safetensors: named tensors, and one JSON string for everything else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::model::{Model, Segment, layout};
 use super::net::{Net, Shape};
 use super::{Calibrator, Spec, Vocabulary};
+use crate::weights::{Reader, Writer};
 use crate::{Error, Result};
 
 const FORMAT: u32 = 1;
-/// The key of the JSON string. One key only: the header keeps them in a hash map, whose order is not reproducible.
-const KEY: &str = "churn";
 /// No trained weight comes near; with larger ones the sums of a step could leave the finite numbers.
 const MAX_WEIGHT: f64 = 1e6;
 
@@ -27,8 +25,12 @@ struct Head {
     shared: Option<(Spec, Vocabulary)>,
 }
 
-fn sane(x: f64) -> bool {
-    x.abs() <= MAX_WEIGHT
+fn sane(name: &str, mut numbers: impl Iterator<Item = f64>) -> Result<()> {
+    if numbers.all(|x| x.abs() <= MAX_WEIGHT) {
+        Ok(())
+    } else {
+        Err(corrupt(format!("{name} holds a far too large number")))
+    }
 }
 
 fn corrupt(why: impl std::fmt::Display) -> Error {
@@ -52,7 +54,7 @@ impl Model {
     /// # Errors
     /// [`Error::Corrupt`] for anything that saving cannot have written.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Model> {
-        Model::from_parts(&[(0, bytes.to_vec())])
+        Model::from_parts(&[(0, bytes)])
     }
 
     /// Reads [`Model::parts`], in any order.
@@ -60,20 +62,18 @@ impl Model {
     /// # Errors
     /// [`Error::Corrupt`] for a missing segment 0, a part that holds other segments than its number says, a segment
     /// twice, a tensor that is missing, misshapen or not finite.
-    pub fn from_parts(parts: &[(u32, Vec<u8>)]) -> Result<Model> {
+    pub fn from_parts<B: AsRef<[u8]>>(parts: &[(u32, B)]) -> Result<Model> {
         let mut decoded = Vec::new();
         for (segment, bytes) in parts {
-            let file = SafeTensors::deserialize(bytes).map_err(corrupt)?;
-            let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(corrupt)?;
-            let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| corrupt("no header"))?;
-            let head: Head = serde_json::from_str(json).map_err(corrupt)?;
+            let reader = Reader::new(bytes.as_ref())?;
+            let head: Head = reader.meta()?;
             if head.format != FORMAT {
                 return Err(corrupt(format!("format {}, this version reads {FORMAT}", head.format)));
             }
             if head.segments.first().map(|s| s.0) != Some(*segment) {
                 return Err(corrupt(format!("the part of segment {segment} holds another")));
             }
-            decoded.push((head, file));
+            decoded.push((head, reader));
         }
         let shared = decoded.iter().find_map(|(head, _)| head.shared.clone());
         let (spec, vocabulary) = shared.ok_or_else(|| corrupt("segment 0 is missing"))?;
@@ -81,10 +81,10 @@ impl Model {
         let inputs = layout(&spec, &vocabulary).inputs();
 
         let mut found = BTreeMap::new();
-        for (head, file) in &decoded {
+        for (head, reader) in &decoded {
             for &(segment, own) in &head.segments {
-                let net = if own { Some(read_net(file, segment, &spec, inputs)?) } else { None };
-                let calibrator = read_calibrator(file, segment)?;
+                let net = if own { Some(read_net(reader, segment, &spec, inputs)?) } else { None };
+                let calibrator = read_calibrator(reader, segment)?;
                 if found.insert(segment, Segment { net, calibrator }).is_some() {
                     return Err(corrupt(format!("segment {segment} twice")));
                 }
@@ -98,7 +98,7 @@ impl Model {
 
     fn encode(&self, segments: &[u32]) -> Vec<u8> {
         let mut head = Head { format: FORMAT, segments: Vec::new(), shared: None };
-        let mut blobs: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut writer = Writer::default();
         for &segment in segments {
             let (net, calibrator) = match segment {
                 0 => (Some(&self.pooled().0), &self.pooled().1),
@@ -113,20 +113,14 @@ impl Model {
             }
             if let Some(net) = net {
                 for (name, shape, place) in net.shape.tensors() {
-                    let bytes = net.values[place].iter().flat_map(|x| x.to_le_bytes()).collect();
-                    blobs.push((format!("{segment}.{name}"), Dtype::F32, shape, bytes));
+                    writer = writer.f32(&format!("{segment}.{name}"), &shape, &net.values[place]);
                 }
             }
             for (name, shape, numbers) in calibrator.tensors() {
-                let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-                blobs.push((format!("{segment}.{name}"), Dtype::F64, shape, bytes));
+                writer = writer.f64(&format!("{segment}.{name}"), &shape, &numbers);
             }
         }
-        let json = serde_json::to_string(&head).expect("numbers and texts always serialise");
-        let views = blobs.iter().map(|(name, dtype, shape, bytes)| {
-            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("shapes match their data"))
-        });
-        safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), json)]))).expect("a header of sane size")
+        writer.finish(&head).expect("shapes match their numbers")
     }
 }
 
@@ -139,43 +133,30 @@ fn check_shared(spec: &Spec, vocabulary: &Vocabulary) -> Result<()> {
     if fits { Ok(()) } else { Err(corrupt("more words than the specification allows")) }
 }
 
-fn read_net(file: &SafeTensors, segment: u32, spec: &Spec, inputs: usize) -> Result<Net> {
-    // Sizes come from the specification, never from the file, so that a file cannot ask for memory.
-    Net::build(Shape::new(spec, inputs), |name, dims, numbers| {
+fn read_net(reader: &Reader, segment: u32, spec: &Spec, inputs: usize) -> Result<Net> {
+    let shape = Shape::new(spec, inputs);
+    let numbers: usize = shape.tensors().iter().map(|tensor| tensor.2.len()).sum();
+    if !reader.holds(numbers.saturating_mul(4)) {
+        return Err(corrupt(format!("the network of segment {segment} is smaller than its specification")));
+    }
+    Net::build(shape, |name, dims, numbers| {
         let name = format!("{segment}.{name}");
-        let bytes = read_tensor(file, &name, Dtype::F32, dims)?;
-        numbers.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(to, x)| *to = f32::from_le_bytes(*x));
-        match numbers.iter().all(|x| sane(f64::from(*x))) {
-            true => Ok(()),
-            false => Err(corrupt(format!("{name} holds a number that is not finite or far too large"))),
-        }
+        let values = reader.f32(&name, dims)?;
+        sane(&name, values.iter().map(|x| f64::from(*x)))?;
+        numbers.copy_from_slice(&values);
+        Ok(())
     })
 }
 
-fn read_calibrator(file: &SafeTensors, segment: u32) -> Result<Calibrator> {
-    let numbers = |name: &str, shape: &[usize]| -> Result<Vec<f64>> {
-        let bytes = read_tensor(file, name, Dtype::F64, shape)?;
-        let numbers: Vec<f64> = bytes.as_chunks::<8>().0.iter().map(|x| f64::from_le_bytes(*x)).collect();
-        if !numbers.iter().all(|x| sane(*x)) {
-            return Err(corrupt(format!("{name} holds a number that is not finite or far too large")));
-        }
-        Ok(numbers)
-    };
+fn read_calibrator(reader: &Reader, segment: u32) -> Result<Calibrator> {
     let name = format!("{segment}.calibrator");
-    let line = numbers(&name, &[3])?;
+    let line = reader.f64(&name, &[3])?;
     let name = format!("{name}.curve");
     // The curve is optional, and as long as it is; its reader bounds it.
-    let curve = match file.tensor(&name) {
-        Ok(tensor) => numbers(&name, &[tensor.shape().first().copied().unwrap_or(0), 2])?,
+    let curve = match reader.shape(&name) {
+        Ok(shape) => reader.f64(&name, &[shape.first().copied().unwrap_or(0), 2])?,
         Err(_) => Vec::new(),
     };
+    sane(&name, line.iter().chain(&curve).copied())?;
     Calibrator::from_tensors([line[0], line[1], line[2]], &curve).map_err(|why| corrupt(format!("{name}: {why}")))
-}
-
-fn read_tensor<'a>(file: &SafeTensors<'a>, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8]> {
-    let tensor = file.tensor(name).map_err(|_| corrupt(format!("tensor {name} is missing")))?;
-    if tensor.dtype() != dtype || tensor.shape() != shape {
-        return Err(corrupt(format!("tensor {name} is {:?}, {shape:?} was expected", tensor.shape())));
-    }
-    Ok(tensor.data())
 }

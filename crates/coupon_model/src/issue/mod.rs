@@ -21,6 +21,11 @@ use crate::spec::{self, require};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The largest `max_views`.
+const MOST_VIEWS: usize = 10_000;
+/// The longest list of targets.
+const MOST_TARGETS: usize = 1000;
+
 /// How thresholds are set. Defaults: `models/issue.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,8 +51,9 @@ impl Spec {
     pub fn validate(&self) -> Result<()> {
         require((1..=1000).contains(&self.min_views), "min_views", "from 1 to 1000")?;
         require((1.0..=1000.0).contains(&self.interest_ratio), "interest_ratio", "from 1 to 1000")?;
-        require((self.min_views..=10_000).contains(&self.max_views), "max_views", "from min_views to 10000")?;
-        require((1..=1000).contains(&self.targets.len()), "targets", "a list of 1 to 1000 shares")?;
+        let most = MOST_VIEWS as u32;
+        require((self.min_views..=most).contains(&self.max_views), "max_views", "from min_views to 10000")?;
+        require((1..=MOST_TARGETS).contains(&self.targets.len()), "targets", "a list of 1 to 1000 shares")?;
         require(self.targets.iter().all(|t| *t > 0.0 && *t <= 1.0), "targets", "shares above 0 and at most 1")?;
         require(self.targets.is_sorted_by(|a, b| a < b), "targets", "in ascending order")
     }

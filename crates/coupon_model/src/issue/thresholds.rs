@@ -1,6 +1,6 @@
 //! Policies, their thresholds, and the one rule that says whether a session is eligible at a view.
 
-use super::Spec;
+use super::{MOST_TARGETS, MOST_VIEWS, Spec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,7 @@ impl Policy {
 
 /// When one policy finds a session eligible, for one target share of sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Thresholds {
     pub policy: Policy,
     /// The share of all sessions that should become eligible.
@@ -79,6 +80,19 @@ pub fn eligible(thresholds: &Thresholds, moment: &Moment) -> bool {
 }
 
 impl Thresholds {
+    /// Whether these are shares, probabilities and a distribution.
+    fn sane(&self) -> bool {
+        // η and τ may stand just above every probability; sums are rounded.
+        let unit = |x: f64| (0.0..=1.0 + 1e-9).contains(&x);
+        let sum: f64 = self.views.iter().map(|v| v.1).sum();
+        self.target > 0.0
+            && [self.target, self.eta, self.tau, self.realised, self.random_share].into_iter().all(unit)
+            && self.views.len() <= MOST_VIEWS
+            && self.views.is_sorted_by(|a, b| a.0 < b.0)
+            && self.views.iter().all(|v| v.0 >= self.min_views && unit(v.1))
+            && (self.views.is_empty() || (sum - 1.0).abs() < 1e-6)
+    }
+
     /// The view from which policy `random` finds a session with this draw eligible; None if the coin says no.
     fn random_view(&self, unit: f64) -> Option<u32> {
         if unit >= self.random_share || unit.is_nan() {
@@ -96,6 +110,7 @@ impl Thresholds {
 
 /// The thresholds of all policies for one target share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Row {
     pub at_risk: Thresholds,
     pub risk: Thresholds,
@@ -104,6 +119,7 @@ pub struct Row {
 
 /// What a replay found: a row a target, for the card and for campaigns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Replay {
     /// Sessions replayed, short ones included.
     pub sessions: u64,
@@ -125,6 +141,25 @@ impl Replay {
             min_views: spec.min_views,
             rows: Vec::new(),
         })
+    }
+
+    /// Refuses with [`Error::Corrupt`] what no replay can have found.
+    pub(crate) fn check(&self) -> Result<()> {
+        let reaching =
+            self.reaching.is_sorted_by(|a, b| a >= b) && self.reaching.first().is_none_or(|n| *n <= self.sessions);
+        let ascending = self.rows.is_sorted_by(|a, b| a.at_risk.target < b.at_risk.target);
+        let row = |row: &Row| {
+            let all = [(Policy::AtRisk, &row.at_risk), (Policy::Risk, &row.risk), (Policy::Random, &row.random)];
+            all.iter().all(|(policy, t)| {
+                t.policy == *policy && t.target == row.at_risk.target && t.min_views == self.min_views && t.sane()
+            })
+        };
+        let sizes = self.min_views >= 1 && self.reaching.len() <= MOST_VIEWS && self.rows.len() <= MOST_TARGETS;
+        if sizes && reaching && ascending && self.rows.iter().all(row) {
+            Ok(())
+        } else {
+            Err(Error::Corrupt("thresholds that no replay can have found".into()))
+        }
     }
 
     /// The thresholds of a policy for any target share. Between two targets of the replay, η, τ, the realised share and

@@ -105,6 +105,7 @@ pub struct Model {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Meta {
     categories: Vec<String>,
     segments: Vec<u32>,
@@ -133,6 +134,16 @@ impl Model {
     /// w, the part of the running session in the content of a customer with a history.
     pub fn session_weight(&self) -> f64 {
         self.session_weight
+    }
+
+    /// What a view of the running session still weighs after the next one.
+    pub(crate) fn decay(&self) -> f64 {
+        self.decay
+    }
+
+    /// The highest segment that has an α of its own.
+    pub(crate) fn highest_segment(&self) -> u32 {
+        self.segments.last().copied().unwrap_or(0)
     }
 
     /// Counts a view of a category in a running session, as training did.

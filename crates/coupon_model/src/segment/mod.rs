@@ -28,6 +28,10 @@ use crate::weights::{Reader, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Recency, frequency and monetary value.
+const MOST_DIMENSIONS: usize = 3;
 
 /// One dimension's geometry.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +107,7 @@ pub struct Model {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Meta {
     definition: Definition,
     dimensions: Vec<MetaDimension>,
@@ -110,6 +115,7 @@ struct Meta {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct MetaDimension {
     name: String,
     columns: Vec<usize>,
@@ -230,13 +236,27 @@ impl Model {
     pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
         let reader = Reader::new(bytes)?;
         let Meta { definition, dimensions, groups } = reader.meta()?;
+        definition.validate().map_err(|e| Error::Corrupt(e.to_string()))?;
         let width = definition.names().count();
         let read = |meta: MetaDimension| read_dimension(&reader, meta, width);
-        let mut model = Model::new(definition, dimensions.into_iter().map(read).collect::<Result<_>>()?);
-        let max = groups.iter().copied().max().unwrap_or(0);
-        if groups.len() != model.cells() || (1..=max).any(|g| !groups.contains(&g)) || groups.contains(&0) {
+        let names: BTreeSet<&str> = dimensions.iter().map(|d| &*d.name).collect();
+        if dimensions.len() > MOST_DIMENSIONS || names.len() < dimensions.len() {
+            return Err(Error::Corrupt("more dimensions than a method has, or two of one name".into()));
+        }
+        let dimensions: Vec<Dimension> = dimensions.into_iter().map(read).collect::<Result<_>>()?;
+        // Counted before there is room for them: many clusters in many dimensions are more cells than any memory has.
+        let cells = dimensions.iter().try_fold(1usize, |n, d| n.checked_mul(d.clusters()));
+        let highest = groups.iter().copied().max().unwrap_or(0) as usize;
+        let mut named = vec![false; groups.len()];
+        for &group in &groups {
+            if let Some(named) = (group as usize).checked_sub(1).and_then(|i| named.get_mut(i)) {
+                *named = true;
+            }
+        }
+        if cells != Some(groups.len()) || groups.contains(&0) || named.iter().filter(|n| **n).count() != highest {
             return Err(Error::Corrupt("the groups do not number the cells".into()));
         }
+        let mut model = Model::new(definition, dimensions);
         model.groups = groups;
         Ok(model)
     }
@@ -277,5 +297,9 @@ fn read_dimension(reader: &Reader, meta: MetaDimension, width: usize) -> Result<
             Cut::Nearest { scales, centroids }
         }
     };
-    Ok(Dimension { name, columns, cut })
+    let dimension = Dimension { name, columns, cut };
+    if dimension.clusters() > spec::MOST_CLUSTERS {
+        return Err(Error::Corrupt(format!("dimension {} has too many clusters", dimension.name)));
+    }
+    Ok(dimension)
 }

@@ -21,6 +21,10 @@ pub const SIX: [&str; 6] = [
 
 /// Most variables a dimension.
 const MOST_VARIABLES: usize = 16;
+/// Most clusters a dimension.
+pub(super) const MOST_CLUSTERS: usize = 32;
+/// Longest window of a variable, in days.
+const MOST_DAYS: u32 = 366;
 
 /// How customers become cells. The cells of every method are regrouped by churn rate alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -136,7 +140,7 @@ impl Spec {
 
     /// Refuses values out of range with [`Error::Spec`], and expressions with [`Error::Expression`].
     pub fn validate(&self) -> Result<()> {
-        require((1..=32).contains(&self.max_clusters), "max_clusters", "from 1 to 32")?;
+        require((1..=MOST_CLUSTERS).contains(&self.max_clusters), "max_clusters", "from 1 to 32")?;
         require((1..=100).contains(&self.restarts), "restarts", "from 1 to 100")?;
         require((1..=10_000).contains(&self.iterations), "iterations", "from 1 to 10000")?;
         require(self.tolerance > 0.0 && self.tolerance <= 1.0, "tolerance", "above 0 and at most 1")?;
@@ -157,10 +161,7 @@ impl Spec {
     fn validate_variables(&self) -> Result<()> {
         let mut names: Vec<&str> = Vec::new();
         for v in self.spending.iter().chain(&self.behaviour) {
-            let letters = v.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-            if !letters || v.name.is_empty() || v.name.len() > 63 {
-                return Err(Error::Spec(format!("`{}` is no name of a variable: use a-z, 0-9 and _", v.name)));
-            }
+            check_name(&v.name)?;
             if names.contains(&v.name.as_str()) {
                 return Err(Error::Spec(format!("variable `{}` stands twice", v.name)));
             }
@@ -211,6 +212,7 @@ impl Default for Spec {
 
 /// A variable that an expression defines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Own {
     pub name: String,
     pub expression: String,
@@ -218,13 +220,33 @@ pub struct Own {
 
 /// What a row of variables means: [`SIX`], then these, all over the same window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Definition {
     /// Days before the as-of day that are looked at.
     pub window_days: u32,
     pub own: Vec<Own>,
 }
 
+fn check_name(name: &str) -> Result<()> {
+    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if letters && !name.is_empty() && name.len() <= 63 {
+        return Ok(());
+    }
+    Err(Error::Spec(format!("`{name}` is no name of a variable: use a-z, 0-9 and _")))
+}
+
 impl Definition {
+    /// Refuses what no specification defines, with [`Error::Spec`] or [`Error::Expression`].
+    pub(super) fn validate(&self) -> Result<()> {
+        require((1..=MOST_DAYS).contains(&self.window_days), "window_days", &format!("from 1 to {MOST_DAYS}"))?;
+        require(self.own.len() <= 2 * MOST_VARIABLES, "own", "a list of variables of two dimensions")?;
+        for v in &self.own {
+            check_name(&v.name)?;
+            parse(&v.name, &v.expression)?;
+        }
+        Ok(())
+    }
+
     /// Names of all values of a row, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         SIX.into_iter().chain(self.own.iter().map(|v| v.name.as_str()))

@@ -59,7 +59,7 @@ fn log_of(clicks: &[Click]) -> Log {
 }
 
 /// The first days of a simulated shop.
-fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
+pub fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
     let shop = Shop::new(customers, 0).unwrap();
     let one = |c: crate::simulate::Click| Click {
         at: c.at,
@@ -79,7 +79,7 @@ fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
 }
 
 /// A small network, soon trained; a large judge window, so that few buyers are enough to compare.
-fn small(change: Value) -> Spec {
+pub fn small(change: Value) -> Spec {
     let mut spec = json!({
         "sessions": {"windows": [0.6, 0.2, 0.2]},
         "segment": {"restarts": 3, "max_clusters": 7, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
@@ -124,7 +124,7 @@ pub struct World {
 }
 
 impl World {
-    fn new(clicks: Vec<Click>, spec: Spec) -> World {
+    pub fn new(clicks: Vec<Click>, spec: Spec) -> World {
         let until = clicks.iter().map(|c| c.at).max().unwrap_or(START) + DAY;
         World { log: log_of(&clicks), clicks, until, treatments: HashMap::new(), spec }
     }
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    fn train(&self) -> Outcome {
+    pub fn train(&self) -> Outcome {
         train(&self.job(0, Stages::All), &mut Watcher::default()).unwrap()
     }
 
