@@ -268,6 +268,13 @@ pub fn insert(client: &mut SpiClient, rows: &[Live], wait: i32) -> Vec<String> {
     rows.iter().map(|r| r.session.clone()).filter(|s| !stored.contains(s)).collect()
 }
 
+/// The marks of a session that missed clicks.
+pub fn marks(client: &SpiClient, session: &str) -> Vec<i64> {
+    let sql = "SELECT array_agg(id) FROM coupon.gap WHERE session = $1";
+    let ids: Option<Vec<i64>> = spi(spi(client.select(sql, Some(1), &[session.into()])).first().get_one());
+    ids.unwrap_or_default()
+}
+
 /// Marks a session that missed a click.
 pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
     let sql = "INSERT INTO coupon.gap (session, reason) VALUES ($1, $2)";
