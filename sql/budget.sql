@@ -43,7 +43,7 @@ BEGIN
     UPDATE coupon.purse p SET amount = p.amount + give.amount WHERE p.id = (
         SELECT x.id FROM coupon.purse x
         WHERE x.campaign = give.campaign AND x.unit = give.unit AND x.day = give.day AND NOT x.opens
-        LIMIT 1 FOR UPDATE SKIP LOCKED);
+        ORDER BY x.id LIMIT 1 FOR UPDATE SKIP LOCKED);
     IF NOT FOUND THEN
         INSERT INTO coupon.purse (campaign, unit, day, amount) VALUES (give.campaign, give.unit, give.day, give.amount);
     END IF;
@@ -57,9 +57,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rest numeric;
 BEGIN
+    -- In one order: a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
     UPDATE coupon.purse p SET amount = p.amount - CASE WHEN really THEN need ELSE 0 END WHERE p.id = (
         SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
-            AND x.amount >= need LIMIT 1 FOR UPDATE SKIP LOCKED);
+            AND x.amount >= need ORDER BY x.id LIMIT 1 FOR UPDATE SKIP LOCKED);
     IF FOUND THEN
         RETURN true;
     END IF;

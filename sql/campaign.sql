@@ -189,7 +189,7 @@ BEGIN
         unit text NOT NULL CHECK (unit IN ('money', 'coupons')), day date NOT NULL,
         amount numeric NOT NULL CHECK (amount >= 0), opens boolean NOT NULL DEFAULT false,
         CHECK (amount = 0 OR NOT opens)) WITH (fillfactor = 50);
-    CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day);
+    CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day, id);
     CREATE UNIQUE INDEX purse_opens ON coupon.purse (campaign, unit, day) WHERE opens;
     COMMENT ON TABLE coupon.purse IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
     COMMENT ON COLUMN coupon.purse.day IS 'The day it is for; -infinity: the whole campaign';

@@ -4,6 +4,9 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 
+# A database with prepared transactions cannot be dropped.
+trap 'for t in $(q "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"); do q "ROLLBACK PREPARED '"'"'$t'"'"'"; done; rm -rf "$work"' EXIT
+
 visits() { echo "INSERT INTO click SELECT '$1' || i, now(), 'view', 'p' || v, 'c' || v % 5, 20 FROM generate_series(1, 40) i, generate_series(1, 12) v"; }
 stored() {
     q "SELECT (SELECT count(*) FROM click), (SELECT sum(views) FROM coupon.session), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.holder),

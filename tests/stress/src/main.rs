@@ -15,7 +15,7 @@ use shop::Outcome;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let Err(e) = run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
-        eprintln!("FAILED: {e}");
+        eprintln!("FAILED: {}", shop::told(&e));
         std::process::exit(1);
     }
 }

@@ -12,6 +12,12 @@ pub fn connect() -> Outcome<Client> {
     Ok(config.connect(NoTls)?)
 }
 
+/// An error with its causes: of one from the server, `postgres` itself says only that there was one.
+pub fn told(error: &Failure) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// An amount of cents as SQL writes it.
 pub fn money(cents: i64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)

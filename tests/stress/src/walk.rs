@@ -1,7 +1,7 @@
 //! A random walk through campaigns and coupons on a real server: at every step the server says what the model said.
 
 use crate::model::{Action, Answer, Campaign, Discount, LIMITS, MINUTE, Model, Presented, SECOND, Terms};
-use crate::shop::{Failure, Outcome, connect, money};
+use crate::shop::{Failure, Outcome, connect, money, told};
 use postgres::{Client, Row};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,7 +24,7 @@ struct Walk {
 pub fn walk(steps: u32, seed: u64) -> Outcome {
     let mut walk = Walk::new(seed)?;
     for step in 0..steps {
-        let fail = |e: Failure| -> Failure { format!("seed {seed}, step {step}: {e}").into() };
+        let fail = |e: Failure| -> Failure { format!("seed {seed}, step {step}: {}", told(&e)).into() };
         walk.step().map_err(fail)?;
         if step % 250 == 0 || step + 1 == steps {
             walk.compare_coupons().map_err(fail)?;
