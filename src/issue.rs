@@ -203,12 +203,8 @@ fn decide_one(
         let sql = "SELECT coupon.claim($1, $2, $3, $4)";
         use pg_sys::BuiltinOid::*;
         let prepared = statement(client, sql, &[TEXTOID, TEXTOID, TEXTOID, BOOLOID].map(Into::into));
-        let args = [
-            campaign.name.as_str().into(),
-            due.session.as_str().into(),
-            due.customer.as_deref().into(),
-            issued.into(),
-        ];
+        let args =
+            [campaign.name.as_str().into(), due.session.as_str().into(), due.customer.as_deref().into(), issued.into()];
         let held: Option<String> = spi(spi(client.update(prepared, Some(1), &args)).first().get_one());
         if let Some(by) = held {
             note(client, due, candidate, &Outcome { reason: &by, ..stopped }, clock);
@@ -250,9 +246,32 @@ fn note(client: &mut SpiClient, due: &Due, candidate: &Candidate, outcome: &Outc
     let categories: Vec<_> = outcome.ranked.iter().map(scored).collect();
     use pg_sys::BuiltinOid::*;
     let types = [
-        TEXTOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT4OID,
-        INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
-        FLOAT8OID, TEXTOID, JSONBOID, TEXTOID, TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        TEXTOID,
+        BOOLOID,
+        TEXTOID,
+        TEXTOID,
+        TIMESTAMPTZOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        INT4OID,
+        INT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        FLOAT8OID,
+        TEXTOID,
+        JSONBOID,
+        TEXTOID,
+        TEXTOID,
     ];
     let args = [
         due.session.as_str().into(),
