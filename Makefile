@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check fuzz bench package install fmt lint clean
+.PHONY: help setup demo test check stress crash fuzz bench package install fmt lint clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,14 @@ test: setup ## everything that must hold: format, lints, crate, SQL, isolation, 
 check: setup ## some of the SQL tests again: make check ONLY='regress isolation server/once'
 	@scripts/install.sh
 	@scripts/cluster.sh run test -- tests/run.sh $(ONLY)
+
+stress: setup ## the server tests of issuing at full size: a model, 64 clients, two million expired coupons, hot rows; SEED=n repeats one
+	@scripts/install.sh
+	@STRESS=full SERVER_TEST_SECONDS=7200 scripts/cluster.sh run stress -- tests/run.sh server/model server/hammer server/transactions server/sweep server/hot
+
+crash: setup ## kill -9 of backends and of the whole server, fifty times under load
+	@scripts/install.sh
+	@STRESS=full SERVER_TEST_SECONDS=7200 scripts/cluster.sh run stress -- tests/run.sh server/crash
 
 fuzz: ## a million inputs to everything that reads bytes from outside: artefacts, networks, live sessions
 	@PROPTEST_CASES=250000 cargo test --quiet -p coupon_model --test fuzz

@@ -42,7 +42,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE coupon.purse p SET amount = p.amount + give.amount WHERE p.id = (
         SELECT x.id FROM coupon.purse x
-        WHERE x.campaign = give.campaign AND x.unit = give.unit AND x.day = give.day LIMIT 1 FOR UPDATE SKIP LOCKED);
+        WHERE x.campaign = give.campaign AND x.unit = give.unit AND x.day = give.day AND NOT x.opens
+        ORDER BY x.id LIMIT 1 FOR UPDATE SKIP LOCKED);
     IF NOT FOUND THEN
         INSERT INTO coupon.purse (campaign, unit, day, amount) VALUES (give.campaign, give.unit, give.day, give.amount);
     END IF;
@@ -56,15 +57,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rest numeric;
 BEGIN
+    -- In one order: a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
     UPDATE coupon.purse p SET amount = p.amount - CASE WHEN really THEN need ELSE 0 END WHERE p.id = (
         SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
-            AND x.amount >= need LIMIT 1 FOR UPDATE SKIP LOCKED);
+            AND x.amount >= need ORDER BY x.id LIMIT 1 FOR UPDATE SKIP LOCKED);
     IF FOUND THEN
         RETURN true;
     END IF;
     -- None that is free is large enough: all that are free are joined, and shared out anew.
     WITH free AS (
         SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
+            AND NOT x.opens
         FOR UPDATE SKIP LOCKED),
         gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount)
     SELECT sum(amount) INTO rest FROM gone;
@@ -126,6 +129,9 @@ BEGIN
                 HINT = CASE unit WHEN 'money' THEN 'What is held comes back as coupons expire (coupon.sweep); pause the campaign meanwhile.'
                     ELSE 'Pause the campaign to issue no more.' END;
     END IF;
+    -- Who has an older snapshot does not see the purses, and fails here instead of filling them once more.
+    INSERT INTO coupon.purse (campaign, unit, day, amount, opens) VALUES (name, fill.unit, fill.day, 0, true)
+    ON CONFLICT DO NOTHING;
     PERFORM coupon.put(name, unit, day, granted - used,
         CASE unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
         coupon.minor_units(c.currency));
@@ -172,6 +178,10 @@ BEGIN
     PERFORM coupon.fill(NEW.campaign, 'coupons', '-infinity', NEW.coupons);
     PERFORM coupon.fill(NEW.campaign, 'money', today, NEW.budget_day);
     PERFORM coupon.fill(NEW.campaign, 'coupons', today, NEW.coupons_day);
+    -- A day that is over bounds nothing once there is no daily budget: a cancelled order's coupon lives again.
+    IF NEW.budget_day IS NULL THEN
+        DELETE FROM coupon.purse p WHERE p.campaign = NEW.campaign AND p.unit = 'money' AND p.day > '-infinity';
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -197,10 +207,6 @@ DECLARE
     days date[];
     needs numeric[];
 BEGIN
-    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
-        RETURN false;
-    END IF;
-    -- Read after the lock: the budgets are those that the purses are of.
     SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
     IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) = 0 THEN
         RETURN true;
@@ -227,7 +233,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and its worst case out of all budgets of a campaign, or only looks whether it could; never waits';
+COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and its worst case out of all budgets of a campaign, or only looks whether it could; never waits. The caller shares the campaign''s lock';
 
 CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -250,6 +256,26 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it';
+
+CREATE FUNCTION coupon.see_budget(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Under the two upper levels a budget that changed since the snapshot is not seen; this fails then, with 40001.
+    IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+        PERFORM FROM coupon.campaign c WHERE c.campaign = name FOR KEY SHARE;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.see_budget(text) IS 'Makes sure that the transaction sees a campaign''s budget as it is; the caller shares the campaign''s lock';
+
+CREATE FUNCTION coupon.share_budget(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', name));
+    PERFORM coupon.see_budget(name);
+END
+$$;
+COMMENT ON FUNCTION coupon.share_budget(text) IS 'Keeps a campaign''s budget from being changed until the transaction ends; waits while it is';
 
 CREATE FUNCTION coupon.return_money(name text, day date, amount numeric) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -275,8 +301,7 @@ DECLARE
     back record;
 BEGIN
     -- Before any row: whoever changes a budget holds it and waits for rows.
-    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign))
-    FROM (SELECT x.campaign FROM coupon.campaign x WHERE name IS NULL OR x.campaign = name ORDER BY 1) c;
+    PERFORM coupon.share_budget(c.campaign) FROM (SELECT x.campaign FROM coupon.campaign x WHERE name IS NULL OR x.campaign = name ORDER BY 1) c;
     FOR back IN
         WITH due AS MATERIALIZED (
             SELECT x.session, x.id, x.held FROM coupon.coupon x

@@ -192,10 +192,13 @@ BEGIN
     CREATE TABLE coupon.purse (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, campaign text NOT NULL,
         unit text NOT NULL CHECK (unit IN ('money', 'coupons')), day date NOT NULL,
-        amount numeric NOT NULL CHECK (amount >= 0)) WITH (fillfactor = 50);
-    CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day);
+        amount numeric NOT NULL CHECK (amount >= 0), opens boolean NOT NULL DEFAULT false,
+        CHECK (amount = 0 OR NOT opens)) WITH (fillfactor = 50);
+    CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day, id);
+    CREATE UNIQUE INDEX purse_opens ON coupon.purse (campaign, unit, day) WHERE opens;
     COMMENT ON TABLE coupon.purse IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
     COMMENT ON COLUMN coupon.purse.day IS 'The day it is for; -infinity: the whole campaign';
+    COMMENT ON COLUMN coupon.purse.opens IS 'The one empty row that shows the purses were filled, and keeps them from being filled twice';
 
     CREATE TABLE coupon.total (
         campaign text, day date, arm text, decisions bigint NOT NULL, issued bigint NOT NULL, redeemed bigint NOT NULL,

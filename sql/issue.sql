@@ -35,6 +35,8 @@ BEGIN
     IF offer.code IS NULL THEN
         -- Drawn when it is first shown, because only its hash is kept.
         fresh := coupon.new_code();
+        -- Before the coupon, as everywhere: whoever changes a budget holds it and waits for rows.
+        PERFORM coupon.share_budget(offer.campaign);
         UPDATE coupon.coupon c SET code = coupon.hash_code(fresh)
         WHERE c.session = $1 AND c.closed_at IS NULL AND c.code IS NULL;
         IF FOUND THEN

@@ -10,10 +10,11 @@ CREATE FUNCTION coupon.discount_on(order_amount numeric, discount numeric, unit 
     currency text) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
+    -- least() passes over a NULL, and would promise max_discount for an order nobody knows the amount of.
     SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN discount
         ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END, max_discount, order_amount) END;
 END;
-COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order; NULL as long as that is not known';
+COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order; NULL while its amount is not known';
 
 CREATE FUNCTION coupon.check_presented(code text, order_id text, order_amount numeric) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -48,6 +49,10 @@ COMMENT ON FUNCTION coupon.note_attempt(text, text, text, uuid, text, numeric, c
 CREATE FUNCTION coupon.count_stranger(session text, customer text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Nobody is never blocked; one row for all that are nobody would make their checkouts wait for each other.
+    IF num_nonnulls(session, customer) = 0 THEN
+        RETURN;
+    END IF;
     INSERT INTO coupon.presenter AS p (presenter, since, refused)
     SELECT coupon.presenter_name(session, customer), coupon.clock(), 1
     ON CONFLICT (presenter) DO UPDATE
@@ -101,7 +106,7 @@ BEGIN
         RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
-    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign));
+    PERFORM coupon.share_budget(c.campaign);
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
     IF NOT FOUND THEN
         -- Erased since it was found.
@@ -217,7 +222,7 @@ BEGIN
     SELECT x.session, x.id, x.campaign INTO c FROM coupon.coupon x
     WHERE x.code IN (plain, coupon.hash_code(plain));
     IF FOUND THEN
-        PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign));
+        PERFORM coupon.share_budget(c.campaign);
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
     answer := CASE
@@ -249,6 +254,7 @@ BEGIN
         PERFORM coupon.return_money(c.campaign, c.budget_day, c.discount_amount);
     END IF;
     IF c.expires_at > at AND (c.held IS NULL OR worst IS NOT NULL) THEN
+        PERFORM coupon.close_expired(of);
         BEGIN
             UPDATE coupon.coupon x SET state = 'released', released_at = at, redeemed_at = NULL, reserved_at = NULL,
                 reserved_until = NULL, order_amount = NULL, discount_amount = NULL, closed_at = NULL,

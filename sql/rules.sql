@@ -72,6 +72,7 @@ BEGIN
     -- What expired coupons hold comes back before it is missed.
     RETURN unit = 'coupons' OR free + (SELECT coalesce(sum(c.held), 0) FROM coupon.coupon c
         WHERE c.campaign = name AND c.closed_at IS NULL AND c.expires_at <= coupon.clock()
+            AND NOT (c.state = 'reserved' AND c.reserved_until > coupon.clock())
             AND (day = '-infinity' OR c.budget_day = day)) < need;
 END
 $$;
@@ -161,13 +162,47 @@ END
 $$;
 COMMENT ON FUNCTION coupon.admit(text, text, text, int, text, text[]) IS 'The first rule that keeps a campaign from giving to a session now, NULL if none; the category it would give, and how far pacing lowers the probability. Changes nothing';
 
+CREATE FUNCTION coupon.close_expired(of text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old record;
+BEGIN
+    SELECT x.campaign INTO old FROM coupon.coupon x WHERE x.session = of AND x.closed_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', old.campaign)) THEN
+        RETURN 'busy: campaign';
+    END IF;
+    PERFORM coupon.see_budget(old.campaign);
+    UPDATE coupon.coupon x SET closed_at = x.expires_at, state = 'expired', held = CASE WHEN x.held IS NOT NULL THEN 0 END
+    FROM (SELECT y.session, y.id, y.held FROM coupon.coupon y
+        WHERE y.session = of AND y.closed_at IS NULL AND y.expires_at <= coupon.clock()
+            AND NOT (y.state = 'reserved' AND y.reserved_until > coupon.clock()) FOR UPDATE SKIP LOCKED) due
+    WHERE x.session = due.session AND x.id = due.id
+    RETURNING x.campaign, x.budget_day, due.held INTO old;
+    IF NOT FOUND THEN
+        RETURN 'busy: coupon';
+    END IF;
+    PERFORM coupon.return_money(old.campaign, old.budget_day, old.held);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.close_expired(text) IS 'Makes room for a session''s next coupon; NULL, or what another transaction holds. Never waits';
+
 CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
-    old record;
+    busy text;
     at timestamptz := coupon.clock();
 BEGIN
+    -- Before the campaign is read, and whether or not it has a budget: whoever gives it one counts the coupons that are
+    -- out, and must not miss this one.
+    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
+        RETURN 'busy: campaign';
+    END IF;
+    PERFORM coupon.see_budget(name);
     SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
     IF customer IS NOT NULL THEN
         -- Whoever has this lock decides about the customer; nobody else waits for it, or for the row.
@@ -179,25 +214,11 @@ BEGIN
             RETURN 'per_customer';
         END IF;
     END IF;
-    SELECT x.id, x.campaign, x.held, x.budget_day INTO old FROM coupon.coupon x
-    WHERE x.session = claim.session AND x.closed_at IS NULL;
-    IF FOUND THEN
-        IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', old.campaign)) THEN
-            RETURN 'busy: campaign';
-        END IF;
-        UPDATE coupon.coupon x SET closed_at = x.expires_at, state = 'expired', held = CASE WHEN x.held IS NOT NULL THEN 0 END
-        WHERE (x.session, x.id) = (SELECT y.session, y.id FROM coupon.coupon y
-            WHERE y.session = claim.session AND y.closed_at IS NULL AND y.expires_at <= at
-                AND NOT (y.state = 'reserved' AND y.reserved_until > at) FOR UPDATE SKIP LOCKED);
-        IF NOT FOUND THEN
-            RETURN 'busy: coupon';
-        END IF;
-        PERFORM coupon.return_money(old.campaign, old.budget_day, old.held);
+    busy := coupon.close_expired(session);
+    IF busy IS NOT NULL THEN
+        RETURN busy;
     END IF;
     IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) > 0 AND NOT coupon.claim_budget(name, issued) THEN
-        IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
-            RETURN 'busy: campaign';
-        END IF;
         PERFORM coupon.expire(name, 100);
         IF NOT coupon.claim_budget(name, issued) THEN
             RETURN 'busy: budget';

@@ -75,7 +75,8 @@ BEGIN
     COMMENT ON COLUMN coupon.session.decided IS 'Campaigns that have decided about this session';
     COMMENT ON COLUMN coupon.session.state IS 'The model''s state, one step a click; NULL once the session was swept';
 
-    CREATE TABLE coupon.gap (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL);
+    CREATE TABLE coupon.gap (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL,
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
     CREATE INDEX gap_session ON coupon.gap (session);
     COMMENT ON TABLE coupon.gap IS 'Sessions that missed a click; they get no decision until they were rebuilt from the log';
 

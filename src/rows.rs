@@ -286,6 +286,13 @@ pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec
     (0..rows.len()).filter(|&n| !stored.contains(&rows[n].session)).collect()
 }
 
+/// The marks of a session that missed clicks.
+pub fn marks(client: &SpiClient, session: &str) -> Vec<i64> {
+    let sql = "SELECT array_agg(id) FROM coupon.gap WHERE session = $1";
+    let ids: Option<Vec<i64>> = spi(spi(client.select(sql, Some(1), &[session.into()])).first().get_one());
+    ids.unwrap_or_default()
+}
+
 /// Marks a session that missed a click.
 pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
     let sql = "INSERT INTO coupon.gap (session, reason) VALUES ($1, $2)";

@@ -101,7 +101,12 @@ fn advance_chunk(
                 refused.push(held(session));
                 continue;
             }
-            _ if found.gap => continue,
+            // A mark of its own: whoever is rebuilding the session may not see this click, and takes only the marks away
+            // that he saw.
+            _ if found.gap => {
+                rows::mark(client, session, "missed an earlier click");
+                continue;
+            }
             // No fault: it has come back after a day, and is rebuilt when somebody asks for it.
             Stored::Known(live) if live.swept => {
                 rows::mark(client, session, "swept");
@@ -240,6 +245,8 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
 /// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
 /// now shows.
 fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored, patience: &Patience) -> Option<Live> {
+    // Before the log: a mark that is seen now is of a click that the log shows; one that comes later stays.
+    let marks = rows::marks(client, session);
     let clicks = stored::clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
     // Kept, because a purchase that knew only its customer is not among the session's own events.
@@ -268,6 +275,6 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored,
         // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
         throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }
-    spi(client.update("DELETE FROM coupon.gap WHERE session = $1", None, &[session.into()]));
+    spi(client.update("DELETE FROM coupon.gap WHERE id = ANY ($1)", None, &[marks.into()]));
     live.into_iter().next()
 }

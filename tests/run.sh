@@ -94,6 +94,7 @@ server() {
     local file name log code begin shop=$results/server/shop.log
     echo "--- server: real servers, real clients"
     mkdir -p "$results/server"
+    cargo build --quiet -p coupon_stress </dev/null || { fail "server: tests/stress does not build"; return; }
     dropdb --if-exists coupon_shop 2>/dev/null
     createdb coupon_shop
     begin=$SECONDS
@@ -116,6 +117,7 @@ server() {
         KILLED=$killed PGDATABASE=coupon_$name timeout -k 10 "${SERVER_TEST_SECONDS:-600}" "$file" >"$log" 2>&1 </dev/null || code=$?
         if [ $code = 0 ]; then
             pass "server/$name ($((SECONDS - begin)) s)"
+            sed -n 's/^= /        /p' "$log"
             dropdb --force --if-exists "coupon_$name" 2>/dev/null
         else
             sed 's/^/  | /' "$log"

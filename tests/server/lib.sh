@@ -44,12 +44,22 @@ clients() {
     grep -q '^number of failed transactions: 0 ' "$work/pgbench" || { cat "$work/pgbench"; give_up "transactions failed"; }
 }
 
+# stress ARGUMENTS: the program of tests/stress, which tests/run.sh builds; with STRESS=full the sizes that `make stress` and `make crash` use.
+stress() { "${CARGO_TARGET_DIR:-target}/debug/coupon_stress" "$@"; }
+# full FULL SHORT: one of both
+full() { if [ "${STRESS:-}" = full ]; then echo "$1"; else echo "$2"; fi; }
+# A line that the full versions show when they are done.
+figure() { echo "= $*"; }
+
 # What is stored of the sessions whose name begins with $1.
 clicks() { q "SELECT count(*) FROM click WHERE session LIKE '$1%'"; }
 views() { q "SELECT coalesce(sum(views), 0) FROM coupon.session WHERE session LIKE '$1%'"; }
 coupons() { q "SELECT count(*) FROM coupon.coupon WHERE session LIKE '$1%'"; }
 decisions() { q "SELECT count(*) FROM coupon.decision WHERE session LIKE '$1%'"; }
 faults() { q "SELECT coalesce(sum(repeated), 0) FROM coupon.fault"; }
+
+# At every instant, of every budget.
+adds_up='SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget'
 
 # Every heap and every B-tree of the extension's data is sound.
 amcheck() {

@@ -45,7 +45,7 @@ SELECT adds_up();
 -- More and less; never below what is committed, never in another isolation level.
 UPDATE coupon.campaign SET budget = 100 WHERE campaign = 'spring';
 SELECT * FROM budgets();
-SELECT count(*) AS purses FROM coupon.purse WHERE campaign = 'spring';
+SELECT count(*) AS purses FROM coupon.purse WHERE campaign = 'spring' AND NOT opens;
 SELECT left(refused('UPDATE coupon.campaign SET budget = 9.99 WHERE campaign = ''spring'''), 5) AS refused LIMIT 1;
 UPDATE coupon.campaign SET budget = 10 WHERE campaign = 'spring';
 SELECT * FROM budgets();
@@ -77,7 +77,7 @@ UPDATE coupon.campaign SET budget_day = NULL, coupons_day = NULL, budget = 100 W
 UPDATE coupon.purse SET amount = 0 WHERE campaign = 'spring' AND unit = 'money';
 INSERT INTO coupon.purse (campaign, unit, day, amount) SELECT 'spring', 'money', '-infinity', 0.5 FROM generate_series(1, 19);
 SELECT noted, coupon FROM stopped_by('b12');
-SELECT sum(amount) AS left, count(*) AS purses FROM coupon.purse WHERE campaign = 'spring' AND unit = 'money' AND day = '-infinity';
+SELECT sum(amount) AS left, count(*) AS purses FROM coupon.purse WHERE campaign = 'spring' AND unit = 'money' AND day = '-infinity' AND NOT opens;
 SELECT noted, coupon FROM stopped_by('b13');
 -- Paced: the factor, the probability it makes, and the draw that follows it.
 SELECT spent, share, round(coupon.pace(spent, 100, share)::numeric, 4) AS pace FROM (VALUES (0, 0.0), (50, 0.5), (51, 0.5), (52, 0.5), (54, 0.5), (60, 0.5), (40, 0.5), (100, 0.99)) v(spent, share);
@@ -87,5 +87,35 @@ SELECT count(*) FILTER (WHERE coupon) AS issued FROM generate_series(1, 12) i, s
 SELECT view, round(pace::numeric, 4) AS pace, round((issue_probability / pace)::numeric, 4) AS else, outcome, outcome = CASE WHEN issue_draw < issue_probability THEN 'issued' ELSE 'held out' END AS as_drawn
 FROM coupon.decision WHERE session ~ '^p\d+-' AND outcome <> 'stopped' ORDER BY decided_at, length(session), session;
 SELECT adds_up();
+-- Reserved past its time, a coupon still holds its money: that is the budget's rule, and nobody else's doing.
+SET coupon_ext.clock = '2026-03-20 12:00:00';
+SELECT expired > 0 AS closed FROM coupon.sweep();
+UPDATE coupon.campaign SET paced = false, coupons = NULL, coupons_day = NULL, budget = coupon.committed('spring', 'money', '-infinity') + 5 WHERE campaign = 'spring';
+SELECT session AS b20, code AS c20 FROM coupon_for('b20') \gset
+-- What it will take off is not known before the order's amount is.
+SELECT * FROM reserve_coupon(:'c20', 'b-20', '1 day', session => :'b20');
+SET coupon_ext.clock = '2026-03-20 15:00:00';
+SELECT noted, coupon FROM stopped_by('b21');
+SELECT * FROM redeem_coupon(:'c20', 'b-20', 20, :'b20');
+SELECT adds_up();
+-- A daily budget that is taken away bounds no day that is over.
+UPDATE coupon.campaign SET budget = NULL, budget_day = 50 WHERE campaign = 'spring';
+SELECT session AS b22, code AS c22 FROM coupon_for('b22') \gset
+UPDATE coupon.campaign SET budget_day = NULL WHERE campaign = 'spring';
+SELECT count(*) AS left FROM coupon.purse WHERE campaign = 'spring' AND unit = 'money';
+-- A session's expired coupon makes room for the one that a cancelled order gives back.
+BEGIN;
+UPDATE coupon.coupon SET expires_at = '2026-03-20 18:00:00' WHERE session = :'b22';
+SELECT status FROM redeem_coupon(:'c22', 'b-22', 10, :'b22');
+INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at)
+VALUES (:'b22', 'other', 'default', 10, 'percent', 'EUR', 0, false, false, false, '', 6, '2026-03-20 15:00:00', '2026-03-20 16:00:00');
+SET coupon_ext.clock = '2026-03-20 15:30:00';
+SAVEPOINT s;
+SELECT * FROM release_coupon(:'c22', 'b-22');
+ROLLBACK TO s;
+SET coupon_ext.clock = '2026-03-20 16:30:00';
+SELECT * FROM release_coupon(:'c22', 'b-22');
+SELECT campaign, state, closed_at IS NULL AS live FROM coupon.coupon WHERE session = :'b22' ORDER BY campaign;
+ROLLBACK;
 UPDATE coupon.campaign SET state = 'ended' WHERE campaign = 'spring';
 UPDATE coupon.campaign SET state = 'live' WHERE campaign = 'default';
