@@ -260,9 +260,10 @@ COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the 
 CREATE FUNCTION coupon.see_budget(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Under the two upper levels a budget that changed since the snapshot is not seen; this fails then, with 40001.
+    -- Under the two upper levels a budget that changed since the snapshot is not seen; this fails then, with 40001. A row
+    -- that is just being changed is passed by: its budget cannot be, under the lock that we share.
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
-        PERFORM FROM coupon.campaign c WHERE c.campaign = name FOR KEY SHARE;
+        PERFORM FROM coupon.campaign c WHERE c.campaign = name FOR SHARE SKIP LOCKED;
     END IF;
 END
 $$;
