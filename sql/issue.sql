@@ -48,29 +48,24 @@ END
 $$;
 COMMENT ON FUNCTION coupon.show_offer(text) IS 'The live coupon of a session; a code that is stored hashed is shown the first time only';
 
-CREATE FUNCTION coupon.consider(session text) RETURNS void
+CREATE FUNCTION coupon.consider(session text) RETURNS boolean
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'consider_wrapper';
-COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one';
+COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether it issued a coupon';
 
 CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    offer coupon.offer;
 BEGIN
-    IF to_regclass('coupon.storage') IS NULL THEN
+    IF to_regclass('coupon.coupon') IS NULL THEN
         RAISE WARNING 'coupon_ext watches nothing yet' USING HINT =
             'SELECT coupon.watch(...) your click table, then SELECT * FROM coupon.train().';
         RETURN NULL;
     END IF;
-    offer := coupon.show_offer($1);
-    IF offer.issued_at IS NULL AND $1 IS NOT NULL THEN
-        PERFORM coupon.consider($1);
-        offer := coupon.show_offer($1);
+    -- Most who ask have no coupon and are due none: that takes two look-ups, and writes nothing.
+    PERFORM FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL AND c.expires_at > coupon.clock();
+    IF FOUND OR $1 IS NOT NULL AND coupon.consider($1) THEN
+        RETURN coupon.show_offer($1);
     END IF;
-    IF offer.issued_at IS NULL THEN
-        RETURN NULL;
-    END IF;
-    RETURN offer;
+    RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.issue_coupon(text) IS 'The coupon of a session: the live one, or a new one if it is due now; NULL otherwise. Asking twice never issues twice';

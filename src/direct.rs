@@ -72,6 +72,23 @@ pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> Opt
     })
 }
 
+/// A session as it is stored, unlocked, and whether it missed a click; `None` as for [`load`].
+pub fn peek(client: &SpiClient, session: &str) -> Option<(Scene, Option<Live>, bool)> {
+    if !table::allowed() {
+        return None;
+    }
+    table::with_snapshot(|| {
+        let scene = scene(client)?;
+        let keyed = Keyed::open(&SESSION)?;
+        let live = keyed.find(session).then(|| rows::live(client, &keyed.table, 2, session, &scene.world));
+        keyed.close();
+        let marks = Keyed::open(&GAP)?;
+        let gap = marks.find(session);
+        marks.close();
+        Some((scene, live, gap))
+    })
+}
+
 fn scene(client: &SpiClient) -> Option<Scene> {
     let storage = Table::open(&world::STORED)?;
     let seen = STORED.with(|place| storage.only(place)).then(|| (storage.get::<i32>(1), storage.get::<pgrx::Uuid>(3)));

@@ -100,18 +100,19 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
 }
 
 /// Asks the rules of each campaign in turn; the first that has none against it decides about the session. The draw,
-/// issue or hold out, comes last.
-pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
+/// issue or hold out, comes last. Whether a coupon was issued.
+pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) -> bool {
     let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
     for candidate in &due.candidates {
         let campaign = &candidate.campaign;
         let ranked = ranked(&due.version, due.segment, &profile, &due.categories, campaign, candidate.draws.arm);
         let of = (due.session.as_str(), due.customer.as_deref(), due.segment, due.zone.as_deref());
         let admitted = admit(client, campaign, of, &ranked);
-        if decide_one(client, due, candidate, &ranked, admitted, clock) {
-            return;
+        if let Some(issued) = decide_one(client, due, candidate, &ranked, admitted, clock) {
+            return issued;
         }
     }
+    false
 }
 
 /// The categories a campaign may give, best first, with score and alpha.
@@ -174,7 +175,8 @@ struct Outcome<'a> {
     ranked: &'a [(String, f64, f64)],
 }
 
-/// Whether the campaign decided: it does not where a rule or another transaction stopped it, which is noted once.
+/// Whether it issued, if the campaign decided: it does not where a rule or another transaction stopped it, which is noted
+/// once.
 fn decide_one(
     client: &mut SpiClient,
     due: &Due,
@@ -182,7 +184,7 @@ fn decide_one(
     ranked: &[(String, f64, f64)],
     admitted: Admitted,
     clock: i64,
-) -> bool {
+) -> Option<bool> {
     let campaign = &candidate.campaign;
     let draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
     let category = admitted.category.as_deref();
@@ -190,7 +192,7 @@ fn decide_one(
     let stopped = Outcome { name: "stopped", reason: "", probability: 0.0, draw, pace, category, ranked };
     if let Some((rule, _)) = &admitted.stopped {
         note(client, due, candidate, &Outcome { reason: rule, ..stopped }, clock);
-        return false;
+        return None;
     }
     let blind = due.version.version.churn.is_none();
     let probability = match (campaign.live, blind) {
@@ -208,7 +210,7 @@ fn decide_one(
         let held: Option<String> = spi(spi(client.update(prepared, Some(1), &args)).first().get_one());
         if let Some(by) = held {
             note(client, due, candidate, &Outcome { reason: &by, ..stopped }, clock);
-            return false;
+            return None;
         }
     }
     let name = match campaign.live {
@@ -218,10 +220,11 @@ fn decide_one(
     };
     let reason = if blind { "no churn model: policy random" } else { "eligible" };
     note(client, due, candidate, &Outcome { name, reason, probability, ..stopped }, clock);
-    if name == "issued" {
+    let issued = name == "issued";
+    if issued {
         issue(client, due, campaign, category, clock);
     }
-    true
+    Some(issued)
 }
 
 /// Writes the decision. One that was stopped gives way to the one that was not; the first stop is kept.
@@ -358,18 +361,17 @@ pub fn profile(client: &SpiClient, version: &Decoded, customer: &str) -> Vec<(u3
     pairs.filter_map(|(c, n)| Some((version.version.rank.index(&c)?, n))).collect()
 }
 
+/// Whether it issued a coupon.
 #[pg_extern(sql = false)]
-fn consider(session: &str) {
-    if !settings::enabled() {
-        return;
+fn consider(session: &str) -> bool {
+    if !settings::enabled() || session.len() > crate::events::LONGEST_ID {
+        return false;
     }
-    if session.len() > crate::events::LONGEST_ID {
-        return;
-    }
-    if let Err(caught) = guard::subtransaction(|| sessions::consider(session)) {
+    guard::subtransaction(|| sessions::consider(session)).unwrap_or_else(|caught| {
         guard::warn(&caught);
         crate::fault::record("issue_coupon", Some(session), &caught);
-    }
+        false
+    })
 }
 
 #[pg_extern(sql = false)]

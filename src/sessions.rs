@@ -6,7 +6,7 @@ use crate::error::{report, spi, throw};
 use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Live, Scene, Stored, Wanted};
-use crate::{campaigns, settings, stored};
+use crate::{campaigns, direct, settings, stored};
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
@@ -197,9 +197,13 @@ fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Opti
     }
 }
 
-/// Decides about one session as its last click would have, rebuilding it from the log if it missed one.
-pub fn consider(session: &str) {
+/// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether it issued
+/// a coupon.
+pub fn consider(session: &str) -> bool {
     Spi::connect_mut(|client| {
+        if settled(client, session) {
+            return false;
+        }
         let patience = Patience::new(settings::max_wait());
         let wanted = Wanted { sessions: &[session], customers: &[None], raced: false };
         let (scene, mut found) = rows::load(client, &wanted, &patience);
@@ -211,25 +215,37 @@ pub fn consider(session: &str) {
                 hint: Some("SELECT * FROM coupon.train() trains one on the watched tables.".into()),
             });
         }
-        let Some(found) = found.pop() else { return };
+        let Some(found) = found.pop() else { return false };
         let live = match found.row {
-            Stored::Held => return,
+            Stored::Held => return false,
             Stored::Known(live) if !found.gap && !live.swept => *live,
-            Stored::New(_) if !found.gap => return,
+            Stored::New(_) if !found.gap => return false,
             stored => match rebuild(client, session, &scene, stored, &patience) {
                 Some(live) => live,
-                None => return,
+                None => return false,
             },
         };
         let last_at = live.last_at;
         if !issue::fresh(last_at, scene.clock) {
-            return;
+            return false;
         }
         let zone = stored::last_zone(client, session, &scene.world.campaigns);
-        if let Some(due) = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
-            issue::decide(client, &due, scene.clock);
-        }
-    });
+        let due = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref());
+        due.is_some_and(|due| issue::decide(client, &due, scene.clock))
+    })
+}
+
+/// Whether nothing is to be decided or rebuilt, seen without a lock: most who ask write nothing then, and need no
+/// transaction id.
+fn settled(client: &SpiClient, session: &str) -> bool {
+    let Some((scene, live, gap)) = direct::peek(client, session) else { return false };
+    if scene.active.is_none() || gap {
+        return false;
+    }
+    live.is_none_or(|live| {
+        let due = || issue::due(&scene.world.campaigns, &live, live.last_at, None);
+        !live.swept && (!issue::fresh(live.last_at, scene.clock) || due().is_none())
+    })
 }
 
 /// Whose churn model scores a stored session: what its state says, or where that was freed, what it began with.
