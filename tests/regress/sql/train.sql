@@ -66,7 +66,7 @@ ROLLBACK;
 
 -- The refit, the default: what serves is trained once more on all windows; card, thresholds and gate are of the training before it.
 BEGIN;
-SELECT segment, step, loss > 0 AS loss, tune_loss > 0 AS tune_loss, note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "min_sessions": 1000000}}')
+SELECT stage, segment, step, loss > 0 AS loss, tune_loss > 0 AS tune_loss, note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "min_sessions": 1000000}}')
 WHERE step IS NOT NULL;
 SELECT max(version) AS refitted FROM coupon.version \gset
 SELECT stage, count(DISTINCT weights) AS weights, count(DISTINCT digest) AS digests FROM coupon.model WHERE version IN (2, :refitted) AND stage IN ('churn', 'judged', 'issue') AND segment = 0 GROUP BY 1 ORDER BY 1;
@@ -81,8 +81,8 @@ ROLLBACK;
 
 -- Daily: from yesterday's network. One of other layers begins anew, and says so.
 BEGIN;
-SELECT note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true}}') WHERE note ~ 'warm start';
-SELECT note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true, "hidden": 16}}') WHERE note ~ 'warm start';
+SELECT stage, note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true}}') WHERE note ~ 'warm start';
+SELECT stage, note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "warm_start": true, "hidden": 16}}') WHERE note ~ 'warm start';
 ROLLBACK;
 
 -- The gate: new and active version on the same judge sessions, of which there must be enough. An equal passes.

@@ -15,7 +15,7 @@ fn fixture() -> Artefact {
 #[ignore = "writes models/fixtures/version.artefact"]
 fn write_the_fixture() {
     let spec = small(json!({
-        "churn": {"hidden": 4, "feed_forward": 4, "pages": 4, "categories": 4, "attributes": 2},
+        "churn": {"hidden": 4, "feed_forward": 4, "pages": 4, "categories": 4, "attributes": 2, "refit": false},
         "rank": {"candidates": 6},
         "issue": {"targets": [0.05, 0.3], "max_views": 8},
     }));

@@ -30,7 +30,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     let [fit, tune, judge] = ground.windows.clone();
     observer.enter("churn");
     let before = judged_before(job)?;
-    let learned = match learn(ground, segments, [fit, tune], before.as_deref(), None, observer) {
+    let learned = match learn(ground, segments, [fit, tune], before.as_deref(), "churn", observer) {
         // Enough in the whole log, and not in the window it learns from.
         Err(Error::TooLittle(reason)) => return without(ground, &reason, observer),
         learned => learned?,
@@ -101,7 +101,7 @@ fn learn(
     segments: &[u32],
     [fit, tune]: [Range<usize>; 2],
     warm: Option<&Model>,
-    note: Option<&str>,
+    stage: &'static str,
     observer: &mut dyn Observer,
 ) -> Result<Learned> {
     let (job, spec) = (ground.job, &ground.job.spec.churn);
@@ -112,7 +112,6 @@ fn learn(
     let (fitted, tuned) = both.split_at(fit.len());
     let budget = job.budget.saturating_sub(ground.estimate.beside_trainer());
     let mut trainer = Trainer::new(fitted, tuned, vocabulary, spec.clone(), job.seed, budget)?;
-    let note = note.map(str::to_string);
     if spec.warm_start {
         let warm = match warm {
             Some(old) => trainer.start_from(old)?,
@@ -123,8 +122,7 @@ fn learn(
         } else {
             "no warm start: the active version has no network of these layers and inputs"
         };
-        let said = note.iter().map(String::as_str).chain([said]).collect::<Vec<_>>().join(", ");
-        observer.report(Report { stage: "churn", note: Some(said), ..Report::default() });
+        observer.report(Report { stage, note: Some(said.into()), ..Report::default() });
     }
     let (mut epochs, mut decided) = (Vec::new(), Vec::new());
     loop {
@@ -133,7 +131,7 @@ fn learn(
             Step::Batch { .. } => {}
             Step::Epoch(e) => {
                 observer.report(Report {
-                    stage: "churn",
+                    stage,
                     segment: Some(e.segment),
                     step: Some(e.epoch),
                     loss: Some(e.fit_loss),
@@ -141,17 +139,16 @@ fn learn(
                     auroc: e.tune.as_ref().and_then(|m| m.auroc),
                     auprc: e.tune.as_ref().and_then(|m| m.auprc),
                     accuracy: e.tune.as_ref().map(|m| m.accuracy),
-                    note: note.clone(),
+                    note: None,
                 });
                 epochs.push(e);
             }
             Step::Segment(s) => {
-                let said = note.iter().cloned().chain([verdict(&s)]).collect::<Vec<_>>().join(", ");
                 observer.report(Report {
-                    stage: "churn",
+                    stage,
                     segment: Some(s.segment),
                     tune_loss: s.own_log_loss.or(s.pooled_log_loss),
-                    note: Some(said),
+                    note: Some(verdict(&s)),
                     ..Report::default()
                 });
                 decided.push(s);
@@ -167,6 +164,8 @@ fn learn(
 /// tune has, are tune. The card stays that of the training before: nothing is left that could judge this one.
 fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Learned> {
     observer.enter("refit");
+    let said = "the same training a window later: it serves, and the card is of the one before";
+    observer.report(Report { stage: "refit", note: Some(said.into()), ..Report::default() });
     let all = &ground.sessions.sessions;
     let mut border = all.len() - ground.windows[1].len();
     while border > 0 && border < all.len() && all[border - 1].first == all[border].first {
@@ -174,7 +173,7 @@ fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Resu
     }
     // The active version was refitted on older sessions than these.
     let warm = ground.job.base.and_then(|(version, _)| version.churn.as_ref());
-    learn(ground, segments, [0..border, border..all.len()], warm, Some("refit on all windows"), observer)
+    learn(ground, segments, [0..border, border..all.len()], warm, "refit", observer)
 }
 
 /// The stage where there is too little to learn from: a coin decides instead.
