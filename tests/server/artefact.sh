@@ -15,6 +15,7 @@ ranks="SELECT * FROM rank_categories(NULL, NULL, 1000)"
 note "by file"
 q "SELECT encode(coupon.export_model($version), 'base64')" | base64 -d >"$work/model"
 [ "$(wc -c <"$work/model")" -gt 10000 ] || give_up "no file"
+dropdb --if-exists --force "$other" 2>/dev/null
 createdb "$other"
 there q "CREATE EXTENSION coupon_ext" >/dev/null
 # A client's file, which the server need not read.
@@ -61,6 +62,7 @@ expect "a changed file is refused" "ERROR:  XX001" "$(there import "$work/change
 expect "nothing was stored" "$count" "$(there q "SELECT count(*) || ' ' || (SELECT count(*) FROM coupon.model) FROM coupon.version")"
 
 note "two at once"
+dropdb --if-exists --force "${other}2" 2>/dev/null
 createdb "${other}2" -T template0
 trap 'dropdb --if-exists --force "$other" 2>/dev/null; dropdb --if-exists --force "${other}2" 2>/dev/null; rm -rf "$work"' EXIT
 other=${other}2
