@@ -193,7 +193,7 @@ fn take_in(live: &mut Live, click: &Click<impl AsRef<str>>) {
 fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Option<Due>) {
     take_in(live, click);
     if decision.is_none() && issue::fresh(click.at, scene.clock) {
-        *decision = issue::due(&scene.world.campaigns, live, click.at, click.zone.as_deref());
+        *decision = issue::due(&scene.world.campaigns, live, click.at, click.zone);
     }
 }
 
