@@ -54,9 +54,9 @@ CREATE TEMP TABLE training AS SELECT 'every_view' AS loss_spec, * FROM coupon.tr
 INSERT INTO training SELECT 'last', * FROM coupon.train(until => :'until', spec => '{"churn": {"loss": "last"}}');
 \set ECHO none
 \echo
-SELECT loss_spec, version, count(step) FILTER (WHERE note IS NULL) AS epochs, count(step) FILTER (WHERE note IS NOT NULL) AS refit, round(sum(seconds)::numeric, 1) AS seconds,
+SELECT loss_spec, version, count(step) FILTER (WHERE stage = 'churn') AS epochs, count(step) FILTER (WHERE stage = 'refit') AS refit, round(sum(seconds)::numeric, 1) AS seconds,
     round((percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) FILTER (WHERE step IS NOT NULL))::numeric, 2) AS seconds_an_epoch
-FROM training WHERE stage = 'churn' GROUP BY loss_spec, version ORDER BY version;
+FROM training WHERE stage IN ('churn', 'refit') GROUP BY loss_spec, version ORDER BY version;
 \pset format unaligned
 \pset tuples_only on
 SELECT format('%-10s  %-8s  %s', loss_spec, stage, note) FROM training WHERE stage = 'deploy';

@@ -106,7 +106,7 @@ fn a_refitted_version_is_compared_as_it_was_judged() {
 fn a_refit_learns_what_came_last() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(9);
     // Windows of .6, .2 and .2.
-    let opened = |i: usize, good: bool| i >= 1400 && !good && i % 3 == 0;
+    let opened = |i: usize, good: bool| i >= 1400 && !good && i.is_multiple_of(3);
     let mut clicks = two_pages(2000, |i, good| opened(i, good) || rng.gen_bool(if good { 0.3 } else { 0.1 }));
     let session = |c: &Click| c.session.as_ref().unwrap()[1..].parse::<usize>().unwrap();
     for c in clicks.iter_mut().filter(|c| c.kind == Kind::View) {
