@@ -33,7 +33,8 @@ fuzz: ## a million inputs to everything that reads bytes from outside: artefacts
 
 bench: setup ## how fast, as ratios measured side by side
 	@bench/run.sh
-	@if [ -n "$$PEERS_PYTHON" ]; then bench/score.sh; INPUTS=by_session ROUNDS=3 bench/score.sh; bench/segments.sh; fi
+	@if [ -n "$$PEERS_PYTHON" ]; then bench/score.sh; INPUTS=by_session ROUNDS=3 bench/score.sh; bench/segments.sh; \
+		bench/issue.sh; "$$PEERS_PYTHON" -W ignore bench/step.py target/release/examples/bench_step 5; fi
 
 package: setup ## a tar file to unpack over a machine that runs PostgreSQL 15
 	@scripts/package.sh

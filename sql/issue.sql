@@ -50,7 +50,7 @@ COMMENT ON FUNCTION coupon.show_offer(text) IS 'The live coupon of a session; a 
 
 CREATE FUNCTION coupon.consider(session text) RETURNS boolean
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'consider_wrapper';
-COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether it issued a coupon';
+COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether there may be a coupon now';
 
 CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

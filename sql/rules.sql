@@ -156,7 +156,6 @@ BEGIN
         pace := least(
             coupon.pace(c.budget_day - coupon.available(name, 'money', today), c.budget_day, share_of_day),
             coupon.pace(c.coupons_day - coupon.available(name, 'coupons', today), c.coupons_day, share_of_day));
-        pace := coalesce(pace, 1);
     END IF;
 END
 $$;
@@ -209,9 +208,11 @@ BEGIN
         IF NOT pg_try_advisory_xact_lock(coupon.lock_key('customer', customer)) THEN
             RETURN 'busy: customer';
         END IF;
-        IF EXISTS (SELECT FROM coupon.holder h WHERE h.customer = claim.customer
-            AND (h.campaign = name AND h.decisions >= c.per_customer OR h.last_at + c.cool_down > at)) THEN
-            RETURN 'per_customer';
+        SELECT CASE WHEN bool_or(h.campaign = name AND h.decisions >= c.per_customer) THEN 'per_customer'
+            WHEN bool_or(h.last_at + c.cool_down > at) THEN 'cool_down' END
+        INTO busy FROM coupon.holder h WHERE h.customer = claim.customer;
+        IF busy IS NOT NULL THEN
+            RETURN busy;
         END IF;
     END IF;
     busy := coupon.close_expired(session);

@@ -2,7 +2,7 @@
 
 use crate::error::{no_model, ok, report, throw};
 use crate::{settings, store, threads, world};
-use coupon_model::churn::Room;
+use coupon_model::churn::{AT_ONCE, Room};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::training;
 use pgrx::name;
@@ -32,7 +32,10 @@ fn churn_of_views(
     Spi::connect(|client| {
         let Some(active) = world::active(client) else { throw(no_model()) };
         let model = active.version.churn.as_ref()?;
-        let mut views = Vec::with_capacity(page_views.len());
+        // All at once where that is little; otherwise step by step, which takes no memory and can be cancelled.
+        let at_once = page_views.len() <= AT_ONCE;
+        let mut views = Vec::with_capacity(if at_once { page_views.len() } else { 0 });
+        let (mut state, mut churn) = (model.begin(), None);
         for (i, view) in page_views.iter().enumerate() {
             if i % 1024 == 0 {
                 pgrx::check_for_interrupts!();
@@ -58,9 +61,14 @@ fn churn_of_views(
             let attributes = field(view.get_by_index::<pgrx::Array<&str>>(index(7)));
             let attributes: Vec<Option<&str>> = attributes.iter().flat_map(|a| a.iter()).take(MAX_ATTRIBUTES).collect();
             let vocabulary = model.vocabulary();
-            views.push(vocabulary.view(at, kind, page.as_deref(), category.as_deref(), price, &attributes));
+            let seen = vocabulary.view(at, kind, page.as_deref(), category.as_deref(), price, &attributes);
+            if at_once {
+                views.push(seen);
+            } else {
+                churn = Some(model.step(segment as u32, &mut state, &seen));
+            }
         }
-        ROOM.with_borrow_mut(|room| model.score_last(segment as u32, &views, room))
+        churn.or_else(|| ROOM.with_borrow_mut(|room| model.score_last(segment as u32, &views, room)))
     })
 }
 

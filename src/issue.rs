@@ -100,19 +100,18 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
 }
 
 /// Asks the rules of each campaign in turn; the first that has none against it decides about the session. The draw,
-/// issue or hold out, comes last. Whether a coupon was issued.
-pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) -> bool {
+/// issue or hold out, comes last.
+pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
     let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
     for candidate in &due.candidates {
         let campaign = &candidate.campaign;
         let ranked = ranked(&due.version, due.segment, &profile, &due.categories, campaign, candidate.draws.arm);
         let of = (due.session.as_str(), due.customer.as_deref(), due.segment, due.zone.as_deref());
         let admitted = admit(client, campaign, of, &ranked);
-        if let Some(issued) = decide_one(client, due, candidate, &ranked, admitted, clock) {
-            return issued;
+        if decide_one(client, due, candidate, &ranked, admitted, clock) {
+            return;
         }
     }
-    false
 }
 
 /// The categories a campaign may give, best first, with score and alpha.
@@ -175,8 +174,7 @@ struct Outcome<'a> {
     ranked: &'a [(String, f64, f64)],
 }
 
-/// Whether it issued, if the campaign decided: it does not where a rule or another transaction stopped it, which is noted
-/// once.
+/// Whether the campaign decided: it does not where a rule or another transaction stopped it, which is noted once.
 fn decide_one(
     client: &mut SpiClient,
     due: &Due,
@@ -184,7 +182,7 @@ fn decide_one(
     ranked: &[(String, f64, f64)],
     admitted: Admitted,
     clock: i64,
-) -> Option<bool> {
+) -> bool {
     let campaign = &candidate.campaign;
     let draw = draw(SALT_ISSUE, &campaign.salt, &due.session);
     let category = admitted.category.as_deref();
@@ -192,7 +190,7 @@ fn decide_one(
     let stopped = Outcome { name: "stopped", reason: "", probability: 0.0, draw, pace, category, ranked };
     if let Some((rule, _)) = &admitted.stopped {
         note(client, due, candidate, &Outcome { reason: rule, ..stopped }, clock);
-        return None;
+        return false;
     }
     let blind = due.version.version.churn.is_none();
     let probability = match (campaign.live, blind) {
@@ -210,7 +208,7 @@ fn decide_one(
         let held: Option<String> = spi(spi(client.update(prepared, Some(1), &args)).first().get_one());
         if let Some(by) = held {
             note(client, due, candidate, &Outcome { reason: &by, ..stopped }, clock);
-            return None;
+            return false;
         }
     }
     let name = match campaign.live {
@@ -220,11 +218,10 @@ fn decide_one(
     };
     let reason = if blind { "no churn model: policy random" } else { "eligible" };
     note(client, due, candidate, &Outcome { name, reason, probability, ..stopped }, clock);
-    let issued = name == "issued";
-    if issued {
+    if name == "issued" {
         issue(client, due, campaign, category, clock);
     }
-    Some(issued)
+    true
 }
 
 /// Writes the decision. One that was stopped gives way to the one that was not; the first stop is kept.
@@ -361,7 +358,7 @@ pub fn profile(client: &SpiClient, version: &Decoded, customer: &str) -> Vec<(u3
     pairs.filter_map(|(c, n)| Some((version.version.rank.index(&c)?, n))).collect()
 }
 
-/// Whether it issued a coupon.
+/// Whether there may be a coupon now.
 #[pg_extern(sql = false)]
 fn consider(session: &str) -> bool {
     if !settings::enabled() || session.len() > crate::events::LONGEST_ID {

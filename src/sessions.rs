@@ -197,8 +197,8 @@ fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Opti
     }
 }
 
-/// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether it issued
-/// a coupon.
+/// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether there may be
+/// a coupon now: of this decision, or of a click that held the row until a moment ago.
 pub fn consider(session: &str) -> bool {
     Spi::connect_mut(|client| {
         if settled(client, session) {
@@ -230,8 +230,10 @@ pub fn consider(session: &str) -> bool {
             return false;
         }
         let zone = stored::last_zone(client, session, &scene.world.campaigns);
-        let due = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref());
-        due.is_some_and(|due| issue::decide(client, &due, scene.clock))
+        if let Some(due) = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
+            issue::decide(client, &due, scene.clock);
+        }
+        true
     })
 }
 

@@ -16,8 +16,11 @@ killed=$results/killed
 : >"$killed"
 passed=0
 failed=0
+# What is said again at the end, where a log that was cut short still has it.
+faults=$results/faults
+: >"$faults"
 pass() { passed=$((passed + 1)); printf 'ok      %s\n' "$*"; }
-fail() { failed=$((failed + 1)); printf 'FAILED  %s\n' "$*"; }
+fail() { failed=$((failed + 1)); printf 'FAILED  %s\n' "$*" | tee -a "$faults"; }
 wanted() {
     local want
     [ ${#only[@]} -gt 0 ] || return 0
@@ -66,7 +69,10 @@ pg_regress_like() {
     passed=$((passed + ok))
     failed=$((failed + bad))
     if [ "$bad" = 0 ] && [ "$code" != 0 ]; then fail "$kind: $(basename "$program") ended with $code"; fi
-    if [ -s "$out/regression.diffs" ]; then head -n 300 "$out/regression.diffs"; fi
+    if [ -s "$out/regression.diffs" ]; then
+        head -n 300 "$out/regression.diffs"
+        { grep -E '\.\.\. (FAILED|failed)' "$out/log" || true; head -n 30 "$out/regression.diffs"; } >>"$faults"
+    fi
 }
 
 regress() {
@@ -121,6 +127,7 @@ server() {
             dropdb --force --if-exists "coupon_$name" 2>/dev/null
         else
             sed 's/^/  | /' "$log"
+            tail -n 5 "$log" | sed 's/^/  | /' >>"$faults"
             fail "server/$name (exit code $code$([ $code != 124 ] || echo ', out of time'), $((SECONDS - begin)) s)"
         fi
     done
@@ -134,6 +141,10 @@ done
 # A test may pass although a backend died in it.
 if grep -E 'PANIC:|was terminated by signal' "${CLUSTER_LOG:-/dev/null}" | grep -vFf "$killed"; then fail "the server crashed; its log: $CLUSTER_LOG"; fi
 
+if [ -s "$faults" ]; then
+    echo "--- again, what failed"
+    cat "$faults"
+fi
 echo "$passed $failed" >"$results/summary"
 echo "--- on the server: $passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" != 0 ]

@@ -11,14 +11,15 @@ broken() {
 told() { expect_true "$1: coupon.fault tells" "SELECT coalesce(sum(repeated), 0) > $2 FROM coupon.fault"; }
 
 note "a storage table is missing"
+# A budget, so that its purses are asked for.
+q "UPDATE coupon.campaign SET max_discount = 5, budget = 1000000 WHERE campaign = 'default'"
 for table in session customer decision coupon campaign arm purse model version deployment storage gap holder audit; do
     before=$(faults)
     q "ALTER TABLE coupon.$table RENAME TO lost"
-    # A budget and a customer, so that every table is asked for.
     broken "without coupon.$table" "lost-$table-" 2>/dev/null
     q "ALTER TABLE coupon.lost RENAME TO $table"
     case $table in
-        customer | gap | holder | purse | arm) ;; # not asked for by every click; what was is in the fault table all the same
+        customer | holder) ;; # nobody here is a customer
         *) told "without coupon.$table" "$before" ;;
     esac
 done

@@ -28,7 +28,7 @@ for n in $(full "1 8 32" 8); do
     without=$(median <"$work/without")
     with=$(median <"$work/with")
     figure "hot: $n clients: $with visits a second with four budgets, $without without ($(awk "BEGIN {printf \"%.2f\", $with / $without}")), $issues coupons a second"
-    awk "BEGIN {exit !($with > 0.4 * $without)}" || give_up "a budget halves the shop's throughput at $n clients"
+    awk "BEGIN {exit !($with > 0.4 * $without)}" || give_up "budgets take more than three fifths of the shop's throughput at $n clients"
 done
 expect_true "the budgets add up" "$adds_up"
 expect "nobody met a busy budget" 0 "$(q "SELECT count(*) FROM coupon.decision WHERE reason LIKE 'busy: %' AND reason <> 'busy: customer'")"

@@ -43,7 +43,7 @@ pub use explain::{Contribution, contributions};
 pub use fit::EpochReport;
 pub use model::{Model, State};
 pub use net::{Net, Scratch};
-pub use queue::{Queue, Queued, Room, Scored, Stream};
+pub use queue::{AT_ONCE, Queue, Queued, Room, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use simd::{Level, level as simd_level};
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
 use super::pass::Pass;
-use super::queue::{ROWS, Room};
+use super::queue::{AT_ONCE, Room};
 use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
@@ -123,7 +123,7 @@ impl Model {
     /// P(churn) after the last view: the last of [`Model::score`], to rounding, in less time.
     /// `None` for no view.
     pub fn score_last(&self, segment: u32, views: &[View], room: &mut Room) -> Option<f64> {
-        if views.len() > ROWS {
+        if views.len() > AT_ONCE {
             // All at once it would take kilobytes a view.
             return self.score(segment, views).pop();
         }

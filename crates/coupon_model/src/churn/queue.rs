@@ -13,7 +13,7 @@ use crate::events::{Kind, Micros};
 pub struct Room(pub(super) Pass);
 
 /// Views that are scored side by side: some milliseconds, some megabytes.
-pub(super) const ROWS: usize = 4096;
+pub const AT_ONCE: usize = 4096;
 
 /// A session whose views are complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,7 @@ impl Queue {
             while let Some(&longest) = rest.last() {
                 check()?;
                 let length = self.sessions[longest].views.len();
-                let some = (ROWS / length).clamp(1, rest.len());
+                let some = (AT_ONCE / length).clamp(1, rest.len());
                 let (before, group) = rest.split_at(rest.len() - some);
                 rest = before;
                 let views: Vec<&[View]> = group.iter().map(|&i| &self.views[self.sessions[i].views.clone()]).collect();
@@ -73,11 +73,11 @@ impl Queue {
                     let to = &mut scored[group[i]];
                     *to = Scored { views: to.views + 1, churn, interest: to.interest.max(1.0 - churn) };
                 };
-                if length > ROWS {
+                if length > AT_ONCE {
                     // Side by side it would take kilobytes a view.
                     let mut state = model.begin();
                     for (t, view) in views[0].iter().enumerate() {
-                        if t % ROWS == 0 {
+                        if t % AT_ONCE == 0 {
                             check()?;
                         }
                         note(0, model.step(segment, &mut state, view));
