@@ -5,11 +5,12 @@ use crate::error::ok;
 use crate::plain::Source;
 use crate::rows::Fields;
 use crate::whole;
+use coupon_model::churn::BESIDE;
 use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 pub struct Arm {
@@ -36,9 +37,11 @@ pub struct Campaign {
     pub salt: String,
     pub arms: Vec<Arm>,
     shares: Vec<f64>,
-    /// The draws of the session asked for last: each of its clicks asks again, and hashing twice costs 0.6 µs.
-    drawn: RefCell<Option<(String, Draws)>>,
-    thresholds: RefCell<HashMap<(String, usize), Rc<Thresholds>>>,
+    /// The draws of the sessions asked for last, as many as go side by side: each of their clicks asks again, and hashing
+    /// twice costs 0.6 µs.
+    drawn: RefCell<VecDeque<(String, Draws)>>,
+    /// By the version's digest and the arm.
+    thresholds: RefCell<Vec<(String, usize, Rc<Thresholds>)>>,
 }
 
 /// The draws of a session in a campaign.
@@ -140,32 +143,32 @@ impl Campaign {
 
     pub fn draws(&self, session: &str) -> Draws {
         let mut drawn = self.drawn.borrow_mut();
-        if let Some((_, draws)) = drawn.as_ref().filter(|(of, _)| of == session) {
+        if let Some((_, draws)) = drawn.iter().find(|(of, _)| of == session) {
             return *draws;
         }
         let arm_draw = draw(SALT_ARM, &self.salt, session);
         let arm = arm(arm_draw, &self.shares);
         let arm_probability = self.shares[arm] / self.shares.iter().sum::<f64>();
         let draws = Draws { arm, arm_draw, arm_probability, view: draw(SALT_VIEW, &self.salt, session) };
-        *drawn = Some((session.to_string(), draws));
+        drawn.truncate(BESIDE - 1);
+        drawn.push_front((session.to_string(), draws));
         draws
     }
 
     /// The policy an arm follows under a version, and its thresholds.
     pub fn thresholds(&self, arm: usize, version: &Decoded) -> Rc<Thresholds> {
-        let key = (version.digest.clone(), arm);
-        if let Some(found) = self.thresholds.borrow().get(&key) {
+        let mut kept = self.thresholds.borrow_mut();
+        if let Some((.., found)) = kept.iter().find(|(digest, of, _)| (digest, *of) == (&version.digest, arm)) {
             return found.clone();
         }
-        let (plan, arm) = (&version.version.plan, &self.arms[arm]);
-        let replay = if arm.segments { &plan.segments } else { &plan.pooled };
-        let policy = if version.version.churn.is_some() { arm.policy } else { Policy::Random };
+        let (plan, of) = (&version.version.plan, &self.arms[arm]);
+        let replay = if of.segments { &plan.segments } else { &plan.pooled };
+        let policy = if version.version.churn.is_some() { of.policy } else { Policy::Random };
         let found = Rc::new(ok(replay.thresholds(policy, self.target)));
-        let mut kept = self.thresholds.borrow_mut();
         if kept.len() >= 16 {
             kept.clear();
         }
-        kept.insert(key, found.clone());
+        kept.push((version.digest.clone(), arm, found.clone()));
         found
     }
 }

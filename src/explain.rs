@@ -84,9 +84,10 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let zone = stored::last_zone(client, session, campaigns);
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
-        let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
+        let draws = campaign.draws(&live.session);
+        let Draws { arm: at, arm_probability: share, .. } = draws;
         let t = campaign.thresholds(at, &version);
-        let m = issue::moment(&live, campaign);
+        let m = issue::moment(&live, &draws);
         say(
             name,
             "arm",

@@ -55,12 +55,12 @@ pub struct Admitted {
     pace: f64,
 }
 
-pub fn moment(live: &Live, campaign: &Campaign) -> Moment {
+pub fn moment(live: &Live, draws: &Draws) -> Moment {
     Moment {
         view: live.visit.views,
         max_purchase: live.visit.interest.unwrap_or(0.0),
         churn: live.visit.churn.unwrap_or(0.0),
-        unit: campaign.draws(&live.session).view,
+        unit: draws.view,
     }
 }
 
@@ -77,7 +77,7 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
         }
         let draws = campaign.draws(&live.session);
         let thresholds = campaign.thresholds(draws.arm, &version);
-        if eligible(&thresholds, &moment(live, campaign)) {
+        if eligible(&thresholds, &moment(live, &draws)) {
             candidates.push(Candidate { campaign: campaign.clone(), draws, thresholds });
         }
     }

@@ -7,14 +7,16 @@ use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Live, Scene, Stored, Wanted};
 use crate::{campaigns, direct, settings, stored};
+use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 /// Sessions a statement: bounds the arrays that are passed to and fro.
-const CHUNK: usize = 1000;
+const CHUNK: usize = 200;
 
 /// A row that could not be a click, or a session that could not be advanced.
 pub struct Refused {
@@ -22,12 +24,13 @@ pub struct Refused {
     pub caught: Caught,
 }
 
-/// A session's clicks in a statement.
-type Clicks<'a> = (&'a str, Vec<Click<&'a str>>);
+/// A session, and its clicks by their numbers among the statement's: to move a click costs more than to look it up.
+type Clicks<'a> = (&'a str, Vec<u32>);
 
 /// A statement's clicks.
 #[derive(Default)]
 pub struct Advance<'a> {
+    clicks: Vec<Click<&'a str>>,
     sessions: Vec<Clicks<'a>>,
     /// Where a session stands there.
     places: HashMap<&'a str, usize>,
@@ -37,13 +40,19 @@ pub struct Advance<'a> {
 }
 
 impl<'a> Advance<'a> {
+    /// With room for that many clicks.
+    pub fn of(clicks: usize) -> Advance<'a> {
+        Advance { clicks: Vec::with_capacity(clicks), ..Advance::default() }
+    }
+
     pub fn push(&mut self, click: Click<&'a str>) {
         let Some(session) = click.session else { return self.purchases.push(click) };
         let place = *self.places.entry(session).or_insert_with(|| {
             self.sessions.push((session, Vec::new()));
             self.sessions.len() - 1
         });
-        self.sessions[place].1.push(click);
+        self.sessions[place].1.push(self.clicks.len() as u32);
+        self.clicks.push(click);
     }
 
     pub fn refuse(&mut self, refused: Refused) {
@@ -61,14 +70,14 @@ impl<'a> Advance<'a> {
 /// Advances all sessions of a statement; what had to be left out is returned.
 pub fn advance(mut work: Advance) -> Vec<Refused> {
     let mut refused = std::mem::take(&mut work.refused);
-    let mut sessions = work.sessions;
+    let (clicks, mut sessions) = (work.clicks, work.sessions);
     // Everybody locks in this order, so that nobody waits for somebody who waits for him.
     sessions.sort_unstable_by_key(|s| s.0);
     let patience = Patience::new(settings::max_wait());
     // A connection a chunk: what SPI has allocated is gone with it.
     for chunk in sessions.chunks_mut(CHUNK) {
         pgrx::check_for_interrupts!();
-        Spi::connect_mut(|client| advance_chunk(client, chunk, &mut refused, &patience, false));
+        Spi::connect_mut(|client| advance_chunk(client, &clicks, chunk, &mut refused, &patience, false));
     }
     let ends = work.purchases.iter().filter(|p| p.kind.ends());
     if !work.purchases.is_empty() {
@@ -80,23 +89,25 @@ pub fn advance(mut work: Advance) -> Vec<Refused> {
 /// `raced`: once more, after another connection was found storing these sessions.
 fn advance_chunk(
     client: &mut SpiClient,
+    all: &[Click<&str>],
     chunk: &mut [Clicks],
     refused: &mut Vec<Refused>,
     patience: &Patience,
     raced: bool,
 ) {
     for (_, clicks) in chunk.iter_mut() {
-        clicks.sort_by(|a, b| a.order(b));
+        clicks.sort_by(|&a, &b| all[a as usize].order(&all[b as usize]));
     }
     let names: Vec<&str> = chunk.iter().map(|c| c.0).collect();
-    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer)).collect();
+    let first = |clicks: &[u32]| clicks.first().map(|&n| &all[n as usize]);
+    let customers: Vec<Option<&str>> = chunk.iter().map(|c| first(&c.1).and_then(|k| k.customer)).collect();
     let wanted = Wanted { sessions: &names, customers: &customers, raced };
     // A statement of many sessions holds rows itself and does not wait for one more.
     let none = Patience::new(0);
     let (scene, found) = rows::load(client, &wanted, if names.len() == 1 || raced { patience } else { &none });
-    let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
+    let mut turns = Vec::with_capacity(names.len());
     for ((session, clicks), found) in chunk.iter().zip(found) {
-        let mut live = match found.row {
+        let live = match found.row {
             Stored::Held => {
                 refused.push(held(session));
                 continue;
@@ -113,14 +124,15 @@ fn advance_chunk(
                 continue;
             }
             Stored::Known(live) => *live,
-            Stored::New(segment) => begin(session, clicks, segment, &scene),
+            Stored::New(segment) => begin(session, all[clicks[0] as usize].at, segment, &scene),
         };
-        let mut decision = None;
-        for click in clicks {
-            step(&mut live, click, &scene, &mut decision);
-        }
-        due.extend(decision);
-        if live.known { known.push(live) } else { new.push(live) }
+        turns.push(Turn { live, all, clicks, due: None });
+    }
+    take_turns(&mut turns, &scene);
+    let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in turns {
+        due.extend(turn.due);
+        if turn.live.known { known.push(turn.live) } else { new.push(turn.live) }
     }
     rows::update(client, &known, patience);
     let taken: HashSet<&str> =
@@ -133,7 +145,7 @@ fn advance_chunk(
         if raced {
             refused.extend(again.iter().map(|c| held(c.0)));
         } else {
-            advance_chunk(client, &mut again, refused, patience, true);
+            advance_chunk(client, all, &mut again, refused, patience, true);
         }
     }
 }
@@ -164,13 +176,13 @@ fn held(session: &str) -> Refused {
     Refused { session: Some(session.to_string()), caught }
 }
 
-fn begin<T>(session: &str, clicks: &[Click<T>], segment: u32, scene: &Scene) -> Live {
+fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
     let scoring = if campaigns::pooled(&scene.world.campaigns, session) { 0 } else { segment };
     Live {
         session: session.to_string(),
         customer: None,
-        started_at: clicks[0].at,
-        last_at: clicks[0].at,
+        started_at: at,
+        last_at: at,
         segment,
         visit: Visit::begin(scene.active.as_ref().map(|v| &v.version), scoring),
         version: scene.active.clone(),
@@ -181,20 +193,58 @@ fn begin<T>(session: &str, clicks: &[Click<T>], segment: u32, scene: &Scene) -> 
     }
 }
 
-/// Live and when rebuilding alike.
-fn take_in(live: &mut Live, click: &Click<impl AsRef<str>>) {
-    live.visit.click(live.version.as_ref().map(|v| &v.version), click);
+/// Live and when rebuilding alike: what is noted of a click beside its score.
+fn note(live: &mut Live, click: &Click<impl AsRef<str>>) {
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
         live.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
     }
 }
 
-fn step(live: &mut Live, click: &Click<&str>, scene: &Scene, decision: &mut Option<Due>) {
-    take_in(live, click);
-    if decision.is_none() && issue::fresh(click.at, scene.clock) {
-        *decision = issue::due(&scene.world.campaigns, live, click.at, click.zone);
+/// A session and the clicks of a statement that are its.
+struct Turn<'a> {
+    live: Live,
+    all: &'a [Click<&'a str>],
+    clicks: &'a [u32],
+    due: Option<Due>,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, n: usize, scene: &Scene) {
+        let click = &self.all[self.clicks[n] as usize];
+        self.live.visit.click(self.live.version.as_ref().map(|v| &v.version), click);
+        self.taken(n, scene);
     }
+
+    fn taken(&mut self, n: usize, scene: &Scene) {
+        let click = &self.all[self.clicks[n] as usize];
+        note(&mut self.live, click);
+        if self.due.is_none() && issue::fresh(click.at, scene.clock) {
+            self.due = issue::due(&scene.world.campaigns, &self.live, click.at, click.zone);
+        }
+    }
+}
+
+/// Takes in all clicks. Sessions of one model and of about as many clicks go side by side: with a large COPY the weights of
+/// the network took their way from memory for each, a seventh of its time.
+fn take_turns(turns: &mut [Turn], scene: &Scene) {
+    let mut order: Vec<&mut Turn> = turns.iter_mut().collect();
+    let version = |turn: &Turn| turn.live.version.as_ref().map(|v| v.number);
+    order.sort_by_key(|turn| (version(turn), turn.live.visit.scoring(), Reverse(turn.clicks.len())));
+    let (groups, rest) = order.as_chunks_mut::<BESIDE>();
+    for group in groups {
+        let of_one = group.iter().all(|turn| version(turn) == version(group[0]));
+        let shortest = group.iter().map(|turn| turn.clicks.len()).min().unwrap_or(0);
+        let beside = if of_one { shortest } else { 0 };
+        let decoded = group[0].live.version.clone();
+        for n in 0..beside {
+            let clicks = group.each_mut().map(|turn| (&mut turn.live.visit, &turn.all[turn.clicks[n] as usize]));
+            Visit::click_beside(decoded.as_ref().map(|v| &v.version), clicks);
+            group.iter_mut().for_each(|turn| turn.taken(n, scene));
+        }
+        group.iter_mut().for_each(|turn| (beside..turn.clicks.len()).for_each(|n| turn.take(n, scene)));
+    }
+    rest.iter_mut().for_each(|turn| (0..turn.clicks.len()).for_each(|n| turn.take(n, scene)));
 }
 
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether there may be
@@ -278,10 +328,11 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored,
         let wanted = Wanted { sessions: &[session], customers: &[customer], raced: false };
         let (_, mut found) = rows::load(client, &wanted, patience);
         let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
-        begin(session, &clicks, segment, scene)
+        begin(session, clicks[0].at, segment, scene)
     };
     for click in &clicks {
-        take_in(&mut live, click);
+        live.visit.click(live.version.as_ref().map(|v| &v.version), click);
+        note(&mut live, click);
     }
     live.visit.frozen |= kept.0;
     live.visit.purchased |= kept.1;

@@ -104,7 +104,7 @@ pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, S
     if fits { Ok(Column { index, typ }) } else { Err(format!("its column \"{name}\" is of another type now")) }
 }
 
-/// Calls `f` for every inserted row, in insertion order. Returns the number of rows.
+/// Calls `f` for every inserted row, in insertion order.
 pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f: impl FnMut(&Row)) {
     // SAFETY: an AFTER statement trigger declared with REFERENCING NEW TABLE has tg_newtable for as long as it runs; the
     // slot is of the relation's own descriptor and of the kind the tuplestore holds, and is dropped before returning. An
@@ -125,10 +125,10 @@ pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f:
     }
 }
 
-/// Whether the statement inserted no row.
-pub fn is_empty(data: &PgBox<pg_sys::TriggerData>) -> bool {
+/// How many rows the statement inserted.
+pub fn count(data: &PgBox<pg_sys::TriggerData>) -> usize {
     // SAFETY: as in for_each.
-    unsafe { data.tg_newtable.is_null() || pg_sys::tuplestore_tuple_count(data.tg_newtable) == 0 }
+    unsafe { if data.tg_newtable.is_null() { 0 } else { pg_sys::tuplestore_tuple_count(data.tg_newtable) as usize } }
 }
 
 fn finite(at: &i64) -> bool {

@@ -45,7 +45,7 @@ pub use model::{Model, State};
 pub use net::{Net, Scratch};
 pub use queue::{AT_ONCE, Queue, Queued, Room, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
-pub use simd::{Level, level as simd_level};
+pub use simd::{BESIDE, Level, level as simd_level};
 pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
 pub(crate) use trainer::PAST;
 pub use trainer::{SegmentReport, Step, Trainer};

@@ -6,6 +6,7 @@ use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
 use super::pass::Pass;
 use super::queue::{AT_ONCE, Room};
+use super::simd::BESIDE;
 use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
 
@@ -112,6 +113,18 @@ impl Model {
         let (net, calibrator) = self.of(segment);
         let logit = advance(&self.layout, net, state, view);
         calibrator.probability(logit, state.views())
+    }
+
+    /// [`Model::step`] of several sessions of one segment, each by a view of its own, to the bit.
+    pub fn step_beside(&self, segment: u32, sessions: [(&mut State, &View); BESIDE]) -> [f64; BESIDE] {
+        let (net, calibrator) = self.of(segment);
+        let views = sessions.each_ref().map(|(state, _)| state.views().saturating_add(1));
+        let logits = net.step_beside(sessions.map(|(state, view)| {
+            let before = state.views();
+            state.tracker.advance(&self.layout, view, &mut state.scratch.entries);
+            (&mut *state.memory, before, &mut state.scratch)
+        }));
+        std::array::from_fn(|i| calibrator.probability(logits[i], views[i]))
     }
 
     /// P(churn) after each view of a session, from its start: [`Model::step`] over all views.

@@ -9,7 +9,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
 use super::aligned::Aligned;
-use super::simd::{add_rows, add_sparse, gru, lstm_step};
+use super::simd::{BESIDE, add_rows, add_rows_beside, add_sparse, gru, lstm_step};
 use super::spec::{Cell, Pooling};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.
@@ -178,15 +178,41 @@ impl Scratch {
         [shape.taps * shape.channels, shape.gates(), back, shape.hidden, shape.feed_forward]
     }
 
-    /// The entries and the five buffers.
-    fn parts(&mut self, shape: &Shape) -> (&[(u32, f32)], [&mut [f32]; 5]) {
+    /// A session's buffers with what it carries from view to view, of which it has seen `before`.
+    fn walk<'a>(&'a mut self, shape: &Shape, memory: &'a mut [f32], before: u32) -> Walk<'a> {
         let mut rest = &mut *self.numbers;
-        let parts = Scratch::lengths(shape).map(|n| {
+        let [taps, gates, back, output, wide] = Scratch::lengths(shape).map(|n| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(n.next_multiple_of(Aligned::LINE));
             rest = after;
             &mut part[..n]
         });
-        (&self.entries, parts)
+        let (pending, memory) = memory.split_at_mut(shape.pending());
+        let (states, window) = memory.split_at_mut(shape.layers * shape.state());
+        let before = before as usize;
+        Walk { entries: &self.entries, taps, gates, back, output, wide, pending, states, window, before }
+    }
+}
+
+/// One session's step under way.
+struct Walk<'a> {
+    entries: &'a [(u32, f32)],
+    taps: &'a mut [f32],
+    gates: &'a mut [f32],
+    /// A GRU's sums from the step before.
+    back: &'a mut [f32],
+    output: &'a mut [f32],
+    wide: &'a mut [f32],
+    pending: &'a mut [f32],
+    states: &'a mut [f32],
+    window: &'a mut [f32],
+    before: usize,
+}
+
+impl Walk<'_> {
+    /// What layer `l` sums up from the step before, and its output then.
+    fn recurrent(&mut self, shape: &Shape, l: usize) -> (&mut [f32], &[f32]) {
+        let sums = if shape.cell == Cell::Gru { &mut *self.back } else { &mut *self.gates };
+        (sums, &self.states[l * shape.state()..][..shape.hidden])
     }
 }
 
@@ -247,54 +273,87 @@ impl Net {
     /// `memory` is [`Shape::memory`] numbers, zeros before the first view; `before` is the number of views it has seen.
     /// Costs (entries + H·layers) · gates·H multiply-adds; allocates nothing.
     pub fn step(&self, memory: &mut [f32], before: u32, scratch: &mut Scratch) -> f32 {
+        let mut walk = scratch.walk(&self.shape, memory, before);
+        for (l, layer) in self.places.layers.iter().enumerate() {
+            self.enter(&mut walk, l);
+            let (sums, h) = walk.recurrent(&self.shape, l);
+            add_rows(sums, h, &self.values[layer.u.clone()]);
+            self.cell(&mut walk, l);
+        }
+        self.leave(&mut walk)
+    }
+
+    /// [`Net::step`] of several sessions, to the bit.
+    pub(super) fn step_beside(&self, sessions: [(&mut [f32], u32, &mut Scratch); BESIDE]) -> [f32; BESIDE] {
+        let shape = &self.shape;
+        let mut walks = sessions.map(|(memory, before, scratch)| scratch.walk(shape, memory, before));
+        for (l, layer) in self.places.layers.iter().enumerate() {
+            walks.iter_mut().for_each(|walk| self.enter(walk, l));
+            let [a, b, c, d] = walks.each_mut().map(|walk| walk.recurrent(shape, l));
+            add_rows_beside([a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1], &self.values[layer.u.clone()]);
+            walks.iter_mut().for_each(|walk| self.cell(walk, l));
+        }
+        walks.each_mut().map(|walk| self.leave(walk))
+    }
+
+    /// What layer `l` sums up from below.
+    fn enter(&self, walk: &mut Walk, l: usize) {
+        let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
+        let layer = &self.places.layers[l];
+        walk.gates.copy_from_slice(at(&layer.b));
+        match l {
+            0 if shape.channels > 0 => {
+                let [w, b] = self.places.convolution.each_ref().map(at);
+                convolve(walk.taps, walk.pending, walk.entries, w, b);
+                add_rows(walk.gates, &walk.taps[..shape.channels], at(&layer.w));
+            }
+            0 => add_sparse(walk.gates, walk.entries, at(&layer.w)),
+            _ => add_rows(walk.gates, walk.output, at(&layer.w)),
+        }
+        if shape.cell == Cell::Gru {
+            let (gates, reset) = walk.back.split_at_mut(2 * shape.hidden);
+            gates.fill(0.0);
+            reset.copy_from_slice(at(&layer.r));
+        }
+    }
+
+    /// The cell, after [`Net::enter`] and what [`Walk::recurrent`] was for.
+    fn cell(&self, walk: &mut Walk, l: usize) {
+        let (shape, n) = (&self.shape, self.shape.hidden);
+        let state = &mut walk.states[l * shape.state()..(l + 1) * shape.state()];
+        match shape.cell {
+            Cell::Lstm => {
+                let (h, c) = state.split_at_mut(n);
+                lstm_step(walk.gates, c, h);
+                walk.output.copy_from_slice(h);
+            }
+            Cell::Gru => {
+                gru(walk.gates, walk.back, state, walk.output, n);
+                state.copy_from_slice(walk.output);
+            }
+        }
+    }
+
+    /// From the last layer's output to the logit.
+    fn leave(&self, walk: &mut Walk) -> f32 {
         let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
         let n = shape.hidden;
-        let (entries, [taps, gates, back, output, wide]) = scratch.parts(shape);
-        let (pending, memory) = memory.split_at_mut(shape.pending());
-        let (states, window) = memory.split_at_mut(shape.layers * shape.state());
-        if shape.channels > 0 {
-            convolve(taps, pending, entries, at(&self.places.convolution[0]), at(&self.places.convolution[1]));
-        }
-        for (l, layer) in self.places.layers.iter().enumerate() {
-            gates.copy_from_slice(at(&layer.b));
-            match l {
-                0 if shape.channels > 0 => add_rows(gates, &taps[..shape.channels], at(&layer.w)),
-                0 => add_sparse(gates, entries, at(&layer.w)),
-                _ => add_rows(gates, output, at(&layer.w)),
-            }
-            let state = &mut states[l * shape.state()..(l + 1) * shape.state()];
-            match shape.cell {
-                Cell::Lstm => {
-                    let (h, c) = state.split_at_mut(n);
-                    add_rows(gates, h, at(&layer.u));
-                    lstm_step(gates, c, h);
-                    output.copy_from_slice(h);
-                }
-                Cell::Gru => {
-                    back[..2 * n].fill(0.0);
-                    back[2 * n..].copy_from_slice(at(&layer.r));
-                    add_rows(back, state, at(&layer.u));
-                    gru(gates, back, state, output, n);
-                    state.copy_from_slice(output);
-                }
-            }
-        }
         // The window that stands becomes the output, and the newest output joins the ring.
-        let (ring, standing) = window.split_at_mut((shape.kernel - 1) * n);
-        let pooled = &mut gates[..n];
-        if (before as usize).is_multiple_of(shape.stride) {
-            pool(shape.pooling, pooled, output, ring, before as usize);
+        let (ring, standing) = walk.window.split_at_mut((shape.kernel - 1) * n);
+        let pooled = &mut walk.gates[..n];
+        if walk.before.is_multiple_of(shape.stride) {
+            pool(shape.pooling, pooled, walk.output, ring, walk.before);
             standing.copy_from_slice(&pooled[..standing.len()]);
         } else {
             pooled.copy_from_slice(standing);
         }
         if !ring.is_empty() {
             ring.copy_within(..ring.len() - n, n);
-            ring[..n].copy_from_slice(output);
+            ring[..n].copy_from_slice(walk.output);
         }
-        wide.copy_from_slice(at(&self.places.f1[1]));
-        add_rows(wide, pooled, at(&self.places.f1[0]));
-        let sum: f32 = wide.iter().zip(at(&self.places.f2[0])).map(|(x, w)| x.max(0.0) * w).sum();
+        walk.wide.copy_from_slice(at(&self.places.f1[1]));
+        add_rows(walk.wide, pooled, at(&self.places.f1[0]));
+        let sum: f32 = walk.wide.iter().zip(at(&self.places.f2[0])).map(|(x, w)| x.max(0.0) * w).sum();
         sum + at(&self.places.f2[1])[0]
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::alone::*;
 use super::kernels::*;
 use super::sums::*;
-pub use super::sums::{FRESH, PACKED, STRIP};
+pub use super::sums::{BESIDE, FRESH, PACKED, STRIP};
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -71,6 +71,8 @@ macro_rules! versions {
 versions! {
     /// out (N) += Σ a_j · rows_j, rows of N.
     pub fn add_rows(out: &mut [f32], a: &[f32], rows: &[f32]) = add_rows_body;
+    /// [`add_rows`] of several, to the bit.
+    pub fn add_rows_beside(out: [&mut [f32]; BESIDE], a: [&[f32]; BESIDE], rows: &[f32]) = add_rows_beside_body;
     /// out (N) += Σ x · rows_i over the entries (i, x), rows of N.
     pub fn add_sparse(out: &mut [f32], entries: &[(u32, f32)], rows: &[f32]) = add_sparse_body;
     /// Row r of out = bias + Σ x · w_i over the entries (i, x) of its range; `packed` (rows of w × [`PACKED`]) is room for
@@ -196,6 +198,13 @@ pub mod tests {
                     let mut row = c[..n].to_vec();
                     add_rows(&mut row, &a[..k], &b);
                     close(&row, &wanted[..n]);
+                    let mut beside: [Vec<f32>; BESIDE] = std::array::from_fn(|_| c[..n].to_vec());
+                    let [first, second, third, fourth] = &mut beside;
+                    let other: Vec<f32> = a[..k].iter().map(|x| x * 0.5).collect();
+                    add_rows_beside([first, second, third, fourth], [&a[..k], &other, &a[..k], &other], &b);
+                    let mut halved = c[..n].to_vec();
+                    add_rows(&mut halved, &other, &b);
+                    assert_eq!(beside, [row.clone(), halved.clone(), row.clone(), halved]);
                     let entries: Vec<(u32, f32)> = a[..k].iter().enumerate().map(|(p, x)| (p as u32, *x)).collect();
                     let mut row = c[..n].to_vec();
                     add_sparse(&mut row, &entries, &b);

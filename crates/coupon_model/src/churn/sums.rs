@@ -120,6 +120,62 @@ pub fn add_rows_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mu
     add_terms::<FMA, NR>(out, &Dense::<false> { a, rows, width }, 0);
 }
 
+/// Sessions that are advanced side by side: what a row of weights costs is to fetch it.
+pub const BESIDE: usize = 4;
+
+/// To the bit what [`add_rows_body`] gives for each.
+#[inline(always)]
+pub fn add_rows_beside_body<const FMA: bool, const MR: usize, const NR: usize>(
+    out: [&mut [f32]; BESIDE],
+    a: [&[f32]; BESIDE],
+    rows: &[f32],
+) {
+    let width = out[0].len();
+    // What add_terms() sums in one chain, in order, is summed in that order here.
+    let whole = width / (4 * NR) * (4 * NR);
+    let mut out = out;
+    let mut j = 0;
+    while j < whole {
+        match NR {
+            32 => strip_beside::<FMA, 64>(&mut out, a, rows, width, j),
+            16 => strip_beside::<FMA, 16>(&mut out, a, rows, width, j),
+            _ => strip_beside::<FMA, 8>(&mut out, a, rows, width, j),
+        }
+        j += match NR {
+            32 => 64,
+            16 => 16,
+            _ => 8,
+        };
+    }
+    if whole < width {
+        for (out, a) in out.into_iter().zip(a) {
+            add_terms::<FMA, NR>(&mut out[whole..], &Dense::<false> { a, rows, width }, whole);
+        }
+    }
+}
+
+/// N columns of each, in registers.
+#[inline(always)]
+fn strip_beside<const FMA: bool, const N: usize>(
+    out: &mut [&mut [f32]; BESIDE],
+    [a, b, c, d]: [&[f32]; BESIDE],
+    rows: &[f32],
+    width: usize,
+    from: usize,
+) {
+    let sums = |out: &[f32]| -> [f32; N] { *out[from..].first_chunk().expect("a strip's width") };
+    let (mut first, mut second, mut third, mut fourth) = (sums(out[0]), sums(out[1]), sums(out[2]), sums(out[3]));
+    for ((((row, a), b), c), d) in rows.chunks_exact(width).zip(a).zip(b).zip(c).zip(d) {
+        add::<FMA, N>(&mut first, (*a, row), from);
+        add::<FMA, N>(&mut second, (*b, row), from);
+        add::<FMA, N>(&mut third, (*c, row), from);
+        add::<FMA, N>(&mut fourth, (*d, row), from);
+    }
+    for (out, sums) in out.iter_mut().zip([first, second, third, fourth]) {
+        out[from..from + N].copy_from_slice(&sums);
+    }
+}
+
 #[inline(always)]
 pub fn add_sparse_body<const FMA: bool, const MR: usize, const NR: usize>(
     out: &mut [f32],

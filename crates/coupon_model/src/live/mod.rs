@@ -1,6 +1,6 @@
 //! A running session: what one click changes. The same routine serves the trigger and the rebuilding of a session.
 
-use crate::churn;
+use crate::churn::{self, BESIDE};
 use crate::error::{Error, Result};
 use crate::events::{Kind, MAX_ATTRIBUTES, Micros};
 use crate::rank::SessionCategories;
@@ -113,21 +113,67 @@ impl Visit {
 
     /// Advances by one click. After a checkout or purchase nothing but a purchase is noted.
     pub fn click(&mut self, version: Option<&Version>, click: &Click<impl AsRef<str>>) {
+        if let Some((model, view)) = self.see(version, click) {
+            self.score(model, &view);
+        }
+    }
+
+    /// [`Visit::click`] of several sessions of one version, each by a click of its own: to the bit the same, in less time
+    /// where one segment's model scores them all.
+    pub fn click_beside<T: AsRef<str>>(version: Option<&Version>, clicks: [(&mut Visit, &Click<T>); BESIDE]) {
+        let mut seen = clicks.map(|(visit, click)| {
+            let seen = visit.see(version, click);
+            (visit, seen)
+        });
+        let scoring = seen[0].0.scoring();
+        let states = seen.each_mut().map(|(visit, seen)| {
+            let memory = visit.memory.as_mut().filter(|memory| memory.scoring == scoring)?;
+            let (model, view) = seen.as_ref()?;
+            Some((*model, memory.churn.as_mut()?, view))
+        });
+        if let [Some(a), Some(b), Some(c), Some(d)] = states {
+            let all = a.0.step_beside(scoring, [(a.1, a.2), (b.1, b.2), (c.1, c.2), (d.1, d.2)]);
+            seen.iter_mut().zip(all).for_each(|((visit, _), churn)| visit.note(churn));
+        } else {
+            for (visit, seen) in seen {
+                if let Some((model, view)) = seen {
+                    visit.score(model, &view);
+                }
+            }
+        }
+    }
+
+    /// Counts a click in, but for its score: who scores it, and as what.
+    fn see<'a>(
+        &mut self,
+        version: Option<&'a Version>,
+        click: &Click<impl AsRef<str>>,
+    ) -> Option<(&'a churn::Model, churn::View)> {
         self.purchased |= click.kind == Kind::Purchase;
         self.frozen |= click.kind.ends();
         if self.frozen {
-            return;
+            return None;
         }
         self.views += 1;
-        let (Some(version), Some(memory)) = (version, &mut self.memory) else { return };
+        let (version, memory) = (version?, self.memory.as_mut()?);
         if let Some(category) = borrowed(&click.category) {
             version.rank.view(&mut memory.categories, category);
         }
-        if let (Some(model), Some(state)) = (&version.churn, &mut memory.churn) {
-            let churn = model.step(memory.scoring, state, &click.view(model.vocabulary()));
-            self.churn = Some(churn);
-            self.interest = Some(self.interest.unwrap_or(0.0).max(1.0 - churn));
+        let model = version.churn.as_ref()?;
+        Some((model, click.view(model.vocabulary())))
+    }
+
+    fn score(&mut self, model: &churn::Model, view: &churn::View) {
+        let Some(memory) = &mut self.memory else { return };
+        if let Some(state) = &mut memory.churn {
+            let churn = model.step(memory.scoring, state, view);
+            self.note(churn);
         }
+    }
+
+    fn note(&mut self, churn: f64) {
+        self.churn = Some(churn);
+        self.interest = Some(self.interest.unwrap_or(0.0).max(1.0 - churn));
     }
 
     /// What the session has looked at; empty without a version.

@@ -112,6 +112,29 @@ proptest! {
         prop_assert_eq!(visit.interest, Some(highest));
     }
 
+    /// Sessions that go on side by side, of one segment or several, are each as if alone.
+    #[test]
+    fn side_by_side_is_one_by_one(
+        clicks in prop::array::uniform4(prop::collection::vec(any_click(&Kind::ALL), 0..12)),
+        scoring in prop_oneof![Just([1; 4]), prop::array::uniform4(0u32..4)],
+        churn in prop_oneof![1 => Just(false), 5 => Just(true)],
+    ) {
+        let mut version = shop().version.clone();
+        if !churn {
+            version.churn = None;
+        }
+        let version = Some(&version);
+        let mut alone = scoring.map(|segment| Visit::begin(version, segment));
+        let mut beside = alone.clone();
+        for t in 0..clicks.iter().map(Vec::len).min().unwrap() {
+            let [a, b, c, d] = &mut beside;
+            let [w, x, y, z] = clicks.each_ref().map(|clicks| &clicks[t]);
+            Visit::click_beside(version, [(a, w), (b, x), (c, y), (d, z)]);
+            alone.iter_mut().zip(&clicks).for_each(|(visit, clicks)| visit.click(version, &clicks[t]));
+            prop_assert_eq!(alone.each_ref().map(bits), beside.each_ref().map(bits));
+        }
+    }
+
     #[test]
     fn after_the_checkout_nothing_changes(
         before in prop::collection::vec(any_click(PAGES), 0..10),
