@@ -13,8 +13,9 @@ use coupon_model::training::{Customer, Estimate, Treatment};
 use coupon_model::version::{Stage, Version};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts};
+use pgrx::{JsonB, PgMemoryContexts, check_for_interrupts, direct_function_call};
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 
 /// Rows a fetch: large enough to be quick, small enough that a cancel is noticed.
@@ -72,24 +73,42 @@ pub fn load(client: &SpiClient, version: i64) -> Option<Artefact> {
 /// A version as it serves: weights, and the card that holds the thresholds. The other cards and the specifications are the
 /// larger part and are for people; the networks before the refit are for the next training.
 pub fn serving(client: &SpiClient, version: i64) -> coupon_model::Result<Version> {
-    let sql = "SELECT stage, segment, CASE WHEN stage = 'issue' THEN card::text END, weights \
-               FROM coupon.model WHERE version = $1 AND stage <> 'judged'";
+    // No expressions: a backend's first click waits for this, and to look up what they are made of is a part of it.
+    let sql = "SELECT stage, segment, card, weights FROM coupon.model WHERE version = $1";
     let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
     let mut thresholds = String::new();
-    let stage = |row: pgrx::spi::SpiHeapTupleData| {
-        if let Some(card) = spi(row.get::<String>(3)) {
-            thresholds = card;
+    let mut parts = Vec::new();
+    for row in rows {
+        let (Some(stage), Some(segment)) = (spi(row.get::<&str>(1)), spi(row.get::<i32>(2))) else { continue };
+        if stage == "issue" {
+            thresholds = spi(row.get::<Written>(3)).map_or(thresholds, |card| card.0);
         }
-        Some(Stage {
-            stage: spi(row.get(1))?,
-            segment: spi(row.get::<i32>(2))? as u32,
-            spec: serde_json::Value::Null,
-            card: serde_json::Value::Null,
-            weights: spi(row.get::<Vec<u8>>(4))?,
-        })
-    };
-    let stages: Vec<Stage> = rows.filter_map(stage).collect();
-    Version::decode_with(&stages, &thresholds)
+        if stage != "judged" {
+            parts.extend(spi(row.get::<&[u8]>(4)).map(|weights| (stage, segment as u32, weights)));
+        }
+    }
+    Version::decode_with(&parts, &thresholds)
+}
+
+/// A jsonb as its text.
+struct Written(String);
+
+impl FromDatum for Written {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Written> {
+        // SAFETY: the datum is a jsonb, as the caller promises.
+        let text = (!is_null).then(|| unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) })??;
+        Some(Written(text.to_string_lossy().into_owned()))
+    }
+}
+
+impl IntoDatum for Written {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        self.0.into_datum()
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
 }
 
 /// Whoever stores what was trained waits for whoever else does, until that one commits.

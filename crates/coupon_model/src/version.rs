@@ -69,26 +69,31 @@ impl Version {
     /// # Errors
     /// [`Error::Corrupt`] for a stage that is missing or cannot be read.
     pub fn decode(stages: &[Stage]) -> Result<Version> {
-        let plan = Plan::deserialize(&one(stages, "issue")?.card).map_err(|e| Error::Corrupt(e.to_string()))?;
-        Version::serving(stages, plan)
+        let parts: Vec<_> = stages.iter().map(|s| (&*s.stage, s.segment, &*s.weights)).collect();
+        let card = stages.iter().find(|s| s.stage == "issue").map_or(&Value::Null, |s| &s.card);
+        Version::of(&parts, || Plan::deserialize(card))
     }
 
-    /// As [`Version::decode`], with the thresholds read from the JSON of their card at once: as a [`Value`] first it takes
-    /// longer than all the rest.
-    pub fn decode_with(stages: &[Stage], card: &str) -> Result<Version> {
-        one(stages, "issue")?;
-        Version::serving(stages, serde_json::from_str(card).map_err(|e| Error::Corrupt(e.to_string()))?)
+    /// As [`Version::decode`], from stage, segment and weights of each, and the JSON of the card of stage issue: as a
+    /// [`Value`] first that takes longer than all the rest.
+    pub fn decode_with(parts: &[(&str, u32, &[u8])], card: &str) -> Result<Version> {
+        Version::of(parts, || serde_json::from_str(card))
     }
 
-    fn serving(stages: &[Stage], plan: Plan) -> Result<Version> {
-        let parts: Vec<(u32, &[u8])> =
-            stages.iter().filter(|s| s.stage == "churn").map(|s| (s.segment, &*s.weights)).collect();
+    fn of(parts: &[(&str, u32, &[u8])], plan: impl FnOnce() -> serde_json::Result<Plan>) -> Result<Version> {
+        let one = |name: &str| {
+            let found = parts.iter().find(|part| part.0 == name).map(|part| part.2);
+            found.ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
+        };
+        let churn: Vec<(u32, &[u8])> = parts.iter().filter(|p| p.0 == "churn").map(|p| (p.1, p.2)).collect();
+        one("issue")?;
+        let plan = plan().map_err(|e| Error::Corrupt(e.to_string()))?;
         plan.segments.check()?;
         plan.pooled.check()?;
         let version = Version {
-            segment: segment::Model::from_bytes(&one(stages, "segment")?.weights)?,
-            churn: if parts.is_empty() { None } else { Some(churn::Model::from_parts(&parts)?) },
-            rank: rank::Model::from_bytes(&one(stages, "rank")?.weights)?,
+            segment: segment::Model::from_bytes(one("segment")?)?,
+            churn: if churn.is_empty() { None } else { Some(churn::Model::from_parts(&churn)?) },
+            rank: rank::Model::from_bytes(one("rank")?)?,
             plan,
         };
         let groups = version.segment.groups();
@@ -101,8 +106,4 @@ impl Version {
             _ => Ok(version),
         }
     }
-}
-
-fn one<'a>(stages: &'a [Stage], name: &str) -> Result<&'a Stage> {
-    stages.iter().find(|s| s.stage == name).ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))
 }
