@@ -107,7 +107,12 @@ fn load_from(
     let Wanted { sessions, customers, .. } = *wanted;
     let mut found = Vec::with_capacity(sessions.len());
     for session in sessions {
-        let row = match lock(keyed, session, wanted.raced, patience) {
+        let lock = match wanted.look {
+            true if keyed.find(session) => Lock::Taken(keyed.place()),
+            true => Lock::Absent,
+            false => lock(keyed, session, wanted.raced, patience),
+        };
+        let row = match lock {
             Lock::Held => Stored::Held,
             Lock::Absent => Stored::New(0),
             Lock::Taken(place) => {
@@ -162,16 +167,17 @@ fn lock(keyed: &mut Keyed, session: &str, raced: bool, patience: &Patience) -> L
     unreachable!("patience ends")
 }
 
-/// As [`rows::update`], for rows whose place is known; whether it was done.
-pub fn update(rows: &[Live]) -> bool {
+/// As [`rows::update`], for rows whose place is known; `None` where that has to be asked.
+pub fn update(rows: &[Live], locked: bool) -> Option<bool> {
     if !rows.iter().all(|r| r.place.is_some()) {
-        return false;
+        return None;
     }
-    let Some(table) = Table::open(&SESSION) else { return false };
-    for row in rows {
+    let table = Table::open(&SESSION)?;
+    let done = rows.iter().all(|row| {
         let place = row.place.as_ref().expect("all have one");
         table.update(
             place,
+            locked,
             &[
                 (2, row.customer.as_deref().into_datum()),
                 (4, row.last_at.into_datum()),
@@ -182,12 +188,12 @@ pub fn update(rows: &[Live]) -> bool {
                 (11, row.visit.interest.into_datum()),
                 (13, row.visit.to_bytes().into_datum()),
             ],
-        );
-    }
+        )
+    });
     table.close();
     // SAFETY: makes what was written visible to what follows in this transaction.
     unsafe { pg_sys::CommandCounterIncrement() };
-    true
+    Some(done)
 }
 
 /// As [`rows::insert`], without waiting for whoever stores the same session; `None` where that has to be asked.

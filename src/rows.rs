@@ -25,11 +25,11 @@ pub struct Live {
     pub version: Option<Rc<Decoded>>,
     pub decided: Vec<String>,
     pub visit: Visit,
-    /// It is stored already, and its row is locked.
+    /// It is stored already.
     pub known: bool,
     /// It was over for long, and its state was freed: to be rebuilt before it goes on.
     pub swept: bool,
-    /// Where its locked row lies, if it was read directly.
+    /// Where its row lies, if it was read directly.
     pub place: Option<Place>,
 }
 
@@ -55,8 +55,10 @@ impl Scene {
 pub struct Wanted<'a> {
     pub sessions: &'a [&'a str],
     pub customers: &'a [Option<&'a str>],
-    /// Another connection was storing them a moment ago.
+    /// Another connection was storing or changing them a moment ago.
     pub raced: bool,
+    /// Rows need not be locked: [`update`] says whether one has changed since.
+    pub look: bool,
 }
 
 /// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
@@ -198,10 +200,17 @@ pub fn segment(row: &impl Fields, first: usize, model: &Model) -> u32 {
     model.assign_stored(six, key, || Some(row.field::<JsonB>(first + 7)?.0))
 }
 
-/// Writes known sessions back; their rows are locked.
-pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
-    if rows.is_empty() || direct::update(rows) {
-        return;
+/// Writes known sessions back. Those that were only looked at may have changed since: `false`.
+pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience, looked: bool) -> bool {
+    if rows.is_empty() {
+        return true;
+    }
+    match direct::update(rows, !looked) {
+        Some(false) if !looked => error!("a locked session has changed"),
+        Some(done) => return done,
+        // Its table may be written by statements only, from a moment ago on.
+        None if looked && rows.iter().any(|r| r.place.is_some()) => return false,
+        None => {}
     }
     let sql = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
                frozen = u.frozen, purchased = u.purchased, churn = u.churn, interest = u.interest, state = u.state \
@@ -233,6 +242,7 @@ pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
     with_arrays(patience, || spi(client.update(prepared, None, &args)));
+    true
 }
 
 /// Stores new sessions; the numbers of those that another connection has stored meanwhile, or is about to, are returned.

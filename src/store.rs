@@ -96,7 +96,8 @@ struct Written(String);
 impl FromDatum for Written {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Written> {
         // SAFETY: the datum is a jsonb, as the caller promises.
-        let text = (!is_null).then(|| unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) })??;
+        let text =
+            (!is_null).then(|| unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) })??;
         Some(Written(text.to_string_lossy().into_owned()))
     }
 }

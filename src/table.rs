@@ -18,7 +18,7 @@ use std::ptr::null_mut;
 /// Rows that are stored at once: some pages, each written and logged once.
 const BATCH: usize = 64;
 
-/// Where a row lies that this (sub)transaction has locked: nobody can move it.
+/// Where a row lies that this (sub)transaction has locked, so that nobody can move it, or has seen.
 pub type Place = pg_sys::ItemPointerData;
 
 pub enum Lock {
@@ -151,15 +151,16 @@ impl Table {
         }
     }
 
-    /// Replaces columns, counted from 1, of a row that [`Keyed::lock`] has locked. The next snapshot sees it.
-    pub fn update(&self, place: &Place, changes: &[(usize, Option<pg_sys::Datum>)]) {
-        // SAFETY: the row is locked, so it lies where it lay; the new one borrows from the old one, whose slot keeps its
+    /// Replaces columns, counted from 1, of a row that is `locked`, or was only seen in a snapshot of this command; `false`
+    /// where another transaction has changed or locked it since. The next snapshot sees it.
+    pub fn update(&self, place: &Place, locked: bool, changes: &[(usize, Option<pg_sys::Datum>)]) -> bool {
+        // SAFETY: a row that a snapshot sees lies where it lay; the new one borrows from the old one, whose slot keeps its
         // pin until the access method has copied all.
         unsafe {
             let mut place = *place;
             let (old, any) = (self.slot, &raw mut pg_sys::SnapshotAnyData);
             if !pg_sys::table_tuple_fetch_row_version(self.relation, &mut place, any, old) {
-                error!("a locked session is gone");
+                return false;
             }
             let descriptor = (*self.relation).rd_att;
             let columns = (*descriptor).natts as usize;
@@ -172,13 +173,26 @@ impl Table {
                 *(*new).tts_isnull.add(column - 1) = value.is_none();
             }
             pg_sys::ExecStoreVirtualTuple(new);
-            let mut indexes = false;
-            let snapshot = pg_sys::GetActiveSnapshot();
-            pg_sys::simple_table_tuple_update(self.relation, &mut place, new, snapshot, &mut indexes);
-            if indexes {
+            let (mut failure, mut lock, mut indexes) = Default::default();
+            let result = pg_sys::table_tuple_update(
+                self.relation,
+                &mut place,
+                new,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::GetActiveSnapshot(),
+                null_mut(),
+                // Our own lock counts as somebody's who is to be waited for, and is not.
+                locked,
+                &mut failure,
+                &mut lock,
+                &mut indexes,
+            );
+            let done = result == pg_sys::TM_Result::TM_Ok;
+            if done && indexes {
                 self.index(&[new], true);
             }
             pg_sys::ExecDropSingleTupleTableSlot(new);
+            done
         }
     }
 
@@ -339,6 +353,12 @@ impl Keyed {
         unsafe { self.probe(self.scan, key) }
     }
 
+    /// Where the row lies that it is positioned at.
+    pub fn place(&self) -> Place {
+        // SAFETY: the slot lives as long as the table is open.
+        unsafe { (*self.table.slot).tts_tid }
+    }
+
     /// # Safety
     /// A scan of this table's index.
     unsafe fn probe(&self, scan: pg_sys::IndexScanDesc, key: &str) -> bool {
@@ -384,10 +404,7 @@ impl Keyed {
         };
         match result {
             // Somebody may have renamed it since.
-            pg_sys::TM_Result::TM_Ok if self.table.get::<&str>(1) == Some(key) => {
-                // SAFETY: the slot holds the locked version.
-                Lock::Taken(unsafe { (*self.table.slot).tts_tid })
-            }
+            pg_sys::TM_Result::TM_Ok if self.table.get::<&str>(1) == Some(key) => Lock::Taken(self.place()),
             pg_sys::TM_Result::TM_Ok | pg_sys::TM_Result::TM_Deleted => Lock::Absent,
             pg_sys::TM_Result::TM_WouldBlock => Lock::Held,
             other => error!("a row could not be locked: {other}"),
