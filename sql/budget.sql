@@ -219,7 +219,8 @@ BEGIN
                 coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
             FROM coupon.campaign x WHERE x.campaign = name) k,
             LATERAL (VALUES (1, k.budget, 'money', '-infinity'::date, k.worst), (2, k.budget_day, 'money', k.today, k.worst),
-                (3, k.coupons, 'coupons', '-infinity', 1), (4, k.coupons_day, 'coupons', k.today, 1)) b(n, granted, unit, day, need)
+                (3, k.coupons, 'coupons', '-infinity', 1), (4, k.coupons_day, 'coupons', k.today, 1))
+                b(n, granted, unit, day, need)
             LEFT JOIN LATERAL (SELECT y.id FROM coupon.purse y WHERE y.campaign = name AND y.unit = b.unit
                 AND y.day = b.day AND y.amount >= b.need ORDER BY y.id LIMIT 1 FOR UPDATE SKIP LOCKED) p ON true
         WHERE b.granted IS NOT NULL),

@@ -49,7 +49,8 @@ COMMENT ON FUNCTION coupon.show_offer(text) IS 'The live coupon of a session; a 
 
 -- It may have to read the shop's log, whose owner decides about indexes.
 CREATE FUNCTION coupon.consider(session text) RETURNS boolean
-LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS 'MODULE_PATHNAME', 'consider_wrapper';
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
+AS 'MODULE_PATHNAME', 'consider_wrapper';
 COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether there may be a coupon now';
 
 -- One plan, by the key: a connection's first requests would else plan anew, and later ones go on reading the table whole

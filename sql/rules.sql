@@ -1,7 +1,8 @@
 -- rules: what a campaign asks before it gives anything, beside the policy. Deciding and coupon.explain ask the same function.
 -- The shop's table need not have an index that fits: who asks here has turned reading whole tables off, for ours.
 CREATE FUNCTION coupon.stock(category text) RETURNS numeric
-LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS 'MODULE_PATHNAME', 'stock_wrapper';
+LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
+AS 'MODULE_PATHNAME', 'stock_wrapper';
 COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none';
 
 -- With the rights of whoever names the table: what is read later is read with its owner's.
