@@ -4,15 +4,19 @@
 -- each other only where none is large enough; what was not used is put into any purse, or into a new one. At every instant
 -- granted = available + held + spent. Whoever moves money shares an advisory lock of the campaign; whoever changes the
 -- budget has it alone.
+--
+-- A body that begins with BEGIN ATOMIC was looked up when it was made, so no search_path of its caller's reaches it. Without
+-- one of its own PostgreSQL puts it into the caller's expression, where it would else plan it anew in every transaction
+-- (15 to 60 µs each, ten times a decision).
 CREATE FUNCTION coupon.lock_key(what text, name text) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT hashtextextended('coupon_ext ' || what || ' ' || name, 0);
 END;
 COMMENT ON FUNCTION coupon.lock_key(text, text) IS 'Key of the advisory lock of a campaign, an order or a customer';
 
 CREATE FUNCTION coupon.minor_units(currency text) RETURNS int
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE
         WHEN currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND', 'VUV',
@@ -82,14 +86,14 @@ $$;
 COMMENT ON FUNCTION coupon.take(text, text, date, numeric, int, boolean) IS 'Takes an amount out of a budget, or only looks whether it could; never waits: what other transactions hold counts as gone';
 
 CREATE FUNCTION coupon.budget_date(time_zone text) RETURNS date
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT (coupon.clock() AT TIME ZONE time_zone)::date;
 END;
 COMMENT ON FUNCTION coupon.budget_date(text) IS 'Today on the clock of coupons, in a time zone';
 
 CREATE FUNCTION coupon.worst_case(discount numeric, unit text, max_discount numeric) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE unit WHEN 'money' THEN least(discount, max_discount) ELSE max_discount END;
 END;
@@ -200,37 +204,51 @@ CREATE FUNCTION coupon.claim_budget(name text, really boolean) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
-    today date;
-    need numeric;
-    decimals int;
-    units text[];
+    units text[] := '{money,money,coupons,coupons}';
     days date[];
     needs numeric[];
+    taken int[];
+    enough boolean;
+    i int;
 BEGIN
-    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
-    IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) = 0 THEN
+    -- All budgets at once, each from the first free purse that is large enough: nearly always there is one. The first, so
+    -- that a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
+    WITH found AS MATERIALIZED (
+        SELECT b.n, b.need, p.id
+        FROM (SELECT x.*, coupon.budget_date(x.time_zone) AS today,
+                coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
+            FROM coupon.campaign x WHERE x.campaign = name) k,
+            LATERAL (VALUES (1, k.budget, 'money', '-infinity'::date, k.worst), (2, k.budget_day, 'money', k.today, k.worst),
+                (3, k.coupons, 'coupons', '-infinity', 1), (4, k.coupons_day, 'coupons', k.today, 1))
+                b(n, granted, unit, day, need)
+            LEFT JOIN LATERAL (SELECT y.id FROM coupon.purse y WHERE y.campaign = name AND y.unit = b.unit
+                AND y.day = b.day AND y.amount >= b.need ORDER BY y.id LIMIT 1 FOR UPDATE SKIP LOCKED) p ON true
+        WHERE b.granted IS NOT NULL),
+        gone AS (UPDATE coupon.purse p SET amount = p.amount - f.need FROM found f WHERE p.id = f.id AND really)
+    SELECT coalesce(array_agg(f.n) FILTER (WHERE f.id IS NOT NULL), '{}'), coalesce(bool_and(f.id IS NOT NULL), true)
+    INTO taken, enough FROM found f;
+    IF enough THEN
         RETURN true;
     END IF;
-    today := coupon.budget_date(c.time_zone);
-    need := coupon.worst_case(c.discount, c.unit, c.max_discount);
-    decimals := coupon.minor_units(c.currency);
-    IF NOT coupon.open_day(name, today, c.coupons_day, c.budget_day) THEN
-        RETURN false;
-    END IF;
-    SELECT array_agg(s.unit), array_agg(s.day), array_agg(s.need) INTO units, days, needs
-    FROM (VALUES (c.budget, 'money', '-infinity'::date, need), (c.budget_day, 'money', today, need),
-        (c.coupons, 'coupons', '-infinity', 1), (c.coupons_day, 'coupons', today, 1)) s(granted, unit, day, need)
-    WHERE s.granted IS NOT NULL;
-    FOR i IN 1 .. cardinality(units) LOOP
-        CONTINUE WHEN coupon.take(name, units[i], days[i], needs[i], decimals, really);
-        FOR j IN 1 .. i - 1 LOOP
-            IF really THEN
-                PERFORM coupon.give(name, units[j], days[j], needs[j]);
-            END IF;
-        END LOOP;
-        RETURN false;
+    -- Others hold what is free, or it has to be joined, or the day's purses are not filled yet.
+    SELECT x.*, coupon.budget_date(x.time_zone) AS today, coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
+    INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    days := ARRAY['-infinity', c.today, '-infinity', c.today];
+    needs := ARRAY[CASE WHEN c.budget IS NOT NULL THEN c.worst END, CASE WHEN c.budget_day IS NOT NULL THEN c.worst END,
+        CASE WHEN c.coupons IS NOT NULL THEN 1 END, CASE WHEN c.coupons_day IS NOT NULL THEN 1 END];
+    enough := coupon.open_day(name, c.today, c.coupons_day, c.budget_day);
+    FOR i IN 1 .. 4 LOOP
+        EXIT WHEN NOT enough;
+        CONTINUE WHEN needs[i] IS NULL OR i = ANY (taken);
+        enough := coupon.take(name, units[i], days[i], needs[i], coupon.minor_units(c.currency), really);
+        taken := CASE WHEN enough THEN taken || i ELSE taken END;
     END LOOP;
-    RETURN true;
+    IF really AND NOT enough THEN
+        FOREACH i IN ARRAY taken LOOP
+            PERFORM coupon.give(name, units[i], days[i], needs[i]);
+        END LOOP;
+    END IF;
+    RETURN enough;
 END
 $$;
 COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and its worst case out of all budgets of a campaign, or only looks whether it could; never waits. The caller shares the campaign''s lock';

@@ -1,6 +1,6 @@
 -- redeem: what happens to a coupon after it was issued. A refusal is a value, and every attempt is counted.
 CREATE FUNCTION coupon.hash_code(code text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT encode(sha256(convert_to(code, 'UTF8')), 'hex');
 END;
@@ -8,7 +8,7 @@ COMMENT ON FUNCTION coupon.hash_code(text) IS 'How a normalised code is stored w
 
 CREATE FUNCTION coupon.discount_on(order_amount numeric, discount numeric, unit text, max_discount numeric,
     currency text) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- least() passes over a NULL, and would promise max_discount for an order nobody knows the amount of.
     SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN discount
@@ -63,7 +63,7 @@ $$;
 COMMENT ON FUNCTION coupon.count_stranger(text, text) IS 'Counts a code that is not the presenter''s';
 
 CREATE FUNCTION coupon.presenter_name(session text, customer text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT left(coalesce('customer ' || customer, 'session ' || session, 'nobody'), 256);
 END;

@@ -1,6 +1,8 @@
 -- rules: what a campaign asks before it gives anything, beside the policy. Deciding and coupon.explain ask the same function.
+-- The shop's table need not have an index that fits: who asks here has turned reading whole tables off, for ours.
 CREATE FUNCTION coupon.stock(category text) RETURNS numeric
-LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'stock_wrapper';
+LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
+AS 'MODULE_PATHNAME', 'stock_wrapper';
 COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none';
 
 -- With the rights of whoever names the table: what is read later is read with its owner's.
@@ -40,19 +42,22 @@ $$;
 COMMENT ON FUNCTION coupon.watch_stock(regclass, name, name) IS 'Names the shop''s table of stock: several rows of a category are added up';
 
 CREATE FUNCTION coupon.in_hours(at timestamptz, time_zone text, days int[], from_time time, to_time time) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    local timestamp := at AT TIME ZONE time_zone;
+    clock time := local;
+    early boolean := from_time > to_time AND clock < to_time;
+BEGIN
     -- Over midnight, the small hours belong to the day before.
-    SELECT coalesce(CASE WHEN from_time < to_time THEN clock >= from_time AND clock < to_time
+    RETURN coalesce(CASE WHEN from_time < to_time THEN clock >= from_time AND clock < to_time
                          ELSE clock >= from_time OR clock < to_time END, true)
-        AND coalesce(extract(isodow FROM day - CASE WHEN from_time > to_time AND clock < to_time THEN 1 ELSE 0 END)::int
-            = ANY (days), true)
-    FROM (SELECT (at AT TIME ZONE time_zone)::time AS clock, (at AT TIME ZONE time_zone)::date AS day) local;
-END;
+        AND coalesce(extract(isodow FROM local::date - CASE WHEN early THEN 1 ELSE 0 END)::int = ANY (days), true);
+END
+$$;
 COMMENT ON FUNCTION coupon.in_hours(timestamptz, text, int[], time, time) IS 'Whether a moment lies within the hours and days of a time zone';
 
 CREATE FUNCTION coupon.pace(spent numeric, granted numeric, share_of_day float8) RETURNS float8
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- One as long as the plan holds, falling to a twentieth when an hour's share ahead of it; never 0, so that whoever was
     -- passed over can still be weighed.
@@ -66,7 +71,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     free numeric := coalesce(coupon.available(name, unit, day), granted);
 BEGIN
-    IF granted IS NULL OR free >= need THEN
+    IF free >= need THEN
         RETURN false;
     END IF;
     -- What expired coupons hold comes back before it is missed.
@@ -83,79 +88,105 @@ CREATE FUNCTION coupon.admit(name text, session text, customer text, segment int
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
-    h record;
     at timestamptz := coupon.clock();
-    today date;
-    need numeric;
-    share_of_day float8;
     n bigint;
+    decided bigint;
+    decided_here bigint;
+    has_one boolean;
+    decisions bigint;
+    last_at timestamptz;
+    money boolean;
+    money_today boolean;
+    coupons boolean;
+    coupons_today boolean;
+    share_of_day float8;
 BEGIN
-    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
-    today := coupon.budget_date(c.time_zone);
-    need := coupon.worst_case(c.discount, c.unit, c.max_discount);
+    -- Each statement and each assignment costs a decision its setting up, so there are few, and what is said of a rule is
+    -- put together only where it stops.
+    SELECT x.*, coupon.budget_date(x.time_zone) AS today, coupon.worst_case(x.discount, x.unit, x.max_discount) AS need
+    INTO c FROM coupon.campaign x WHERE x.campaign = name;
     pace := 1;
     category := categories[1];
-
-    rule := 'starts_at'; detail := format('it starts at %s', c.starts_at);
-    IF at < c.starts_at THEN RETURN; END IF;
-    rule := 'ends_at'; detail := format('it ended at %s', c.ends_at);
-    IF at >= c.ends_at THEN RETURN; END IF;
-    rule := 'hours'; detail := format('it is %s in %s', to_char(at AT TIME ZONE c.time_zone, 'Dy HH24:MI'), c.time_zone);
-    IF NOT coupon.in_hours(at, c.time_zone, c.days, c.from_time, c.to_time) THEN RETURN; END IF;
-    rule := 'segments'; detail := format('the session is of segment %s', segment);
-    IF segment <> ALL (c.segments) THEN RETURN; END IF;
-    rule := 'zones'; detail := format('the last click was in %s', coalesce('zone ' || zone, 'no zone'));
-    IF c.zones IS NOT NULL AND (zone = ANY (c.zones)) IS NOT TRUE THEN RETURN; END IF;
-
-    rule := 'max_traffic';
-    IF c.max_traffic IS NOT NULL THEN
+    rule := CASE
+        WHEN at < c.starts_at THEN 'starts_at'
+        WHEN at >= c.ends_at THEN 'ends_at'
+        WHEN num_nonnulls(c.days, c.from_time) > 0
+            AND NOT coupon.in_hours(at, c.time_zone, c.days, c.from_time, c.to_time) THEN 'hours'
+        WHEN segment <> ALL (c.segments) THEN 'segments'
+        WHEN c.zones IS NOT NULL AND (zone = ANY (c.zones)) IS NOT TRUE THEN 'zones' END;
+    IF rule IS NULL AND c.max_traffic IS NOT NULL THEN
         SELECT count(*) INTO n FROM (SELECT FROM coupon.session s
             WHERE s.started_at > at - c.traffic_window LIMIT c.max_traffic + 1) s;
-        detail := format('more than %s sessions began within %s', c.max_traffic, c.traffic_window);
-        IF n > c.max_traffic THEN RETURN; END IF;
+        rule := CASE WHEN n > c.max_traffic THEN 'max_traffic' END;
     END IF;
-
-    rule := 'categories'; detail := 'none of its categories is ranked for this visitor';
-    IF c.categories IS NOT NULL AND category IS NULL THEN RETURN; END IF;
-    rule := 'minimum_stock';
-    IF c.minimum_stock IS NOT NULL THEN
+    IF rule IS NULL AND c.categories IS NOT NULL AND category IS NULL THEN
+        rule := 'categories';
+    END IF;
+    IF rule IS NULL AND c.minimum_stock IS NOT NULL THEN
         SELECT k INTO category FROM unnest(categories) WITH ORDINALITY u(k, i)
         WHERE coupon.stock(k) >= c.minimum_stock ORDER BY i LIMIT 1;
-        detail := format('none of %s has %s in stock', array_to_string(categories, ', '), c.minimum_stock);
-        IF category IS NULL THEN RETURN; END IF;
+        rule := CASE WHEN category IS NULL THEN 'minimum_stock' END;
     END IF;
-
-    rule := 'once a session'; detail := 'it has decided about the session';
-    IF EXISTS (SELECT FROM coupon.decision d WHERE d.session = admit.session AND d.campaign = name AND d.outcome <> 'stopped')
-    THEN RETURN; END IF;
-    rule := 'per_session'; detail := 'enough campaigns have decided about the session';
-    SELECT count(*) INTO n FROM coupon.decision d WHERE d.session = admit.session AND d.outcome <> 'stopped';
-    IF n >= c.per_session THEN RETURN; END IF;
-    rule := 'one live coupon'; detail := 'the session has one';
-    IF EXISTS (SELECT FROM coupon.coupon x WHERE x.session = admit.session AND x.closed_at IS NULL
-        AND (x.expires_at > at OR x.state = 'reserved' AND x.reserved_until > at)) THEN RETURN; END IF;
-    SELECT coalesce(sum(d.decisions) FILTER (WHERE d.campaign = name), 0) AS decisions, max(d.last_at) AS last_at
-    INTO h FROM coupon.holder d WHERE d.customer = admit.customer;
-    rule := 'per_customer'; detail := format('it has decided about the customer %s times', h.decisions);
-    IF h.decisions >= c.per_customer THEN RETURN; END IF;
-    rule := 'cool_down'; detail := format('the customer''s last decision was at %s', h.last_at);
-    IF h.last_at + c.cool_down > at THEN RETURN; END IF;
-
-    rule := 'budget'; detail := format('less than %s %s are left', need, c.currency);
-    IF coupon.short_of(name, 'money', '-infinity', c.budget, need) THEN RETURN; END IF;
-    rule := 'budget_day';
-    IF coupon.short_of(name, 'money', today, c.budget_day, need) THEN RETURN; END IF;
-    rule := 'coupons'; detail := format('%s are out', c.coupons);
-    IF coupon.short_of(name, 'coupons', '-infinity', c.coupons, 1) THEN RETURN; END IF;
-    rule := 'coupons_day'; detail := format('%s are out today', c.coupons_day);
-    IF coupon.short_of(name, 'coupons', today, c.coupons_day, 1) THEN RETURN; END IF;
-    rule := NULL; detail := NULL;
-
-    IF c.paced THEN
+    IF rule IS NULL THEN
+        -- Of the purses the first that is large enough, by the order of their index: EXISTS would read the table.
+        SELECT s.decided, s.here, EXISTS (SELECT FROM coupon.coupon x
+                WHERE x.session = admit.session AND x.closed_at IS NULL
+                    AND (x.expires_at > at OR x.state = 'reserved' AND x.reserved_until > at)),
+            h.decisions, h.last_at,
+            (SELECT true FROM coupon.purse p WHERE p.campaign = name AND p.unit = 'money' AND p.day = '-infinity'
+                AND p.amount >= c.need ORDER BY p.id LIMIT 1),
+            (SELECT true FROM coupon.purse p WHERE p.campaign = name AND p.unit = 'money' AND p.day = c.today
+                AND p.amount >= c.need ORDER BY p.id LIMIT 1),
+            (SELECT true FROM coupon.purse p WHERE p.campaign = name AND p.unit = 'coupons' AND p.day = '-infinity'
+                AND p.amount >= 1 ORDER BY p.id LIMIT 1),
+            (SELECT true FROM coupon.purse p WHERE p.campaign = name AND p.unit = 'coupons' AND p.day = c.today
+                AND p.amount >= 1 ORDER BY p.id LIMIT 1)
+        INTO decided, decided_here, has_one, decisions, last_at, money, money_today, coupons, coupons_today
+        FROM (SELECT count(*) AS decided, count(*) FILTER (WHERE d.campaign = name) AS here FROM coupon.decision d
+                WHERE d.session = admit.session AND d.outcome <> 'stopped') s,
+            (SELECT coalesce(sum(d.decisions) FILTER (WHERE d.campaign = name), 0) AS decisions, max(d.last_at) AS last_at
+                FROM coupon.holder d WHERE d.customer = admit.customer) h;
+        rule := CASE
+            WHEN decided_here > 0 THEN 'once a session'
+            WHEN decided >= c.per_session THEN 'per_session'
+            WHEN has_one THEN 'one live coupon'
+            WHEN decisions >= c.per_customer THEN 'per_customer'
+            WHEN last_at + c.cool_down > at THEN 'cool_down'
+            -- Added up only where no single purse is large enough.
+            WHEN c.budget IS NOT NULL AND money IS NULL
+                AND coupon.short_of(name, 'money', '-infinity', c.budget, c.need) THEN 'budget'
+            WHEN c.budget_day IS NOT NULL AND money_today IS NULL
+                AND coupon.short_of(name, 'money', c.today, c.budget_day, c.need) THEN 'budget_day'
+            WHEN c.coupons IS NOT NULL AND coupons IS NULL
+                AND coupon.short_of(name, 'coupons', '-infinity', c.coupons, 1) THEN 'coupons'
+            WHEN c.coupons_day IS NOT NULL AND coupons_today IS NULL
+                AND coupon.short_of(name, 'coupons', c.today, c.coupons_day, 1) THEN 'coupons_day' END;
+    END IF;
+    IF rule IS NOT NULL THEN
+        detail := CASE rule
+            WHEN 'starts_at' THEN format('it starts at %s', c.starts_at)
+            WHEN 'ends_at' THEN format('it ended at %s', c.ends_at)
+            WHEN 'hours' THEN format('it is %s in %s', to_char(at AT TIME ZONE c.time_zone, 'Dy HH24:MI'), c.time_zone)
+            WHEN 'segments' THEN format('the session is of segment %s', segment)
+            WHEN 'zones' THEN format('the last click was in %s', coalesce('zone ' || zone, 'no zone'))
+            WHEN 'max_traffic' THEN format('more than %s sessions began within %s', c.max_traffic, c.traffic_window)
+            WHEN 'categories' THEN 'none of its categories is ranked for this visitor'
+            WHEN 'minimum_stock' THEN format('none of %s has %s in stock', array_to_string(categories, ', '), c.minimum_stock)
+            WHEN 'once a session' THEN 'it has decided about the session'
+            WHEN 'per_session' THEN 'enough campaigns have decided about the session'
+            WHEN 'one live coupon' THEN 'the session has one'
+            WHEN 'per_customer' THEN format('it has decided about the customer %s times', decisions)
+            WHEN 'cool_down' THEN format('the customer''s last decision was at %s', last_at)
+            WHEN 'coupons' THEN format('%s are out', c.coupons)
+            WHEN 'coupons_day' THEN format('%s are out today', c.coupons_day)
+            ELSE format('less than %s %s are left', c.need, c.currency) END;
+    ELSIF c.paced THEN
         share_of_day := extract(epoch FROM (at AT TIME ZONE c.time_zone)::time) / 86400;
         pace := least(
-            coupon.pace(c.budget_day - coupon.available(name, 'money', today), c.budget_day, share_of_day),
-            coupon.pace(c.coupons_day - coupon.available(name, 'coupons', today), c.coupons_day, share_of_day));
+            CASE WHEN c.budget_day IS NOT NULL THEN
+                coupon.pace(c.budget_day - coupon.available(name, 'money', c.today), c.budget_day, share_of_day) END,
+            CASE WHEN c.coupons_day IS NOT NULL THEN
+                coupon.pace(c.coupons_day - coupon.available(name, 'coupons', c.today), c.coupons_day, share_of_day) END);
     END IF;
 END
 $$;
@@ -202,7 +233,9 @@ BEGIN
         RETURN 'busy: campaign';
     END IF;
     PERFORM coupon.see_budget(name);
-    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    SELECT x.per_customer, x.cool_down, num_nonnulls(x.budget, x.budget_day, x.coupons, x.coupons_day) > 0 AS bounded,
+        EXISTS (SELECT FROM coupon.coupon y WHERE y.session = claim.session AND y.closed_at IS NULL) AS has_one
+    INTO c FROM coupon.campaign x WHERE x.campaign = name;
     IF customer IS NOT NULL THEN
         -- Whoever has this lock decides about the customer; nobody else waits for it, or for the row.
         IF NOT pg_try_advisory_xact_lock(coupon.lock_key('customer', customer)) THEN
@@ -215,11 +248,13 @@ BEGIN
             RETURN busy;
         END IF;
     END IF;
-    busy := coupon.close_expired(session);
-    IF busy IS NOT NULL THEN
-        RETURN busy;
+    IF c.has_one THEN
+        busy := coupon.close_expired(session);
+        IF busy IS NOT NULL THEN
+            RETURN busy;
+        END IF;
     END IF;
-    IF num_nonnulls(c.budget, c.budget_day, c.coupons, c.coupons_day) > 0 AND NOT coupon.claim_budget(name, issued) THEN
+    IF c.bounded AND NOT coupon.claim_budget(name, issued) THEN
         PERFORM coupon.expire(name, 100);
         IF NOT coupon.claim_budget(name, issued) THEN
             RETURN 'busy: budget';

@@ -84,10 +84,9 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let zone = stored::last_zone(client, session, campaigns);
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
-        let draws = campaign.draws(&live.session);
-        let Draws { arm: at, arm_probability: share, .. } = draws;
+        let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
         let t = campaign.thresholds(at, &version);
-        let m = issue::moment(&live, &draws);
+        let m = issue::moment(&live, campaign, t.policy);
         say(
             name,
             "arm",
@@ -113,7 +112,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         }
         let ranked = issue::ranked(&version, live.segment, &profile, &live.visit.categories(), campaign, at);
         let of = (live.session.as_str(), live.customer.as_deref(), live.segment, zone.as_deref());
-        match issue::admit(client, campaign, of, &ranked).stopped {
+        match issue::by_keys(|| issue::admit(client, campaign, of, &ranked)).stopped {
             Some((rule, detail)) => say(name, &format!("rule {rule}"), false, detail),
             None => say(name, "all rules", true, "hours, limits, stock, budget and the others hold".into()),
         };

@@ -7,7 +7,7 @@ use crate::guard;
 use crate::rows::Live;
 use crate::sessions;
 use crate::settings::{self, micros};
-use coupon_model::issue::{Moment, SALT_ARM, SALT_ISSUE, Thresholds, arm, code, draw, eligible};
+use coupon_model::issue::{Moment, Policy, SALT_ARM, SALT_ISSUE, Thresholds, arm, code, draw, eligible};
 use coupon_model::rank::SessionCategories;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -55,12 +55,13 @@ pub struct Admitted {
     pace: f64,
 }
 
-pub fn moment(live: &Live, draws: &Draws) -> Moment {
+pub fn moment(live: &Live, campaign: &Campaign, policy: Policy) -> Moment {
     Moment {
         view: live.visit.views,
         max_purchase: live.visit.interest.unwrap_or(0.0),
         churn: live.visit.churn.unwrap_or(0.0),
-        unit: draws.view,
+        // Nobody else asks for it, and each click does.
+        unit: if policy == Policy::Random { campaign.view_draw(&live.session) } else { 0.0 },
     }
 }
 
@@ -75,9 +76,9 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
         if live.decided.len() >= campaign.per_session || live.decided.contains(&campaign.name) {
             continue;
         }
-        let draws = campaign.draws(&live.session);
-        let thresholds = campaign.thresholds(draws.arm, &version);
-        if eligible(&thresholds, &moment(live, &draws)) {
+        let thresholds = campaign.thresholds(campaign.arm(&live.session), &version);
+        if eligible(&thresholds, &moment(live, campaign, thresholds.policy)) {
+            let draws = campaign.draws(&live.session);
             candidates.push(Candidate { campaign: campaign.clone(), draws, thresholds });
         }
     }
@@ -102,6 +103,17 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
 /// Asks the rules of each campaign in turn; the first that has none against it decides about the session. The draw,
 /// issue or hold out, comes last.
 pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
+    by_keys(|| ask(client, due, clock));
+}
+
+/// Runs statements that look rows up by their keys, planned once and for that. PostgreSQL would plan each anew five times;
+/// and while our tables are small it would read them whole, and go on so while they grow under a plan that is kept.
+pub fn by_keys<T>(body: impl FnOnce() -> T) -> T {
+    let planned_once = || guard::with_setting(c"plan_cache_mode", c"force_generic_plan", body);
+    guard::with_setting(c"enable_seqscan", c"off", planned_once)
+}
+
+fn ask(client: &mut SpiClient, due: &Due, clock: i64) {
     let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
     for candidate in &due.candidates {
         let campaign = &candidate.campaign;
@@ -226,22 +238,37 @@ fn decide_one(
 
 /// Writes the decision. One that was stopped gives way to the one that was not; the first stop is kept.
 fn note(client: &mut SpiClient, due: &Due, candidate: &Candidate, outcome: &Outcome, clock: i64) {
+    let key = [due.session.as_str().into(), candidate.campaign.name.as_str().into()];
+    let types = [PgBuiltInOids::TEXTOID.into(), PgBuiltInOids::TEXTOID.into()];
+    if outcome.name == "stopped" {
+        // Its later clicks are stopped as well, and find it noted.
+        let sql = "SELECT FROM coupon.decision WHERE session = $1 AND campaign = $2";
+        if spi(client.select(statement(client, sql, &types), Some(1), &key)).is_empty() {
+            store(client, due, candidate, outcome, clock);
+        }
+        return;
+    }
+    let mut stored = store(client, due, candidate, outcome, clock);
+    if !stored {
+        let sql = "DELETE FROM coupon.decision WHERE session = $1 AND campaign = $2 AND outcome = 'stopped'";
+        spi(client.update(statement(client, sql, &types), None, &key));
+        stored = store(client, due, candidate, outcome, clock);
+    }
+    if stored {
+        let sql = "UPDATE coupon.session s SET decided = array_append(s.decided, $2) WHERE s.session = $1";
+        spi(client.update(statement(client, sql, &types), None, &key));
+    }
+}
+
+/// Whether the decision was stored: not where there is one of the campaign about the session.
+fn store(client: &mut SpiClient, due: &Due, candidate: &Candidate, outcome: &Outcome, clock: i64) -> bool {
     let (campaign, draws, t) = (&candidate.campaign, &candidate.draws, &candidate.thresholds);
     let arm = &campaign.arms[draws.arm];
-    let stopped = outcome.name == "stopped";
-    if !stopped {
-        let sql = "DELETE FROM coupon.decision WHERE session = $1 AND campaign = $2 AND outcome = 'stopped'";
-        let types = [PgBuiltInOids::TEXTOID.into(), PgBuiltInOids::TEXTOID.into()];
-        let args = [due.session.as_str().into(), campaign.name.as_str().into()];
-        spi(client.update(statement(client, sql, &types), None, &args));
-    }
-    let sql = "WITH d AS (INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
+    let sql = "INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
                decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_draw, \
                arm_probability, issue_draw, issue_probability, pace, category, categories, outcome, reason) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-               $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING RETURNING session) \
-               UPDATE coupon.session s SET decided = array_append(s.decided, $2) FROM d \
-               WHERE s.session = d.session AND $25 <> 'stopped'";
+               $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING";
     let scored = |(name, score, alpha): &(String, f64, f64)| json!({"category": name, "score": score, "alpha": alpha});
     let categories: Vec<_> = outcome.ranked.iter().map(scored).collect();
     use pg_sys::BuiltinOid::*;
@@ -301,7 +328,7 @@ fn note(client: &mut SpiClient, due: &Due, candidate: &Candidate, outcome: &Outc
         outcome.name.into(),
         outcome.reason.into(),
     ];
-    spi(client.update(statement(client, sql, &types.map(Into::into)), None, &args));
+    !spi(client.update(statement(client, sql, &types.map(Into::into)), None, &args)).is_empty()
 }
 
 /// The campaign's terms are copied onto the coupon and never change after. A code that is stored hashed is drawn when it
