@@ -2,6 +2,7 @@
 //! that nothing has to be invalidated on standbys or after an aborted training.
 
 use crate::error::spi;
+use crate::guard::pinned;
 use crate::store;
 use coupon_model::version::Version;
 use pgrx::prelude::*;
@@ -37,7 +38,7 @@ pub fn statement(client: &SpiClient, sql: &'static str, types: &[PgOid]) -> &'st
 }
 
 /// A version as it serves, decoded at most once while it stays among the last three used.
-pub fn version(client: &SpiClient, number: i64, digest: &str) -> Rc<Decoded> {
+pub fn version(number: i64, digest: &str) -> Rc<Decoded> {
     let found = DECODED.with(|d| {
         let mut kept = d.borrow_mut();
         let at = kept.iter().position(|v| v.number == number && v.digest == digest)?;
@@ -45,7 +46,7 @@ pub fn version(client: &SpiClient, number: i64, digest: &str) -> Rc<Decoded> {
         Some(kept[0].clone())
     });
     found.unwrap_or_else(|| {
-        let version = crate::error::ok(store::serving(client, number));
+        let version = pinned(|| Spi::connect(|client| crate::error::ok(store::serving(client, number))));
         let decoded = Rc::new(Decoded { number, digest: digest.to_string(), version });
         DECODED.with(|d| {
             let mut kept = d.borrow_mut();

@@ -7,7 +7,6 @@ use crate::rows::{self, Fields, Found, Live, Scene, Stored, Wanted};
 use crate::table::{self, Keyed, Lock, Place, Table};
 use crate::world;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 use std::cell::Cell;
 
 const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false };
@@ -59,28 +58,28 @@ impl Fields for Table {
 }
 
 /// As [`rows::load`]; `None` where that has to be asked: a table is not plain, or locked as a whole.
-pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> Option<(Scene, Vec<Found>)> {
+pub fn load(wanted: &Wanted, patience: &Patience) -> Option<(Scene, Vec<Found>)> {
     if !table::allowed() {
         return None;
     }
     table::with_snapshot(|| {
-        let scene = scene(client)?;
+        let scene = scene()?;
         let mut keyed = Keyed::open(&SESSION)?;
-        let found = load_from(client, &mut keyed, &scene, wanted, patience);
+        let found = load_from(&mut keyed, &scene, wanted, patience);
         keyed.close();
         Some((scene, found?))
     })
 }
 
 /// A session as it is stored, unlocked, and whether it missed a click; `None` as for [`load`].
-pub fn peek(client: &SpiClient, session: &str) -> Option<(Scene, Option<Live>, bool)> {
+pub fn peek(session: &str) -> Option<(Scene, Option<Live>, bool)> {
     if !table::allowed() {
         return None;
     }
     table::with_snapshot(|| {
-        let scene = scene(client)?;
+        let scene = scene()?;
         let keyed = Keyed::open(&SESSION)?;
-        let live = keyed.find(session).then(|| rows::live(client, &keyed.table, 2, session, &scene.world));
+        let live = keyed.find(session).then(|| rows::live(&keyed.table, 2, session, &scene.world));
         keyed.close();
         let marks = Keyed::open(&GAP)?;
         let gap = marks.find(session);
@@ -89,21 +88,15 @@ pub fn peek(client: &SpiClient, session: &str) -> Option<(Scene, Option<Live>, b
     })
 }
 
-fn scene(client: &SpiClient) -> Option<Scene> {
+fn scene() -> Option<Scene> {
     let storage = Table::open(&world::STORED)?;
     let seen = STORED.with(|place| storage.only(place)).then(|| (storage.get::<i32>(1), storage.get::<pgrx::Uuid>(3)));
     storage.close();
     let (Some(version), Some(revision)) = seen? else { return None };
-    Some(Scene::new(client, world::at(client, version, revision)))
+    Some(Scene::new(world::at(version, revision)))
 }
 
-fn load_from(
-    client: &SpiClient,
-    keyed: &mut Keyed,
-    scene: &Scene,
-    wanted: &Wanted,
-    patience: &Patience,
-) -> Option<Vec<Found>> {
+fn load_from(keyed: &mut Keyed, scene: &Scene, wanted: &Wanted, patience: &Patience) -> Option<Vec<Found>> {
     let Wanted { sessions, customers, .. } = *wanted;
     let mut found = Vec::with_capacity(sessions.len());
     for session in sessions {
@@ -116,7 +109,7 @@ fn load_from(
             Lock::Held => Stored::Held,
             Lock::Absent => Stored::New(0),
             Lock::Taken(place) => {
-                let live = rows::live(client, &keyed.table, 2, session, &scene.world);
+                let live = rows::live(&keyed.table, 2, session, &scene.world);
                 Stored::Known(Box::new(Live { place: Some(place), ..live }))
             }
         };

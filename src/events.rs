@@ -1,7 +1,7 @@
 //! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
 
 use crate::error::{report, throw};
-use crate::guard::{self, Caught, with_setting};
+use crate::guard::{self, Caught, pinned, with_setting};
 use crate::sessions::{self, Advance};
 use crate::transition::{self, Column, Role, Row, Texts};
 use crate::{fault, settings};
@@ -115,9 +115,10 @@ fn on_click(trigger: &PgTrigger) {
                 Err(why) => advance.refuse(why),
             });
         };
-        // A date used as an id must not depend on who inserts it. Mostly there is none to pin it for.
+        // A date used as an id must not depend on who inserts it, nor may another type's output function find what the
+        // client's search_path holds. Mostly there is none to pin them for.
         if columns.styled() {
-            with_setting(c"datestyle", c"ISO, YMD", read)
+            pinned(|| with_setting(c"datestyle", c"ISO, YMD", read))
         } else {
             read()
         }
@@ -125,18 +126,19 @@ fn on_click(trigger: &PgTrigger) {
         sessions::advance(advance)
     });
     match result {
-        Ok(refused) => {
+        Ok(refused) if refused.is_empty() => {}
+        Ok(refused) => pinned(|| {
             for r in refused {
                 guard::warn(&r.caught);
                 fault::missed(r.session.as_slice(), &r.caught);
                 fault::record(&name(), r.session.as_deref(), &r.caught);
             }
-        }
-        Err(caught) => {
+        }),
+        Err(caught) => pinned(|| {
             guard::warn(&caught);
             fault::missed(&touched.borrow(), &caught);
             fault::record(&name(), touched.borrow().first().map(String::as_str), &caught);
-        }
+        }),
     }
 }
 

@@ -41,8 +41,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(client: &SpiClient, world: Rc<World>) -> Scene {
-        Scene { active: world.active(client), world, clock: settings::clock() }
+    pub fn new(world: Rc<World>) -> Scene {
+        Scene { active: world.active(), world, clock: settings::clock() }
     }
 
     /// The segment under the active version of the customer whose variables begin in column `first`.
@@ -55,9 +55,9 @@ impl Scene {
 pub struct Wanted<'a> {
     pub sessions: &'a [&'a str],
     pub customers: &'a [Option<&'a str>],
-    /// Another connection was storing or changing them a moment ago.
+    /// Another connection was storing them a moment ago.
     pub raced: bool,
-    /// Rows need not be locked: [`update`] says whether one has changed since.
+    /// Rows are not locked: [`direct::update`] says whether one has changed since.
     pub look: bool,
 }
 
@@ -121,7 +121,7 @@ fn with_arrays<T>(patience: &Patience, body: impl FnOnce() -> T) -> T {
 
 /// Reads and locks in the order of the sessions, with patience for those that others hold.
 pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> (Scene, Vec<Found>) {
-    if let Some(done) = direct::load(client, wanted, patience) {
+    if let Some(done) = direct::load(wanted, patience) {
         return done;
     }
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
@@ -129,7 +129,7 @@ pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> (Sc
     for attempt in 0.. {
         let args = [wanted.sessions.to_vec().into(), wanted.customers.to_vec().into()];
         let rows = with_arrays(patience, || spi(client.update(prepared, None, &args)));
-        let done = read(client, rows, wanted.sessions, wanted.customers);
+        let done = read(rows, wanted.sessions, wanted.customers);
         if !done.1.iter().any(|found| matches!(found.row, Stored::Held)) || !patience.wait(attempt) {
             return done;
         }
@@ -137,24 +137,19 @@ pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> (Sc
     unreachable!("patience ends")
 }
 
-fn read(
-    client: &SpiClient,
-    rows: pgrx::spi::SpiTupleTable,
-    sessions: &[&str],
-    customers: &[Option<&str>],
-) -> (Scene, Vec<Found>) {
+fn read(rows: pgrx::spi::SpiTupleTable, sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
     let mut scene = None;
     let mut found = Vec::with_capacity(sessions.len());
     for (i, row) in rows.enumerate() {
         let scene = scene.get_or_insert_with(|| {
             let revision = row.field(2).expect("coupon.storage holds a revision");
             // In a snapshot no older than the statement's: what is kept under this revision must be of it.
-            let at = || world::at(client, row.field(1).unwrap_or(0), revision);
-            Scene::new(client, if table::allowed() { table::with_snapshot(at) } else { at() })
+            let at = || world::at(row.field(1).unwrap_or(0), revision);
+            Scene::new(if table::allowed() { table::with_snapshot(at) } else { at() })
         });
         let has = |n: usize| row.field(n).unwrap_or(false);
         let stored = if has(4) {
-            Stored::Known(Box::new(live(client, &row, 6, sessions[i], &scene.world)))
+            Stored::Known(Box::new(live(&row, 6, sessions[i], &scene.world)))
         } else if has(5) {
             Stored::Held
         } else {
@@ -166,12 +161,12 @@ fn read(
 }
 
 /// A stored session, its columns from customer on beginning at `first`.
-pub fn live(client: &SpiClient, row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
+pub fn live(row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
     let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
     let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
     let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
     let mut visit = Visit::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
-    let version = row.field::<i64>(first + 5).and_then(|number| world.version(client, number));
+    let version = row.field::<i64>(first + 5).and_then(|number| world.version(number));
     let state = row.field::<&[u8]>(first + 11);
     if let (Some(version), Some(state)) = (&version, state) {
         ok(visit.remember(&version.version, state));
@@ -200,16 +195,14 @@ pub fn segment(row: &impl Fields, first: usize, model: &Model) -> u32 {
     model.assign_stored(six, key, || Some(row.field::<JsonB>(first + 7)?.0))
 }
 
-/// Writes known sessions back. Those that were only looked at may have changed since: `false`.
-pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience, looked: bool) -> bool {
+/// Writes known sessions back; their rows are locked.
+pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
     if rows.is_empty() {
-        return true;
+        return;
     }
-    match direct::update(rows, !looked) {
-        Some(false) if !looked => error!("a locked session has changed"),
-        Some(done) => return done,
-        // Its table may be written by statements only, from a moment ago on.
-        None if looked && rows.iter().any(|r| r.place.is_some()) => return false,
+    match direct::update(rows, true) {
+        Some(true) => return,
+        Some(false) => error!("a locked session has changed"),
         None => {}
     }
     let sql = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
@@ -242,7 +235,6 @@ pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience, looked
         rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
     ];
     with_arrays(patience, || spi(client.update(prepared, None, &args)));
-    true
 }
 
 /// Stores new sessions; the numbers of those that another connection has stored meanwhile, or is about to, are returned.
@@ -327,7 +319,7 @@ pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<World>, bool
     let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
     let args = [vec![session].into(), vec![None::<&str>].into()];
     let rows = spi(client.select(statement(client, LOAD_READ, &types), None, &args));
-    let (scene, mut found) = read(client, rows, &[session], &[None]);
+    let (scene, mut found) = read(rows, &[session], &[None]);
     let gap = found.iter().any(|f| f.gap);
     match found.pop().map(|f| f.row) {
         Some(Stored::Known(live)) => (Some(*live), scene.world, gap),

@@ -4,6 +4,7 @@
 use crate::cache::{self, Decoded};
 use crate::campaigns::{self, Campaigns};
 use crate::error::{report, throw};
+use crate::guard::pinned;
 use crate::plain::Source;
 use crate::rows::Fields;
 use crate::whole;
@@ -39,7 +40,7 @@ thread_local! {
 }
 
 /// The world at a revision; refused where the storage is of another version than the functions.
-pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
+pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
     if storage != STORAGE {
         throw(report(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -50,6 +51,12 @@ pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
     if let Some(kept) = KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned()) {
         return kept;
     }
+    let world = Rc::new(pinned(|| Spi::connect(|client| read(client, revision))));
+    KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
+    world
+}
+
+fn read(client: &SpiClient, revision: pgrx::Uuid) -> World {
     let mut digests = HashMap::new();
     whole::each(client, &VERSION, |row| {
         digests.extend(row.field::<i64>(1).zip(row.field::<String>(2)));
@@ -59,10 +66,7 @@ pub fn at(client: &SpiClient, storage: i32, revision: pgrx::Uuid) -> Rc<World> {
         newest = newest.max(row.field::<i64>(1).zip(row.field::<i64>(2)));
     });
     let active = newest.map(|(_, version)| version);
-    let world = World { revision, active, digests, campaigns: campaigns::read(client) };
-    let world = Rc::new(world);
-    KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
-    world
+    World { revision, active, digests, campaigns: campaigns::read(client) }
 }
 
 /// The world now; `None` before there is storage.
@@ -72,21 +76,21 @@ pub fn now(client: &SpiClient) -> Option<Rc<World>> {
         whole::each(client, &STORED, |row| stored = row.field::<i32>(1).zip(row.field::<pgrx::Uuid>(3)));
     }
     let (storage, revision) = stored?;
-    Some(at(client, storage, revision))
+    Some(at(storage, revision))
 }
 
 /// The active version; `None` before there is one.
 pub fn active(client: &SpiClient) -> Option<Rc<Decoded>> {
-    now(client)?.active(client)
+    now(client)?.active()
 }
 
 impl World {
-    pub fn active(&self, client: &SpiClient) -> Option<Rc<Decoded>> {
-        self.version(client, self.active?)
+    pub fn active(&self) -> Option<Rc<Decoded>> {
+        self.version(self.active?)
     }
 
     /// A version as it serves; `None` for a number that was never stored.
-    pub fn version(&self, client: &SpiClient, number: i64) -> Option<Rc<Decoded>> {
-        Some(cache::version(client, number, self.digests.get(&number)?))
+    pub fn version(&self, number: i64) -> Option<Rc<Decoded>> {
+        Some(cache::version(number, self.digests.get(&number)?))
     }
 }
