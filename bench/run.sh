@@ -132,7 +132,7 @@ step=$TARGET/release/examples/bench_step
 echo
 if [ -f crates/coupon_model/examples/bench_step.rs ] && [ -x "$step" ]; then
     "$step" | tee "$work/step"
-    onnx=$(sed -n 's/^onnxruntime: threads 1 batch 1 .* median_microseconds_a_session //p' "$work/peer" 2>/dev/null)
+    onnx=$(sed -n 's/^onnxruntime: threads 1 batch 1 .* median_microseconds_a_session //p' "$work/peer" 2>/dev/null || true)
     if [ -n "$onnx" ]; then
         ours() { sed -n "s/^$1 //p" "$work/step"; }
         row "a session of 100 views, one thread: ONNX, ours" "$onnx µs" "$(ours array_100_views_microseconds) µs" \

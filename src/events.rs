@@ -80,7 +80,7 @@ pub unsafe extern "C-unwind" fn on_click_wrapper(fcinfo: pg_sys::FunctionCallInf
 fn on_click(trigger: &PgTrigger) {
     // SAFETY: the trigger data outlives the call; the box does not own it.
     let data = unsafe { PgBox::from_pg(std::ptr::from_ref(trigger.trigger_data()).cast_mut()) };
-    if !settings::enabled() || transition::count(&data) == 0 {
+    if !settings::enabled() || transition::is_empty(&data) {
         return;
     }
     let Ok(relation) = trigger.relation() else { return };
@@ -107,7 +107,7 @@ fn on_click(trigger: &PgTrigger) {
             ))
         });
         let texts = Texts::new();
-        let mut advance = Advance::of(transition::count(&data));
+        let mut advance = Advance::default();
         let mut read = || {
             transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns, &texts) {
                 Ok(Some(click)) => advance.push(click),
