@@ -69,7 +69,11 @@ load() { # clicks, sessions, target
         # Sessions are new in each round; clicks are of the last four minutes, so that decisions are made.
         q "COPY (SELECT 'load$1-$2-$round-' || i % $2, now() - interval '4 minutes' + i * interval '3 minutes' / $1, 'view',
                  'p' || i % 50, 'c' || i % 5, 19.90 FROM generate_series(1, $1) i) TO STDOUT" >"$work/load"
-        for table_name in plain click; do copy "$table_name" "$work/load" >>"$work/copy.$table_name.$1.$2"; done
+        for table_name in plain click; do
+            # Or a load writes out what those before it left in the buffers.
+            q CHECKPOINT
+            copy "$table_name" "$work/load" >>"$work/copy.$table_name.$1.$2"
+        done
     done
     without=$(median <"$work/copy.plain.$1.$2")
     with=$(median <"$work/copy.click.$1.$2")
