@@ -2,12 +2,13 @@
 
 use crate::cache::{Decoded, statement};
 use crate::campaigns::{Campaign, Campaigns, Draws};
-use crate::error::{report, spi, throw};
+use crate::code;
+use crate::error::spi;
 use crate::guard;
 use crate::rows::Live;
 use crate::sessions;
 use crate::settings::{self, micros};
-use coupon_model::issue::{Moment, Policy, SALT_ARM, SALT_ISSUE, Thresholds, arm, code, draw, eligible};
+use coupon_model::issue::{Moment, Policy, SALT_ISSUE, Thresholds, draw, eligible};
 use coupon_model::rank::SessionCategories;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -349,7 +350,7 @@ fn issue(client: &mut SpiClient, due: &Due, campaign: &Campaign, category: Optio
     let types = [TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID];
     let args = [
         due.session.as_str().into(),
-        new_code().into(),
+        code::new_code().into(),
         due.customer.as_deref().into(),
         category.into(),
         micros(clock).into(),
@@ -360,16 +361,6 @@ fn issue(client: &mut SpiClient, due: &Due, campaign: &Campaign, category: Optio
     if settings::notify() {
         spi(client.select("SELECT pg_notify('coupon_issued', $1)", None, &[id.into()]));
     }
-}
-
-/// 80 bits from PostgreSQL's strong random source.
-fn random_bits() -> [u8; 10] {
-    let mut bits = [0u8; 10];
-    // SAFETY: the buffer is as long as is said.
-    if !unsafe { pg_sys::pg_strong_random(bits.as_mut_ptr().cast(), bits.len()) } {
-        throw(report(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "no strong random numbers to be had", ""));
-    }
-    bits
 }
 
 /// A customer's order lines by the ranking's category numbers.
@@ -396,19 +387,4 @@ fn consider(session: &str) -> bool {
         crate::fault::record("issue_coupon", Some(session), &caught);
         false
     })
-}
-
-#[pg_extern(sql = false)]
-fn new_code() -> String {
-    code::encode(random_bits())
-}
-
-#[pg_extern(sql = false)]
-fn normalise_code(code: &str) -> Option<String> {
-    code::normalise(code)
-}
-
-#[pg_extern(sql = false)]
-fn draw_arm(salt: &str, shares: Vec<f64>, session: &str) -> i32 {
-    arm(draw(SALT_ARM, salt, session), &shares) as i32 + 1
 }

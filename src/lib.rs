@@ -20,6 +20,7 @@ mod world;
 
 mod artefact;
 mod churn;
+mod code;
 mod direct;
 mod events;
 mod explain;
