@@ -57,6 +57,29 @@ proptest! {
         }
     }
 
+    /// Whatever the network is made of, sessions that step side by side are each as if alone, to the bit.
+    #[test]
+    fn side_by_side_is_one_by_one(
+        seed in any::<u64>(),
+        sessions in prop::array::uniform4(prop::collection::vec(view(), 5)),
+        (cell, layers, hidden) in (prop::sample::select(vec![Cell::Lstm, Cell::Gru]), 1usize..3, prop::sample::select(vec![5, 32, 64])),
+        (convolution, kernel, stride) in (prop::sample::select(vec![0, 6]), 1usize..4, 1usize..3),
+    ) {
+        let spec = Spec { cell, layers, hidden, convolution, convolution_kernel: 3, kernel, stride, ..small() };
+        let model = random_model(spec, seed);
+        let mut beside = [(); BESIDE].map(|()| model.begin());
+        let mut alone = beside.clone();
+        for t in 0..5 {
+            let [a, b, c, d] = &mut beside;
+            let [w, x, y, z] = sessions.each_ref().map(|views| &views[t]);
+            let together = model.step_beside(2, [(a, w), (b, x), (c, y), (d, z)]);
+            for ((alone, views), churn) in alone.iter_mut().zip(&sessions).zip(together) {
+                prop_assert_eq!(model.step(2, alone, &views[t]), churn);
+            }
+            prop_assert_eq!(beside.each_ref().map(State::to_bytes), alone.each_ref().map(State::to_bytes));
+        }
+    }
+
     /// Sharing prefixes changes nothing, to the bit; and of a long session only the last views are looked at.
     #[test]
     fn occlusion_is_what_it_says(seed in any::<u64>(), views in prop::collection::vec(view(), 0..25), most in 1usize..30) {
