@@ -46,11 +46,12 @@ fn lstm_strips<const FMA: bool, const MR: usize, const NR: usize, const N: usize
     c: &mut [f32],
     h: &mut [f32],
 ) {
-    let (gates, u) = (gates.as_chunks::<G>().0, u.as_chunks::<G>().0);
+    let u: &[[f32; G]; N] = u.as_chunks::<G>().0.first_chunk().expect("a row of U a unit");
     let c = c.as_chunks_mut::<UNITS>().0;
-    for (t, gates) in gates.iter().enumerate() {
+    let zeros = [0.0; N];
+    for (t, gates) in gates.as_chunks::<G>().0.iter().enumerate() {
         let (done, h) = h.split_at_mut(t * N);
-        let before = if t > 0 { &done[(t - 1) * N..] } else { &[] };
+        let before = done.last_chunk::<N>().unwrap_or(&zeros);
         for k in 0..N / UNITS {
             let k = if t % 2 == 0 { k } else { N / UNITS - 1 - k };
             let mut sums = match t % 2 {
@@ -66,18 +67,17 @@ fn lstm_strips<const FMA: bool, const MR: usize, const NR: usize, const N: usize
 #[inline(always)]
 fn strip_sums<const FMA: bool, const N: usize, const G: usize, const BACK: bool>(
     gates: &[f32; G],
-    h: &[f32],
-    u: &[[f32; G]],
+    h: &[f32; N],
+    u: &[[f32; G]; N],
     from: usize,
 ) -> [[f32; UNITS]; 4] {
     assert!(from + UNITS <= N && 4 * N == G);
-    let u = &u[..h.len()];
     let mut sums = [[0.0; UNITS]; 4];
     for g in 0..4 {
         sums[g].copy_from_slice(&gates[g * N + from..][..UNITS]);
     }
-    for p in 0..h.len() {
-        let p = if BACK { h.len() - 1 - p } else { p };
+    for p in 0..N {
+        let p = if BACK { N - 1 - p } else { p };
         let (x, row) = (h[p], &u[p]);
         for g in 0..4 {
             for k in 0..UNITS {

@@ -1,7 +1,7 @@
 //! What [`simd`](super::simd) compiles for each kind of CPU: plain Rust that the compiler vectorises. The three numbers
 //! are those of a version: whether it has FMA, and the rows and columns of C that the matrix product keeps in registers.
 
-use super::math::{exp, ln_1p, mul_add, sigmoid, tanh};
+use super::math::{ln_1p, mul_add, one_plus_exp, sigmoid, tanh};
 
 #[inline(always)]
 pub fn scatter_body<const FMA: bool, const MR: usize, const NR: usize>(
@@ -141,7 +141,7 @@ pub fn lstm_body<const FMA: bool, const MR: usize, const NR: usize>(
 
 #[inline(always)]
 fn one_plus<const FMA: bool>(x: f32) -> f32 {
-    1.0 + exp::<FMA>(x.clamp(-28.0, 28.0))
+    one_plus_exp::<FMA>(x, 28.0)
 }
 
 /// With I = 1 + e⁻ⁱ and so on, c ← (c·I·G + (2 − G)·F) / (F·I·G) and h ← (2 − C) / (O·C), where G = 1 + e^(−2g). The

@@ -5,34 +5,35 @@ pub fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// e^x for x within ±87, within 2e-7 relative. (libm's is a call for each number.)
+/// 1 + e^x, of x kept within ±`limit`, at most 87. (libm's is a call for each number.) What rounding x · log₂ e to one
+/// number costs a sigmoid or tanh is below 1e-7, and a third of the instructions of an exponential are spared.
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let n = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
-    let bits = n.to_bits() << 23;
-    let n = n - ROUND;
-    // ln 2 in two parts, so that the remainder keeps its low bits (Cody & Waite).
-    let r = mul_add::<FMA>(n, 2.121_944_4e-4, mul_add::<FMA>(n, -0.693_359_4, x));
-    let p = mul_add::<FMA>(1.987_569_2e-4, r, 1.398_2e-3);
-    let p = mul_add::<FMA>(p, r, 8.333_452e-3);
-    let p = mul_add::<FMA>(p, r, 4.166_579_6e-2);
-    let p = mul_add::<FMA>(p, r, 1.666_666_5e-1);
-    let p = mul_add::<FMA>(p, r, 5e-1);
-    let p = mul_add::<FMA>(p * r, r, r) + 1.0;
-    p * f32::from_bits(bits.wrapping_add(127 << 23))
+pub fn one_plus_exp<const FMA: bool>(x: f32, limit: f32) -> f32 {
+    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer; 127 more makes it a float's exponent.
+    const ROUND: f32 = 12_582_912.0 + 127.0;
+    let limit = limit * std::f32::consts::LOG2_E;
+    let y = (x * std::f32::consts::LOG2_E).clamp(-limit, limit);
+    let n = y + ROUND;
+    let scale = f32::from_bits(n.to_bits() << 23);
+    let r = y - (n - ROUND);
+    // 2^r by Remez' exchange for r within ±½, within 2e-7 relative.
+    let p = mul_add::<FMA>(1.327_647_2e-3, r, 9.675_541e-3);
+    let p = mul_add::<FMA>(p, r, 5.550_713e-2);
+    let p = mul_add::<FMA>(p, r, 2.402_212e-1);
+    let p = mul_add::<FMA>(p, r, 6.931_469_4e-1);
+    let p = mul_add::<FMA>(p, r, 1.0);
+    mul_add::<FMA>(p, scale, 1.0)
 }
 
 #[inline(always)]
 pub fn sigmoid<const FMA: bool>(x: f32) -> f32 {
-    1.0 / (1.0 + exp::<FMA>((-x).clamp(-87.0, 87.0)))
+    1.0 / one_plus_exp::<FMA>(-x, 87.0)
 }
 
 /// tanh within 3e-7 absolute.
 #[inline(always)]
 pub fn tanh<const FMA: bool>(x: f32) -> f32 {
-    2.0 / (1.0 + exp::<FMA>((-2.0 * x).clamp(-87.0, 87.0))) - 1.0
+    2.0 / one_plus_exp::<FMA>(-2.0 * x, 87.0) - 1.0
 }
 
 /// ln(1 + x) for x ≥ 0, within 2e-7 absolute (Cephes' polynomial); a session has dozens of them a view, and libm's is a

@@ -89,11 +89,11 @@ impl Pass {
         self.batch.fill_blank(views.len());
         self.running.fill(layout, views);
         self.layers.resize_with(net.shape.layers, Run::default);
-        let (layer, running) = (&net.places.layers[0], &self.running);
+        let (layer, changes) = (&net.places.layers[0], self.running.changes());
         let (b, w) = (&net.values[layer.b.clone()], &net.values[layer.w.clone()]);
         let gates = self.layers[0].gates.sized(views.len() * net.shape.gates());
-        let packed = self.packed.sized(running.used.len() * STRIP);
-        running_product(gates, b, (&running.entries, &running.ends), (w, &running.used), packed, FADE);
+        let packed = self.packed.sized(changes.rows() * STRIP);
+        running_product(gates, b, &changes, w, packed, FADE);
         self.recur(net, None, false).first().copied()
     }
 
@@ -132,11 +132,14 @@ impl Pass {
             }
             run.forward(shape, layer, values, &self.batch, kept);
         }
-        let last = &self.layers[shape.layers - 1].outputs;
-        self.outputs.clone_from(last);
+        let last = &mut self.layers[shape.layers - 1].outputs;
+        match kept {
+            true => self.outputs.clone_from(last),
+            false => std::mem::swap(&mut self.outputs, last),
+        }
         self.mask.clear();
         if let Some((share, rng)) = dropout.filter(|(share, _)| *share > 0.0) {
-            draw(&mut self.mask, last.len(), share, rng);
+            draw(&mut self.mask, self.outputs.len(), share, rng);
             self.outputs.iter_mut().zip(&self.mask).for_each(|(y, m)| *y *= m);
         }
         self.pool(shape);

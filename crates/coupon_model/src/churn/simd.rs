@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::alone::*;
 use super::kernels::*;
 use super::sums::*;
-pub use super::sums::{BESIDE, FRESH, PACKED, STRIP};
+pub use super::sums::{BESIDE, Changes, FRESH, PACKED, STRIP};
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -84,17 +84,9 @@ versions! {
         w: &[f32],
         packed: &mut [f32],
     ) = sparse_product_body;
-    /// Row t of out is the bias, a sum that stays, one that falls by `fade` a row, and what is of row t alone. Entries (i, x)
-    /// add x · w_used(i); those of a row's three parts end where it says. Both sums begin again every [`FRESH`] rows;
-    /// `packed` is room for `used` × [`STRIP`].
-    pub fn running_product(
-        out: &mut [f32],
-        bias: &[f32],
-        entries: (&[(u32, f32)], &[[u32; 3]]),
-        w: (&[f32], &[u32]),
-        packed: &mut [f32],
-        fade: f32,
-    ) = running_product_body;
+    /// Row t of out is the bias, a sum that stays, one that falls by `fade` a row, and what is of row t alone, of the rows
+    /// of w that the changes name. `packed` is room for [`Changes::rows`] × [`STRIP`].
+    pub fn running_product(out: &mut [f32], bias: &[f32], changes: &Changes, w: &[f32], packed: &mut [f32], fade: f32) = running_product_body;
     /// rows_i += x · gradient over the entries (i, x): the transpose of [`add_sparse`].
     pub fn scatter(rows: &mut [f32], entries: &[(u32, f32)], gradient: &[f32]) = scatter_body;
     /// C (m × n) += A · B (k × n) with dims m, n, k; A is m × k, or k × m where `transposed`.

@@ -226,12 +226,50 @@ pub const FRESH: usize = 32;
 /// The widest strip of [`running_product_body`].
 pub const STRIP: usize = 64;
 
+/// The inputs of consecutive rows as changes from row to row.
+///
+/// An entry (place, x) adds x times what is at that place: the sums of inputs that several rows share come first, then the
+/// inputs that are named at all.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes<'a> {
+    pub entries: &'a [(u32, f32)],
+    /// Where each row's three stretches of entries end: changes of the sum that stays, changes of the one that fades, and
+    /// what is of this row alone. Every [`FRESH`] rows both sums begin again, so that rounding does not add up.
+    pub ends: &'a [[u32; 3]],
+    pub used: &'a [u32],
+    /// Those that the shared sums are of, among `used`, and where each sum's end.
+    pub parts: &'a [u32],
+    pub shared: &'a [u32],
+}
+
+impl Changes<'_> {
+    /// How many places there are.
+    pub fn rows(&self) -> usize {
+        self.shared.len() + self.used.len()
+    }
+
+    /// The places among `used` that a shared sum is of.
+    #[inline(always)]
+    fn parts(&self, sum: usize) -> &[u32] {
+        let from = if sum == 0 { 0 } else { self.shared[sum - 1] };
+        &self.parts[from as usize..self.shared[sum] as usize]
+    }
+
+    /// The inputs at a place.
+    #[cfg(test)]
+    pub fn inputs(&self, place: usize) -> impl Iterator<Item = usize> {
+        let own = (place as u32).checked_sub(self.shared.len() as u32);
+        let parts = if own.is_none() { self.parts(place) } else { &[] };
+        own.into_iter().chain(parts.iter().copied()).map(|i| self.used[i as usize] as usize)
+    }
+}
+
 #[inline(always)]
 pub fn running_product_body<const FMA: bool, const MR: usize, const NR: usize>(
     out: &mut [f32],
     bias: &[f32],
-    entries: (&[(u32, f32)], &[[u32; 3]]),
-    w: (&[f32], &[u32]),
+    changes: &Changes,
+    w: &[f32],
     packed: &mut [f32],
     fade: f32,
 ) {
@@ -240,7 +278,7 @@ pub fn running_product_body<const FMA: bool, const MR: usize, const NR: usize>(
     macro_rules! strips {
         ($($width:literal)*) => {{$(
             while n - j >= $width {
-                running::<FMA, $width>(out, &bias[j..], entries, w, packed, (j, n, fade));
+                running::<FMA, $width>(out, &bias[j..], changes, w, packed, (j, n, fade));
                 j += $width;
             }
         )*}};
@@ -257,19 +295,28 @@ pub fn running_product_body<const FMA: bool, const MR: usize, const NR: usize>(
 fn running<const FMA: bool, const N: usize>(
     out: &mut [f32],
     bias: &[f32],
-    (entries, ends): (&[(u32, f32)], &[[u32; 3]]),
-    (w, used): (&[f32], &[u32]),
+    changes: &Changes,
+    w: &[f32],
     packed: &mut [f32],
     (j, n, fade): (usize, usize, f32),
 ) {
-    let packed = &mut packed.as_chunks_mut::<N>().0[..used.len()];
-    for (to, &row) in packed.iter_mut().zip(used) {
+    let packed = &mut packed.as_chunks_mut::<N>().0[..changes.rows()];
+    let (shared, used) = packed.split_at_mut(changes.shared.len());
+    for (to, &row) in used.iter_mut().zip(changes.used) {
         to.copy_from_slice(&w[row as usize * n + j..][..N]);
     }
+    for (i, to) in shared.iter_mut().enumerate() {
+        let mut sums = [0.0; N];
+        for &part in changes.parts(i) {
+            sums.iter_mut().zip(&used[part as usize]).for_each(|(s, x)| *s += x);
+        }
+        *to = sums;
+    }
+    let entries = changes.entries;
     let bias: &[f32; N] = bias.first_chunk().expect("a strip's width");
     let (mut stays, mut fades) = (*bias, [0.0; N]);
     let mut from = 0;
-    for (t, (out, &[lasting, fading, alone])) in out.chunks_exact_mut(n).zip(ends).enumerate() {
+    for (t, (out, &[lasting, fading, alone])) in out.chunks_exact_mut(n).zip(changes.ends).enumerate() {
         if t % FRESH == 0 {
             (stays, fades) = (*bias, [0.0; N]);
         } else {
