@@ -85,12 +85,16 @@ impl Shape {
         }
     }
 
-    /// Numbers a session carries from view to view: sums of the convolution still to come, h (and c) a layer, the
-    /// outputs that the pooling still looks at, newest first, and with a stride the window that stands.
+    /// Numbers a session carries from view to view: sums of the convolution still to come, h (and c) a layer, the outputs
+    /// that the pooling still looks at, newest first, but for the last one, which is h, and with a stride the window that
+    /// stands.
     pub fn memory(&self) -> usize {
         let state = self.layers * self.state();
-        let window = (self.kernel - 1) * self.hidden + if self.stride > 1 { self.hidden } else { 0 };
-        self.pending() + state + window
+        self.pending() + state + self.ring() + if self.stride > 1 { self.hidden } else { 0 }
+    }
+
+    fn ring(&self) -> usize {
+        self.kernel.saturating_sub(2) * self.hidden
     }
 
     fn state(&self) -> usize {
@@ -161,7 +165,7 @@ pub struct Scratch {
     /// The view's inputs.
     pub entries: Vec<(u32, f32)>,
     /// In one piece, because a live click makes a session's buffers anew: taps of the convolution, gates, sums from the
-    /// step before, outputs, feed-forward layer.
+    /// step before, outputs, the last layer's before, feed-forward layer.
     numbers: Aligned,
 }
 
@@ -173,23 +177,24 @@ impl Scratch {
         Scratch { entries: Vec::with_capacity(entries), numbers }
     }
 
-    fn lengths(shape: &Shape) -> [usize; 5] {
+    fn lengths(shape: &Shape) -> [usize; 6] {
         let back = if shape.cell == Cell::Gru { shape.gates() } else { 0 };
-        [shape.taps * shape.channels, shape.gates(), back, shape.hidden, shape.feed_forward]
+        [shape.taps * shape.channels, shape.gates(), back, shape.hidden, shape.hidden, shape.feed_forward]
     }
 
     /// A session's buffers with what it carries from view to view, of which it has seen `before`.
     fn walk<'a>(&'a mut self, shape: &Shape, memory: &'a mut [f32], before: u32) -> Walk<'a> {
         let mut rest = &mut *self.numbers;
-        let [taps, gates, back, output, wide] = Scratch::lengths(shape).map(|n| {
+        let [taps, gates, back, output, earlier, wide] = Scratch::lengths(shape).map(|n| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(n.next_multiple_of(Aligned::LINE));
             rest = after;
             &mut part[..n]
         });
         let (pending, memory) = memory.split_at_mut(shape.pending());
         let (states, window) = memory.split_at_mut(shape.layers * shape.state());
+        earlier.copy_from_slice(&states[(shape.layers - 1) * shape.state()..][..shape.hidden]);
         let before = before as usize;
-        Walk { entries: &self.entries, taps, gates, back, output, wide, pending, states, window, before }
+        Walk { entries: &self.entries, taps, gates, back, output, earlier, wide, pending, states, window, before }
     }
 }
 
@@ -201,6 +206,8 @@ struct Walk<'a> {
     /// A GRU's sums from the step before.
     back: &'a mut [f32],
     output: &'a mut [f32],
+    /// The last layer's output at the step before.
+    earlier: &'a mut [f32],
     wide: &'a mut [f32],
     pending: &'a mut [f32],
     states: &'a mut [f32],
@@ -338,18 +345,19 @@ impl Net {
     fn leave(&self, walk: &mut Walk) -> f32 {
         let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
         let n = shape.hidden;
-        // The window that stands becomes the output, and the newest output joins the ring.
-        let (ring, standing) = walk.window.split_at_mut((shape.kernel - 1) * n);
+        // The window that stands becomes the output, and the output before joins the ring.
+        let (ring, standing) = walk.window.split_at_mut(shape.ring());
         let pooled = &mut walk.gates[..n];
         if walk.before.is_multiple_of(shape.stride) {
-            pool(shape.pooling, pooled, walk.output, ring, walk.before);
+            let earlier = std::iter::once(&*walk.earlier).chain(ring.chunks_exact(n));
+            pool(shape.pooling, pooled, walk.output, earlier.take(walk.before.min(shape.kernel - 1)));
             standing.copy_from_slice(&pooled[..standing.len()]);
         } else {
             pooled.copy_from_slice(standing);
         }
         if !ring.is_empty() {
             ring.copy_within(..ring.len() - n, n);
-            ring[..n].copy_from_slice(walk.output);
+            ring[..n].copy_from_slice(walk.earlier);
         }
         walk.wide.copy_from_slice(at(&self.places.f1[1]));
         add_rows(walk.wide, pooled, at(&self.places.f1[0]));
@@ -376,11 +384,11 @@ fn convolve(taps: &mut [f32], pending: &mut [f32], entries: &[(u32, f32)], w: &[
     now.iter_mut().for_each(|x| *x = x.max(0.0));
 }
 
-/// Over the newest output and the earlier ones in the ring; before `kernel` views were seen over those there are.
-fn pool(pooling: Pooling, pooled: &mut [f32], output: &[f32], ring: &[f32], before: usize) {
+/// Over the newest output and earlier ones.
+fn pool<'a>(pooling: Pooling, pooled: &mut [f32], output: &[f32], earlier: impl Iterator<Item = &'a [f32]>) {
     pooled.copy_from_slice(output);
     let mut count = 1.0;
-    for earlier in ring.chunks_exact(output.len()).take(before) {
+    for earlier in earlier {
         count += 1.0;
         match pooling {
             Pooling::Max => pooled.iter_mut().zip(earlier).for_each(|(p, e)| *p = p.max(*e)),
