@@ -53,6 +53,20 @@ DROP FUNCTION typed_rows;
 DROP TABLE typed, listed;
 DELETE FROM coupon.session WHERE session ~ '^7000' OR length(session) = 36;
 
+-- A numeric is read as PostgreSQL casts it, whatever its digits: each is the price of a session of its own.
+CREATE TABLE exact (session text, at timestamptz, price numeric);
+CREATE TABLE inexact (session text, at timestamptz, price float8);
+SELECT coupon.watch('exact', '{"session": "session", "at": "at", "price": "price"}'), coupon.watch('inexact', '{"session": "session", "at": "at", "price": "price"}');
+CREATE TABLE priced AS SELECT row_number() OVER () AS n, price FROM (
+    SELECT unnest('{0,0.00,1,9999,10000,10001,0.01,0.10,19.90,100000000,123456789012.34,9007199254740992,9007199254740993,1e22,1e23,1e60,1e-3,1e-16,1e-22,1e-23,1e-60,-19.90,NaN,Infinity,3.14159265358979323846}'::numeric[]) AS price
+    UNION ALL SELECT round((random() * power(10, n % 12))::numeric, n % 7) FROM generate_series(1, 300) n) p;
+INSERT INTO exact SELECT 'exact-' || n, '2026-02-05 10:00:00', price FROM priced;
+INSERT INTO inexact SELECT 'inexact-' || n, '2026-02-05 10:00:00', price::float8 FROM priced;
+SELECT count(*) AS prices, count(DISTINCT e.churn) > 100 AS they_count, count(*) FILTER (WHERE e.state IS DISTINCT FROM i.state OR e.churn IS DISTINCT FROM i.churn) AS differ
+FROM priced JOIN coupon.session e ON e.session = 'exact-' || n JOIN coupon.session i ON i.session = 'inexact-' || n;
+DROP TABLE exact, inexact, priced;
+DELETE FROM coupon.session WHERE session ~ 'exact-';
+
 -- Arrival order counts: a click of an earlier time, in a later statement, is the next step with no time passed.
 BEGIN;
 INSERT INTO coupon.click (session, at, kind, page) VALUES ('late', '2026-02-05 10:00:30', 'view', 'product');
