@@ -21,8 +21,8 @@ script=$("$PG_CONFIG" --sharedir)/extension/$EXTENSION--$version.sql
 [ -f "$script" ] || die "$script is not there" "run: make install"
 # This version stops at SQL-standard bodies: it is given them as the strings they would be otherwise, with the search_path
 # that the script sets at its beginning, under which they are looked up once and for all.
-# coupon.on_click() pins its path in C, around what SQL it runs.
-sed -e '/on_click() RETURNS trigger/{n;s/$/ SET search_path = pg_catalog, pg_temp/}' -e 's/^BEGIN ATOMIC$/SET search_path = pg_catalog, pg_temp AS $atomic$/' -e 's/^END;$/$atomic$;/' "$script" >"$venv/script.sql"
+# The click trigger and issue_coupon(text) pin theirs in C, around what SQL they run.
+sed -e '/on_click() RETURNS trigger\|issue_coupon(session text) RETURNS/{n;s/SECURITY DEFINER/& SET search_path = pg_catalog, pg_temp/}' -e 's/^BEGIN ATOMIC$/SET search_path = pg_catalog, pg_temp AS $atomic$/' -e 's/^END;$/$atomic$;/' "$script" >"$venv/script.sql"
 
 # A procedure that commits may not pin its search_path (PostgreSQL refuses it); these two name every schema instead, which
 # pgspot checks all the same.

@@ -55,7 +55,7 @@ COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its las
 
 -- One plan, by the key: a connection's first requests would else plan anew, and later ones go on reading the table whole
 -- because it was small once.
-CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
+CREATE FUNCTION coupon.due_offer(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
@@ -64,7 +64,6 @@ BEGIN
             'SELECT coupon.watch(...) your click table, then SELECT * FROM coupon.train().';
         RETURN NULL;
     END IF;
-    -- Most who ask have no coupon and are due none: that takes two look-ups, and writes nothing.
     PERFORM FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL AND c.expires_at > coupon.clock();
     IF FOUND OR $1 IS NOT NULL AND coupon.consider($1) THEN
         RETURN coupon.show_offer($1);
@@ -72,6 +71,11 @@ BEGIN
     RETURN NULL;
 END
 $$;
+COMMENT ON FUNCTION coupon.due_offer(text) IS 'What issue_coupon answers where it cannot see at once that there is nothing';
+
+-- It pins its search_path in C, around what SQL it runs.
+CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
+LANGUAGE c VOLATILE SECURITY DEFINER AS 'MODULE_PATHNAME', 'issue_coupon_wrapper';
 COMMENT ON FUNCTION @extschema@.issue_coupon(text) IS 'The coupon of a session: the live one, or a new one if it is due now; NULL otherwise. Asking twice never issues twice';
 
 CREATE FUNCTION @extschema@.issue_coupon(session bigint) RETURNS coupon.offer

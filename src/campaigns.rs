@@ -91,6 +91,7 @@ const CAMPAIGN: Source = Source {
         (c"zones", pg_sys::TEXTARRAYOID),
     ],
     write: false,
+    index: None,
 };
 const ARM: Source = Source {
     name: c"arm",
@@ -103,6 +104,7 @@ const ARM: Source = Source {
         (c"share", pg_sys::FLOAT8OID),
     ],
     write: false,
+    index: None,
 };
 
 /// The running campaigns as they are now; [`crate::world`] keeps them until one changes.

@@ -9,7 +9,7 @@ use crate::world;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
-const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false };
+const GAP: Source = Source { name: c"gap", columns: &[(c"session", pg_sys::TEXTOID)], write: false, index: None };
 const CUSTOMER: Source = Source {
     name: c"customer",
     columns: &[
@@ -25,6 +25,7 @@ const CUSTOMER: Source = Source {
         (c"variables", pg_sys::JSONBOID),
     ],
     write: false,
+    index: None,
 };
 const SESSION: Source = Source {
     name: c"session",
@@ -44,7 +45,10 @@ const SESSION: Source = Source {
         (c"state", pg_sys::BYTEAOID),
     ],
     write: true,
+    index: None,
 };
+const COUPON: Source =
+    Source { name: c"coupon", columns: &[(c"session", pg_sys::TEXTOID)], write: false, index: Some(c"coupon_live") };
 
 thread_local! {
     /// Where the one row of coupon.storage lay.
@@ -85,6 +89,19 @@ pub fn peek(session: &str) -> Option<(Scene, Option<Live>, bool)> {
         let gap = marks.find(session);
         marks.close();
         Some((scene, live, gap))
+    })
+}
+
+/// Whether a session has a coupon that is not closed, though it may have expired; `None` as for [`load`].
+pub fn has_coupon(session: &str) -> Option<bool> {
+    if !table::allowed() {
+        return None;
+    }
+    table::with_snapshot(|| {
+        let coupons = Keyed::open(&COUPON)?;
+        let found = coupons.find(session);
+        coupons.close();
+        Some(found)
     })
 }
 

@@ -6,7 +6,6 @@ use crate::code;
 use crate::error::spi;
 use crate::guard;
 use crate::rows::Live;
-use crate::sessions;
 use crate::settings::{self, micros};
 use coupon_model::issue::{Moment, Policy, SALT_ISSUE, Thresholds, draw, eligible};
 use coupon_model::rank::SessionCategories;
@@ -374,17 +373,4 @@ pub fn profile(client: &SpiClient, version: &Decoded, customer: &str) -> Vec<(u3
     let (categories, lines) = spi(rows.first().get_two::<Vec<String>, Vec<f64>>());
     let pairs = categories.unwrap_or_default().into_iter().zip(lines.unwrap_or_default());
     pairs.filter_map(|(c, n)| Some((version.version.rank.index(&c)?, n))).collect()
-}
-
-/// Whether there may be a coupon now.
-#[pg_extern(sql = false)]
-fn consider(session: &str) -> bool {
-    if !settings::enabled() || session.len() > crate::events::LONGEST_ID {
-        return false;
-    }
-    guard::subtransaction(|| sessions::consider(session)).unwrap_or_else(|caught| {
-        guard::warn(&caught);
-        crate::fault::record("issue_coupon", Some(session), &caught);
-        false
-    })
 }

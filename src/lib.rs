@@ -19,6 +19,7 @@ mod whole;
 mod world;
 
 mod artefact;
+mod ask;
 mod churn;
 mod code;
 mod direct;

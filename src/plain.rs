@@ -13,6 +13,8 @@ pub struct Source {
     pub columns: &'static [(&'static CStr, pg_sys::Oid)],
     /// Rows are locked, updated and inserted too.
     pub write: bool,
+    /// The index to probe where it is not one over all rows: what it leaves out is not found.
+    pub index: Option<&'static CStr>,
 }
 
 /// A table that was found to be plain, and its index over the first column (invalid where none was asked for).
@@ -70,7 +72,7 @@ pub fn open_relation(oid: pg_sys::Oid, mode: i32) -> Option<pg_sys::Relation> {
 /// # Safety
 /// The relation is open.
 pub unsafe fn is_plain(relation: pg_sys::Relation, source: &Source) -> bool {
-    let Source { name, columns, write } = *source;
+    let Source { name, columns, write, .. } = *source;
     // SAFETY: the caller's; the relation's cache entry holds all that is read here.
     unsafe {
         let (entry, descriptor) = (&*(*relation).rd_rel, &*(*relation).rd_att);
@@ -116,9 +118,9 @@ pub unsafe fn has_only(relation: pg_sys::Relation, columns: usize) -> bool {
     }
 }
 
-/// The oldest valid unique B-tree over exactly the first column of a table, compared as text; one that is not unique will
-/// do for a table that is only read.
-pub fn first_column_index(relation: pg_sys::Relation, unique: bool) -> Option<pg_sys::Relation> {
+/// The oldest valid unique B-tree over exactly the first column of a table, compared as text: the one that is named, or one
+/// over all rows, which need not be unique where the table is only read.
+pub fn first_column_index(relation: pg_sys::Relation, source: &Source) -> Option<pg_sys::Relation> {
     // SAFETY: the relation is open; the list is a copy of ours, and what does not fit is closed again.
     unsafe {
         let list = pg_sys::RelationGetIndexList(relation);
@@ -126,14 +128,18 @@ pub fn first_column_index(relation: pg_sys::Relation, unique: bool) -> Option<pg
         let found = (0..count).find_map(|n| {
             let index = open_relation(pg_sys::list_nth_oid(list, n), pg_sys::AccessShareLock as i32)?;
             let (class, form) = (&*(*index).rd_rel, (*index).rd_index);
-            let fits = class.relam == pg_sys::BTREE_AM_OID
+            let wanted = match source.index {
+                Some(name) => CStr::from_ptr(class.relname.data.as_ptr()) == name,
+                None => pg_sys::RelationGetIndexPredicate(index).is_null(),
+            };
+            let fits = wanted
+                && class.relam == pg_sys::BTREE_AM_OID
                 && (*form).indisvalid
                 && !(*form).indcheckxmin
-                && (!unique || (*form).indisunique && (*form).indimmediate)
+                && (!source.write && source.index.is_none() || (*form).indisunique && (*form).indimmediate)
                 && (*form).indnatts == 1
                 && read((*form).indkey.values.as_ptr()) == 1
-                && *(*index).rd_opfamily == pg_sys::TEXT_BTREE_FAM_OID
-                && pg_sys::RelationGetIndexPredicate(index).is_null();
+                && *(*index).rd_opfamily == pg_sys::TEXT_BTREE_FAM_OID;
             if !fits {
                 pg_sys::relation_close(index, pg_sys::NoLock as i32);
             }

@@ -279,9 +279,6 @@ fn take_turns(turns: &mut [Turn], scene: &Scene) {
 /// a coupon now: of this decision, or of a click that held the row until a moment ago.
 pub fn consider(session: &str) -> bool {
     Spi::connect_mut(|client| {
-        if settled(session) {
-            return false;
-        }
         let patience = Patience::new(settings::max_wait());
         let wanted = Wanted { sessions: &[session], customers: &[None], raced: false, look: false };
         let (scene, mut found) = rows::load(client, &wanted, &patience);
@@ -317,7 +314,7 @@ pub fn consider(session: &str) -> bool {
 
 /// Whether nothing is to be decided or rebuilt, seen without a lock: most who ask write nothing then, and need no
 /// transaction id.
-fn settled(session: &str) -> bool {
+pub fn settled(session: &str) -> bool {
     let Some((scene, live, gap)) = direct::peek(session) else { return false };
     if scene.active.is_none() || gap {
         return false;

@@ -292,7 +292,7 @@ impl Keyed {
         let known = checked(source.name).map(|p| p.index).filter(|i| *i != pg_sys::Oid::INVALID);
         let index = match known {
             Some(oid) => open_relation(oid, pg_sys::AccessShareLock as i32),
-            None => first_column_index(table.relation, source.write),
+            None => first_column_index(table.relation, source),
         };
         let Some(index) = index else {
             table.close();

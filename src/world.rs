@@ -22,11 +22,20 @@ pub const STORED: Source = Source {
     name: c"storage",
     columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
     write: false,
+    index: None,
 };
-const VERSION: Source =
-    Source { name: c"version", columns: &[(c"version", pg_sys::INT8OID), (c"digest", pg_sys::TEXTOID)], write: false };
-const DEPLOYMENT: Source =
-    Source { name: c"deployment", columns: &[(c"id", pg_sys::INT8OID), (c"version", pg_sys::INT8OID)], write: false };
+const VERSION: Source = Source {
+    name: c"version",
+    columns: &[(c"version", pg_sys::INT8OID), (c"digest", pg_sys::TEXTOID)],
+    write: false,
+    index: None,
+};
+const DEPLOYMENT: Source = Source {
+    name: c"deployment",
+    columns: &[(c"id", pg_sys::INT8OID), (c"version", pg_sys::INT8OID)],
+    write: false,
+    index: None,
+};
 
 pub struct World {
     revision: pgrx::Uuid,

@@ -16,9 +16,10 @@ members="SELECT p.* FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::re
 expect_true "the extension has functions" "SELECT count(*) > 20 FROM ($members) p"
 expect "PUBLIC executes no volatile function" "" \
     "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.provolatile = 'v' AND has_function_privilege('$role', p.oid, 'EXECUTE')")"
-expect "definer functions pin search_path; the trigger in C, around what SQL it runs" "coupon.on_click()" \
+expect "definer functions pin search_path; those that each click and each request call, in C around what SQL they run" "coupon.on_click()
+issue_coupon(text)" \
     "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef
-          AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)")"
+          AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false) ORDER BY 1")"
 expect "PUBLIC changes no table, view or sequence" "" \
     "$(q "SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
           WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'USAGE, UPDATE')
