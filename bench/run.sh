@@ -71,6 +71,7 @@ load() { # clicks, sessions, target
                  'p' || i % 50, 'c' || i % 5, 19.90 FROM generate_series(1, $1) i) TO STDOUT" >"$work/load"
         for table_name in plain click; do
             # Or a load writes out what those before it left in the buffers.
+            q "TRUNCATE $table_name, coupon.session"
             q CHECKPOINT
             copy "$table_name" "$work/load" >>"$work/copy.$table_name.$1.$2"
         done

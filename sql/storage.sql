@@ -62,7 +62,7 @@ BEGIN
         session text PRIMARY KEY, customer text, started_at timestamptz NOT NULL, last_at timestamptz NOT NULL,
         views int NOT NULL, segment int NOT NULL, version bigint, frozen boolean NOT NULL, purchased boolean NOT NULL,
         churn float8, interest float8, decided text[], state bytea)
-        WITH (fillfactor = 70, toast_tuple_target = 8160);
+        WITH (fillfactor = 65, toast_tuple_target = 8160);
     ALTER TABLE coupon.session ALTER COLUMN state SET STORAGE EXTERNAL;
     CREATE INDEX session_customer ON coupon.session (customer) WHERE customer IS NOT NULL;
     CREATE INDEX session_started ON coupon.session (started_at);
