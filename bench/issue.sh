@@ -5,7 +5,7 @@
 #   PEERS_PYTHON             a Python with the peers' requirements
 #   DATA, PEERS              folders of clickstream.csv.gz and of churn.py, service.py, client.py
 #   ROUNDS (5), CLICKS (3000), SECONDS_A_ROUND (3)
-. "$(dirname "$0")/../scripts/common.sh"
+. "$(dirname "$0")/lib.sh"
 use_postgres
 
 rounds=${ROUNDS:-5}
@@ -23,9 +23,6 @@ fi
 work=$(mktemp -d)
 service=
 trap 'kill $service 2>/dev/null; rm -rf "$work"' EXIT
-median() { sort -g | awk '{v[NR] = $1} END {if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-calc() { awk "BEGIN {printf \"%.${2:-2}f\", $1}"; }
-q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 
 say "a shop with a trained, live model"
 createdb issue
@@ -38,11 +35,6 @@ q "CREATE TABLE click $columns; CREATE TABLE plain $columns"
 q "SELECT coupon.watch('click', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"category\": \"category\", \"price\": \"price\"}')" >/dev/null
 
 # --- the trigger with three campaigns, budgets and a daily limit, beside one without ---------------------------------
-insert() { # table, clients: microseconds a statement
-    sed "s/:table/$1/" bench/click.sql >"$work/click.sql"
-    pgbench -n -M prepared -c "$2" -j 2 -T "$seconds" -f "$work/click.sql" 2>"$work/err" \
-        | awk -v clients="$2" '/^tps = / {print 1e6 * clients / $3; n = 1} END {exit !n}' || { cat "$work/err" >&2; return 1; }
-}
 q "SELECT coupon.go_live('default')" >/dev/null
 q "INSERT INTO coupon.campaign (campaign, max_discount, budget, budget_day, coupons_day, per_customer, cool_down, paced)
    VALUES ('second', 5, 1e7, 1e6, 1000000, 3, '1 day', true), ('third', 5, 1e7, 1e6, 1000000, 3, '1 day', false)"
@@ -50,10 +42,10 @@ q "INSERT INTO coupon.arm (campaign, arm, policy, share) SELECT campaign, 'all',
 for ((round = 1; round <= rounds; round++)); do
     for clients in 1 8; do
         q "UPDATE coupon.campaign SET state = 'paused' WHERE campaign <> 'default' AND state = 'live'"
-        insert plain $clients >>"$work/plain.$clients"
-        insert click $clients >>"$work/one.$clients"
+        insert plain $clients "$seconds" "$work" >>"$work/plain.$clients"
+        insert click $clients "$seconds" "$work" >>"$work/one.$clients"
         q "UPDATE coupon.campaign SET state = 'live' WHERE campaign <> 'default'"
-        insert click $clients >>"$work/three.$clients"
+        insert click $clients "$seconds" "$work" >>"$work/three.$clients"
     done
 done
 for clients in 1 8; do

@@ -3,7 +3,7 @@
 #
 #   SESSIONS (1000000), VIEWS (10)   the size of the log
 #   CANCELS (0)                      how often to cancel it too, at moments spread over its time
-. "$(dirname "$0")/../scripts/common.sh"
+. "$(dirname "$0")/lib.sh"
 use_postgres
 
 sessions=${SESSIONS:-1000000}
@@ -17,7 +17,6 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 
 say "a log of $sessions sessions of $views views"
 createdb memory

@@ -4,7 +4,7 @@
 #   ROUNDS (5), SECONDS_A_ROUND (5)   how long to look
 #   PEERS_PYTHON                      a Python with the peers' requirements, to train the same data in PyTorch beside us
 #   DATA, PEERS                       folders of clickstream.csv.gz and churn.py (../shared/data, ../shared/peers)
-. "$(dirname "$0")/../scripts/common.sh"
+. "$(dirname "$0")/lib.sh"
 use_postgres
 
 rounds=${ROUNDS:-5}
@@ -25,9 +25,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 table=$work/table
 row() { printf '%s|%s|%s|%s|%s\n' "$@" >>"$table"; }
-median() { sort -g | awk '{v[NR] = $1} END {if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-calc() { awk "BEGIN {printf \"%.${2:-2}f\", $1}"; }
-q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 
 say "a shop with a trained, live model"
 createdb bench
@@ -42,17 +39,11 @@ done
 q "SELECT coupon.watch('click', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"category\": \"category\", \"price\": \"price\"}')" >/dev/null
 
 # --- INSERT of one click ---------------------------------------------------------------------------------------------
-# Microseconds a statement, as its client sees it.
-insert() { # table, clients
-    sed "s/:table/$1/" "$ROOT/bench/click.sql" >"$work/click.sql"
-    pgbench -n -M prepared -c "$2" -j "$(($2 < 2 ? $2 : 2))" -T "$seconds" -f "$work/click.sql" 2>"$work/err" \
-        | awk -v clients="$2" '/^tps = / {print 1e6 * clients / $3; n = 1} END {exit !n}' || { cat "$work/err" >&2; return 1; }
-}
 for clients in 1 8; do
     say "INSERT of one click, $clients clients"
-    for table_name in plain click; do seconds=1 insert "$table_name" "$clients" >/dev/null; done
+    for table_name in plain click; do insert "$table_name" "$clients" 1 "$work" >/dev/null; done
     for ((round = 1; round <= rounds; round++)); do
-        for table_name in plain click; do insert "$table_name" "$clients" >>"$work/insert.$table_name.$clients"; done
+        for table_name in plain click; do insert "$table_name" "$clients" "$seconds" "$work" >>"$work/insert.$table_name.$clients"; done
     done
     without=$(median <"$work/insert.plain.$clients")
     with=$(median <"$work/insert.click.$clients")

@@ -7,7 +7,7 @@
 #   ROUNDS (7)     how long to look
 #   THREADS        threads of either side (default: one a core)
 #   INPUTS         by_session: the client builds its inputs a session at a time, not with whole-log numpy
-. "$(dirname "$0")/../scripts/common.sh"
+. "$(dirname "$0")/lib.sh"
 use_postgres
 
 rounds=${ROUNDS:-7}
@@ -24,8 +24,6 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-median() { sort -g | awk '{v[NR] = $1} END {if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 
 say "loading clickstream and training a model of the same shape"
 createdb score

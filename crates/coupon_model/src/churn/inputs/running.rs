@@ -5,13 +5,17 @@
 //! half the rows that the views' own inputs name. And most views say what an earlier one of their session said (64 to
 //! 80 % of those of two real shops, in sessions of five views and more), so that such words are summed up once.
 
+#[cfg(test)]
+mod tests;
+
 use super::{FADE, GAPS, Layout, one_hot, seconds};
 use crate::churn::View;
 use crate::churn::simd::{Changes, FRESH, logs};
 use crate::events::{Kind, MAX_ATTRIBUTES};
 
-/// Numbers of a view that enter as logarithms.
+/// Numbers of a view that enter as logarithms, and where among them stands how often its category was seen.
 const LOGS: usize = 9;
+const SEEN: usize = 4;
 /// Views after which a recency is dropped.
 const KEPT: usize = 15;
 
@@ -212,11 +216,6 @@ impl Running {
     }
 
     fn write(&mut self, layout: &Layout, views: &[View]) {
-        let at = Places::new(layout);
-        let mut fades = [1.0; KEPT + 2];
-        for age in 1..fades.len() {
-            fades[age] = fades[age - 1] * FADE;
-        }
         self.known.clear();
         self.ends.clear();
         self.places.clear();
@@ -230,92 +229,146 @@ impl Running {
             said.place = shared;
             shared += 2;
         }
-        let mut out = Out { entries: &mut self.entries, used: &mut self.used, places: &mut self.places, shared };
-        let slots = &mut self.slots;
-        let (mut before, mut distinct, mut numbers) = (None::<&Step>, [0.0; 2], [0.0; 4]);
-        let all = views.iter().zip(&self.steps).zip(self.logs.as_chunks::<LOGS>().0).enumerate();
-        for (t, ((view, step), logs)) in all {
-            let [gap, elapsed, price, number, seen, counts @ .., dwell_kind, dwell_page] = *logs;
-            let fresh = t % FRESH == 0;
-            for (slot, log) in step.slots.into_iter().zip(counts).filter_map(|(s, log)| Some((s?, log / 2.0))) {
-                if slots[slot].last == 0 {
-                    self.known.push(slot);
-                }
-                if !fresh {
-                    out.push(at.counts + slot, log - slots[slot].log_count);
-                }
-                slots[slot].log_count = log;
-            }
-            let left = before.map_or([None; 2], |step| step.slots);
-            for (slot, log) in
-                left.into_iter().zip([dwell_kind, dwell_page]).filter_map(|(s, log)| Some((s?, log / 6.0)))
-            {
-                if !fresh {
-                    out.push(at.dwell + slot, log - slots[slot].log_dwell);
-                }
-                slots[slot].log_dwell = log;
-            }
-            for (i, (now, before)) in step.distinct.into_iter().zip(distinct).enumerate() {
-                out.push(at.seen + 1 + i, (if fresh { now } else { now - before }) / 10.0);
-            }
-            distinct = step.distinct;
-            let now = [gap / 5.0, elapsed / 9.0, price / 5.0, number / 3.0];
-            for (i, (now, before)) in now.into_iter().zip(&mut numbers).enumerate() {
-                out.push(at.numbers + i, if fresh { now } else { now - *before });
-                *before = now;
-            }
-            if fresh {
-                for &slot in &self.known {
-                    out.push(at.counts + slot, slots[slot].log_count);
-                    out.push(at.dwell + slot, slots[slot].log_dwell);
-                }
-            }
-            let lasting = out.entries.len() as u32;
-
-            for slot in step.slots.into_iter().flatten() {
-                let last = std::mem::replace(&mut slots[slot].last, t + 1);
-                let left = if last == 0 { 0.0 } else { fades.get(t + 1 - last).copied().unwrap_or(0.0) };
-                if !fresh {
-                    out.push(at.recency + slot, 1.0 - left);
-                }
-            }
-            if fresh {
-                for &slot in &self.known {
-                    let age = t + 1 - slots[slot].last;
-                    out.push(at.recency + slot, if age <= KEPT { fades[age] } else { 0.0 });
-                }
-            } else if let Some(then) = t.checked_sub(KEPT + 1) {
-                let forgotten = |slot: &usize| slots[*slot].last == then + 1;
-                for slot in self.steps[then].slots.into_iter().flatten().filter(forgotten) {
-                    out.push(at.recency + slot, -fades[KEPT + 1]);
-                }
-            }
-            let fading = out.entries.len() as u32;
-
-            let said = self.said[step.said];
-            if said.views == 1 {
-                at.words(layout, view, step.slots, |input| out.push(input, 1.0));
-            } else {
-                if said.first == t {
-                    at.words(layout, view, step.slots, |input| self.parts.push(out.place(input)));
-                    self.shared.push(self.parts.len() as u32);
-                    at.before(step.slots, |input| self.parts.push(out.place(input)));
-                    self.shared.push(self.parts.len() as u32);
-                }
-                out.push_shared(said.place);
-            }
-            if let Some(before) = before {
-                let said = self.said[before.said];
-                match said.views {
-                    1 => at.before(before.slots, |input| out.push(input, 1.0)),
-                    _ => out.push_shared(said.place + 1),
-                }
-            }
-            out.push(at.gap + step.bucket, 1.0);
-            out.push(at.seen, seen / 2.0);
-            self.ends.push([lasting, fading, out.entries.len() as u32]);
-            before = Some(step);
+        let mut fades = [1.0; KEPT + 2];
+        for age in 1..fades.len() {
+            fades[age] = fades[age - 1] * FADE;
         }
+        let mut writing = Writing {
+            at: Places::new(layout),
+            fades,
+            steps: &self.steps,
+            said: &self.said,
+            slots: &mut self.slots,
+            known: &mut self.known,
+            numbers: [0.0; 4],
+            out: Out { entries: &mut self.entries, used: &mut self.used, places: &mut self.places, shared },
+            parts: &mut self.parts,
+            sums: &mut self.shared,
+        };
+        for (t, (view, logs)) in views.iter().zip(self.logs.as_chunks::<LOGS>().0).enumerate() {
+            let lasting = writing.lasting(t, logs);
+            let fading = writing.fading(t);
+            self.ends.push([lasting, fading, writing.alone(t, layout, view, logs[SEEN])]);
+        }
+    }
+}
+
+/// The changes of one view after the other.
+struct Writing<'a> {
+    at: Places,
+    /// A recency by its age.
+    fades: [f32; KEPT + 2],
+    steps: &'a [Step],
+    said: &'a [Said],
+    slots: &'a mut [Slot],
+    known: &'a mut Vec<usize>,
+    /// Gap, elapsed time, price and number of the view before.
+    numbers: [f32; 4],
+    out: Out<'a>,
+    /// As in [`Changes`].
+    parts: &'a mut Vec<u32>,
+    sums: &'a mut Vec<u32>,
+}
+
+impl Writing<'_> {
+    fn before(&self, t: usize) -> Option<&Step> {
+        t.checked_sub(1).map(|before| &self.steps[before])
+    }
+
+    /// Of the sum that stays, or where it begins again, all of it: counts, dwells, numbers. Where its entries end.
+    fn lasting(&mut self, t: usize, logs: &[f32; LOGS]) -> u32 {
+        let [gap, elapsed, price, number, _seen, counts @ .., _, _] = *logs;
+        let dwells = [logs[LOGS - 2], logs[LOGS - 1]];
+        let (at, step, fresh) = (&self.at, &self.steps[t], t.is_multiple_of(FRESH));
+        let (slots_before, distinct_before) =
+            self.before(t).map_or(([None; 2], [0.0; 2]), |step| (step.slots, step.distinct));
+        // Not zipped: of that the compiler makes three times the code.
+        for (i, log) in counts.into_iter().enumerate() {
+            let (Some(slot), log) = (step.slots[i], log / 2.0) else { continue };
+            if self.slots[slot].last == 0 {
+                self.known.push(slot);
+            }
+            if !fresh {
+                self.out.push(at.counts + slot, log - self.slots[slot].log_count);
+            }
+            self.slots[slot].log_count = log;
+        }
+        for (i, log) in dwells.into_iter().enumerate() {
+            let (Some(slot), log) = (slots_before[i], log / 6.0) else { continue };
+            if !fresh {
+                self.out.push(at.dwell + slot, log - self.slots[slot].log_dwell);
+            }
+            self.slots[slot].log_dwell = log;
+        }
+        for (i, before) in distinct_before.into_iter().enumerate() {
+            let before = if fresh { 0.0 } else { before };
+            self.out.push(at.seen + 1 + i, (step.distinct[i] - before) / 10.0);
+        }
+        let now = [gap / 5.0, elapsed / 9.0, price / 5.0, number / 3.0];
+        for (i, before) in self.numbers.into_iter().enumerate() {
+            self.out.push(at.numbers + i, if fresh { now[i] } else { now[i] - before });
+        }
+        self.numbers = now;
+        if fresh {
+            for &slot in &*self.known {
+                self.out.push(at.counts + slot, self.slots[slot].log_count);
+                self.out.push(at.dwell + slot, self.slots[slot].log_dwell);
+            }
+        }
+        self.out.entries.len() as u32
+    }
+
+    /// Of the sum that fades, likewise: recencies.
+    fn fading(&mut self, t: usize) -> u32 {
+        let (at, fresh) = (&self.at, t.is_multiple_of(FRESH));
+        for slot in self.steps[t].slots.into_iter().flatten() {
+            let last = std::mem::replace(&mut self.slots[slot].last, t + 1);
+            let left = if last == 0 { 0.0 } else { self.fades.get(t + 1 - last).copied().unwrap_or(0.0) };
+            if !fresh {
+                self.out.push(at.recency + slot, 1.0 - left);
+            }
+        }
+        if fresh {
+            for &slot in &*self.known {
+                let age = t + 1 - self.slots[slot].last;
+                self.out.push(at.recency + slot, if age <= KEPT { self.fades[age] } else { 0.0 });
+            }
+        } else if let Some(then) = t.checked_sub(KEPT + 1) {
+            for slot in self.steps[then].slots.into_iter().flatten() {
+                if self.slots[slot].last == then + 1 {
+                    self.out.push(at.recency + slot, -self.fades[KEPT + 1]);
+                }
+            }
+        }
+        self.out.entries.len() as u32
+    }
+
+    /// Of this view alone: its words and those of the view before, the gap's bucket, how often its category was seen.
+    fn alone(&mut self, t: usize, layout: &Layout, view: &View, seen: f32) -> u32 {
+        let (at, step, out) = (&self.at, &self.steps[t], &mut self.out);
+        let said = self.said[step.said];
+        if said.views == 1 {
+            at.words(layout, view, step.slots, |input| out.push(input, 1.0));
+        } else {
+            if said.first == t {
+                at.words(layout, view, step.slots, |input| self.parts.push(out.place(input)));
+                self.sums.push(self.parts.len() as u32);
+                at.before(step.slots, |input| self.parts.push(out.place(input)));
+                self.sums.push(self.parts.len() as u32);
+            }
+            out.push_shared(said.place);
+        }
+        if t > 0 {
+            let before = &self.steps[t - 1];
+            let said = self.said[before.said];
+            match said.views {
+                1 => at.before(before.slots, |input| out.push(input, 1.0)),
+                _ => out.push_shared(said.place + 1),
+            }
+        }
+        out.push(at.gap + step.bucket, 1.0);
+        out.push(at.seen, seen / 2.0);
+        out.entries.len() as u32
     }
 }
 
@@ -360,102 +413,4 @@ fn hash(view: &View) -> usize {
     let four = |words: [u16; 4]| words.into_iter().fold(0, |all, word| all << 16 | u64::from(word));
     let mixed = all.into_iter().fold(0, |hash: u64, words| (hash ^ four(words)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (mixed >> 58) as usize
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::churn::inputs::{FADE, Tracker};
-    use crate::churn::simd::tests::with_each_level;
-    use crate::churn::tests::view;
-    use crate::churn::{Inputs, simd::STRIP, simd::running_product};
-    use proptest::prelude::*;
-
-    /// Views that differ, or that say again and again what a few say, at other times and prices.
-    fn session() -> impl Strategy<Value = Vec<View>> {
-        let different = prop::collection::vec(view(), 0..150);
-        let few = (
-            prop::collection::vec(view(), 1..20),
-            prop::collection::vec((any::<prop::sample::Index>(), view()), 0..150),
-        );
-        let again = few.prop_map(|(few, times)| {
-            times
-                .into_iter()
-                .map(|(of, now)| View { at: now.at, price: now.price, ..few[of.index(few.len())] })
-                .collect()
-        });
-        prop_oneof![different, again]
-    }
-
-    #[test]
-    fn what_is_said_again_is_summed_up_once() {
-        let layout = Layout::new(Inputs::Rich, 3, 3, &[3]);
-        let say =
-            |page| View { at: 0, kind: Kind::View, page, category: 2, price: 1.0, attributes: [2; MAX_ATTRIBUTES] };
-        let mut running = Running::default();
-        running.fill(&layout, &[2, 3, 2, 2, 4].map(say));
-        // Page 2: kind, page, category and attribute; then kind and page before.
-        assert_eq!(running.changes().shared, [4, 6]);
-        assert_eq!(running.said.iter().map(|said| said.views).collect::<Vec<_>>(), [3, 1, 1]);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
-
-        /// The changes, summed up, are what the tracker writes view by view; and the product with them is the product
-        /// with its inputs, in each version of the loops and whatever the width.
-        #[test]
-        fn changes_sum_up_to_the_inputs(
-            views in session(),
-            [pages, categories] in prop::array::uniform2(0usize..7),
-            width in prop_oneof![1usize..100, Just(STRIP), Just(4 * STRIP)],
-        ) {
-            let layout = Layout::new(Inputs::Rich, pages, categories, &[3, 0, 2]);
-            let mut running = Running::default();
-            // Room that another session has used.
-            running.fill(&layout, &views[..views.len() / 2]);
-            running.fill(&layout, &views);
-            let changes = running.changes();
-            prop_assert_eq!(changes.ends.len(), views.len());
-            let weights: Vec<f32> = (0..layout.inputs() * width).map(|i| ((i * 7919) % 201) as f32 * 0.01 - 1.0).collect();
-            let bias: Vec<f32> = (0..width).map(|j| j as f32 * 0.01).collect();
-
-            let (mut tracker, mut inputs, mut from) = (Tracker::new(&layout), Vec::new(), 0);
-            let (mut stays, mut fades) = (vec![0.0f32; layout.inputs()], vec![0.0f32; layout.inputs()]);
-            let mut wanted = Vec::new();
-            for (t, (view, &ends)) in views.iter().zip(changes.ends).enumerate() {
-                if t % FRESH == 0 {
-                    stays.fill(0.0);
-                    fades.fill(0.0);
-                }
-                fades.iter_mut().for_each(|x| *x *= FADE);
-                let mut alone = vec![0.0f32; layout.inputs()];
-                for (to, end) in [&mut stays, &mut fades, &mut alone].into_iter().zip(ends) {
-                    for &(i, x) in &changes.entries[from..end as usize] {
-                        changes.inputs(i as usize).for_each(|input| to[input] += x);
-                    }
-                    from = end as usize;
-                }
-                tracker.advance(&layout, view, &mut inputs);
-                let mut dense = vec![0.0f32; layout.inputs()];
-                inputs.iter().for_each(|&(i, x)| dense[i as usize] = x);
-                for (i, x) in dense.iter().enumerate() {
-                    let ours = stays[i] + fades[i] + alone[i];
-                    prop_assert!((ours - x).abs() < 2e-6, "input {i} of view {t}: {ours} against {x}");
-                }
-                wanted.extend((0..width).map(|j| {
-                    let sum: f64 = inputs.iter().map(|&(i, x)| f64::from(x) * f64::from(weights[i as usize * width + j])).sum();
-                    sum + f64::from(bias[j])
-                }));
-            }
-            with_each_level(|level| {
-                let mut out = vec![f32::NAN; views.len() * width];
-                let mut packed = vec![f32::NAN; changes.rows() * STRIP];
-                running_product(&mut out, &bias, &changes, &weights, &mut packed, FADE);
-                for (ours, wanted) in out.iter().zip(&wanted) {
-                    assert!((f64::from(*ours) - wanted).abs() < 2e-5, "{ours} against {wanted} with {level:?}");
-                }
-            });
-        }
-    }
 }
