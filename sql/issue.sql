@@ -58,17 +58,22 @@ COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its las
 CREATE FUNCTION coupon.due_offer(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+DECLARE
+    offer coupon.offer;
 BEGIN
     IF to_regclass('coupon.coupon') IS NULL THEN
         RAISE WARNING 'coupon_ext watches nothing yet' USING HINT =
             'SELECT coupon.watch(...) your click table, then SELECT * FROM coupon.train().';
         RETURN NULL;
     END IF;
-    PERFORM FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL AND c.expires_at > coupon.clock();
-    IF FOUND OR $1 IS NOT NULL AND coupon.consider($1) THEN
-        RETURN coupon.show_offer($1);
+    offer := coupon.show_offer($1);
+    IF offer.issued_at IS NULL AND $1 IS NOT NULL AND coupon.consider($1) THEN
+        offer := coupon.show_offer($1);
     END IF;
-    RETURN NULL;
+    IF offer.issued_at IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN offer;
 END
 $$;
 COMMENT ON FUNCTION coupon.due_offer(text) IS 'What issue_coupon answers where it cannot see at once that there is nothing';
