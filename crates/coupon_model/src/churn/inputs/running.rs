@@ -145,7 +145,7 @@ impl Running {
         self.slots.resize(layout.slots(), Slot::default());
         self.said.clear();
         self.latest.clear();
-        self.latest.resize(HASHES, usize::MAX);
+        self.latest.resize(1 << HASH, usize::MAX);
         self.count(layout, views);
         self.logs.resize(self.numbers.len(), 0.0);
         logs(&mut self.logs, &self.numbers, 1.0);
@@ -404,13 +404,13 @@ impl Out<'_> {
     }
 }
 
-/// How many hashes there are.
-const HASHES: usize = 64;
+/// Bits of a hash: as many views are remembered by their words as it has values.
+const HASH: u32 = 6;
 
 fn hash(view: &View) -> usize {
     let [a, b, c, d, e, f, g, h] = view.attributes;
     let all = [[view.kind as u16, view.page, view.category, a], [b, c, d, e], [f, g, h, 0]];
     let four = |words: [u16; 4]| words.into_iter().fold(0, |all, word| all << 16 | u64::from(word));
     let mixed = all.into_iter().fold(0, |hash: u64, words| (hash ^ four(words)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (mixed >> 58) as usize
+    (mixed >> (u64::BITS - HASH)) as usize
 }
