@@ -139,6 +139,17 @@ FROM (SELECT issue_coupon(:'yes') AS o) i, coupon.coupon c WHERE c.session = :'y
 SELECT count(DISTINCT (issue_coupon(:'yes')).code) AS codes FROM generate_series(1, 10);
 CALL look(:'yes', 3);
 SELECT count(*) AS coupons, bool_and(c.code = (issue_coupon(:'yes')).code) AS the_same FROM coupon.coupon c WHERE session = :'yes';
+-- The same where it cannot be looked up beside the executor, and with the extension switched off.
+BEGIN;
+ALTER INDEX coupon.coupon_live RENAME TO renamed;
+SELECT (issue_coupon(:'yes')).code IS NOT NULL AS offer, issue_coupon('nobody') IS NULL AS nobody;
+ROLLBACK;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT (issue_coupon(:'yes')).code IS NOT NULL AS offer, issue_coupon('nobody') IS NULL AS nobody;
+ROLLBACK;
+SET coupon_ext.enabled = off;
+SELECT (issue_coupon(:'yes')).code IS NOT NULL AS offer, issue_coupon('nobody') IS NULL AS nobody;
+RESET coupon_ext.enabled;
 SELECT condition, holds, detail FROM coupon.explain(:'yes') WHERE condition LIKE 'rule%';
 -- Held out: the same path, logged, and nothing to see.
 CALL look(:'no', 6);
