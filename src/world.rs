@@ -4,10 +4,7 @@
 use crate::cache::{self, Decoded};
 use crate::campaigns::{self, Campaigns};
 use crate::error::{report, throw};
-use crate::guard::pinned;
-use crate::plain::Source;
-use crate::rows::Fields;
-use crate::whole;
+use crate::statement::{Fields, Statement};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
@@ -17,25 +14,12 @@ use std::rc::Rc;
 /// The storage version this code works with; coupon.storage_version() says the same.
 const STORAGE: i32 = 1;
 
-/// One row, with the storage version first and the revision third.
-pub const STORED: Source = Source {
-    name: c"storage",
-    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
-    write: false,
-    index: None,
-};
-const VERSION: Source = Source {
-    name: c"version",
-    columns: &[(c"version", pg_sys::INT8OID), (c"digest", pg_sys::TEXTOID)],
-    write: false,
-    index: None,
-};
-const DEPLOYMENT: Source = Source {
-    name: c"deployment",
-    columns: &[(c"id", pg_sys::INT8OID), (c"version", pg_sys::INT8OID)],
-    write: false,
-    index: None,
-};
+thread_local! {
+    static STORED: Statement = const { Statement::new(c"SELECT version, revision FROM coupon.storage", &[]) };
+    static VERSIONS: Statement = const { Statement::new(c"SELECT version, digest FROM coupon.version", &[]) };
+    static NEWEST: Statement = const { Statement::new(
+        c"SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1", &[]) };
+}
 
 pub struct World {
     revision: pgrx::Uuid,
@@ -60,32 +44,25 @@ pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
     if let Some(kept) = KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned()) {
         return kept;
     }
-    let world = Rc::new(pinned(|| Spi::connect(|client| read(client, revision))));
+    let world = Rc::new(Spi::connect(|_| read(revision)));
     KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
     world
 }
 
-fn read(client: &SpiClient, revision: pgrx::Uuid) -> World {
-    let mut digests = HashMap::new();
-    whole::each(client, &VERSION, |row| {
-        digests.extend(row.field::<i64>(1).zip(row.field::<String>(2)));
-    });
-    let mut newest = None;
-    whole::each(client, &DEPLOYMENT, |row| {
-        newest = newest.max(row.field::<i64>(1).zip(row.field::<i64>(2)));
-    });
-    let active = newest.map(|(_, version)| version);
-    World { revision, active, digests, campaigns: campaigns::read(client) }
+fn read(revision: pgrx::Uuid) -> World {
+    let digest = |row: crate::statement::Row| Some((row.field(1)?, row.field(2)?));
+    let digests = VERSIONS.with(|versions| versions.read([])).iter().filter_map(digest).collect();
+    let active = NEWEST.with(|newest| newest.read([])).first().and_then(|row| row.field(1));
+    World { revision, active, digests, campaigns: campaigns::read() }
 }
 
 /// The world now; `None` before there is storage.
-pub fn now(client: &SpiClient) -> Option<Rc<World>> {
-    let mut stored = None;
-    if crate::store::exists() {
-        whole::each(client, &STORED, |row| stored = row.field::<i32>(1).zip(row.field::<pgrx::Uuid>(3)));
+pub fn now(_: &SpiClient) -> Option<Rc<World>> {
+    if !crate::store::exists() {
+        return None;
     }
-    let (storage, revision) = stored?;
-    Some(at(storage, revision))
+    let stored = STORED.with(|stored| stored.read([])).first().and_then(|row| Some((row.field(1)?, row.field(2)?)));
+    stored.map(|(storage, revision)| at(storage, revision))
 }
 
 /// The active version; `None` before there is one.
