@@ -5,7 +5,7 @@ use crate::cache::Decoded;
 use crate::error::{ok, report, spi, throw};
 use crate::guard;
 use crate::settings::{self, micros};
-use crate::statement::{Fields, Rows, Statement, with_snapshot};
+use crate::statement::{Fields, Row, Statement};
 use crate::world::{self, World};
 use coupon_model::live::{Click, Visit};
 use coupon_model::segment::Model;
@@ -58,31 +58,19 @@ pub enum Stored {
     Held,
 }
 
-/// What is read of a session and of the world: version and revision of the storage, whether the session is marked, whether
-/// its row was found, whether there is one; the row from `FOUND` on, its customer's variables from `VARIABLES` on. The row is
-/// locked in a lateral subquery, a nested loop over the keys in their order. A row that another transaction holds is passed
-/// by: to queue for it could make the shop's own transaction the victim of a deadlock.
-macro_rules! load_sql {
-    ($columns:literal, $keys:literal, $session:literal, $lock:literal, $customer:literal, $order:literal) => {
+/// A session's row as it is read, from the column `FOUND` on behind the revision of the storage and whether it is marked.
+/// A row that another transaction holds is passed by: to queue for it could make the shop's own transaction the victim of a
+/// deadlock. No EXISTS over many keys: PostgreSQL may hash the whole table to answer one.
+macro_rules! row_sql {
+    ($gap:literal, $more:literal, $from:literal) => {
         concat!(
-            "SELECT t.version, t.revision, (SELECT true FROM coupon.gap g WHERE g.session = ",
-            $session,
-            " LIMIT 1), s.session IS NOT NULL, \
-             CASE WHEN s.session IS NULL THEN (SELECT true FROM coupon.session y WHERE y.session = ",
-            $session,
-            ") END, s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
-             s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
-             k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables",
-            $columns,
+            "SELECT (SELECT revision FROM coupon.storage), ",
+            $gap,
+            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
+             s.interest, s.decided, s.state",
+            $more,
             " FROM ",
-            $keys,
-            " LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = ",
-            $session,
-            $lock,
-            ") s ON true LEFT JOIN coupon.customer k ON k.customer = CASE WHEN s.session IS NULL THEN ",
-            $customer,
-            " END",
-            $order,
+            $from,
             "\0"
         )
     };
@@ -95,9 +83,34 @@ macro_rules! c_str {
         }
     };
 }
-const FOUND: usize = 6;
-const VARIABLES: usize = 18;
-const COUPON: usize = 26;
+const FOUND: usize = 3;
+const LOCK_ONE: &str = row_sql!(
+    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    "",
+    "coupon.session s WHERE s.session = $1 FOR UPDATE SKIP LOCKED"
+);
+/// What is to be known of a session whose row was not to be had: whether there is one, and its customer's variables.
+const LOOK_ONE: &str = "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1), \
+     EXISTS (SELECT FROM coupon.session s WHERE s.session = $1), k.spending_last_month, k.average_payment, \
+     k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
+     FROM coupon.storage t LEFT JOIN coupon.customer k ON k.customer = $2\0";
+const VARIABLES: usize = 4;
+/// Both of many sessions, locked in a nested loop in the order of the keys.
+const LOCK_ALL: &str = row_sql!(
+    "(SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1)",
+    ", s.session IS NOT NULL, CASE WHEN s.session IS NULL THEN \
+     (SELECT true FROM coupon.session y WHERE y.session = u.session) END, k.spending_last_month, k.average_payment, \
+     k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables",
+    "unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) LEFT JOIN LATERAL \
+     (SELECT * FROM coupon.session x WHERE x.session = u.session FOR UPDATE SKIP LOCKED) s ON true \
+     LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true ORDER BY u.n"
+);
+const OF_MANY: usize = 15;
+const PEEK_ONE: &str = row_sql!(
+    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    ", s.session IS NOT NULL, EXISTS (SELECT FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL)",
+    "(VALUES (1)) one LEFT JOIN coupon.session s ON s.session = $1"
+);
 
 const UPDATE: &str = "UPDATE coupon.session SET customer = $2, last_at = $3, views = $4, frozen = $5, purchased = $6, \
                       churn = $7, interest = $8, state = $9 WHERE session = $1\0";
@@ -135,17 +148,10 @@ mod types {
 }
 
 thread_local! {
-    static LOCK: Statement = const { Statement::new(
-        c_str!(load_sql!("", "coupon.storage t", "$1", " FOR UPDATE SKIP LOCKED", "$2::text", "")), &types::KEYS) };
-    static LOCK_MANY: Statement = const { Statement::new(
-        c_str!(load_sql!(
-            "", "(SELECT version, revision FROM coupon.storage LIMIT 1) t, \
-             unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n)",
-            "u.session", " FOR UPDATE SKIP LOCKED", "u.customer", " ORDER BY u.n")), &types::ARRAYS) };
-    static PEEK: Statement = const { Statement::new(
-        c_str!(load_sql!(
-            ", (SELECT true FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL LIMIT 1)",
-            "coupon.storage t", "$1", "", "NULL::text", "")), &types::KEY) };
+    static LOCK: Statement = const { Statement::new(c_str!(LOCK_ONE), &types::KEY) };
+    static LOOK: Statement = const { Statement::new(c_str!(LOOK_ONE), &types::KEYS) };
+    static LOCK_MANY: Statement = const { Statement::new(c_str!(LOCK_ALL), &types::ARRAYS) };
+    static PEEK: Statement = const { Statement::new(c_str!(PEEK_ONE), &types::KEY) };
     static WRITE: Statement = const { Statement::new(c_str!(UPDATE), types::changed(&types::ROW)) };
     static WRITE_MANY: Statement = const { Statement::new(c_str!(UPDATE_MANY), types::changed(&types::ROWS)) };
     static STORE: Statement = const { Statement::new(c_str!(INSERT), &types::ROW) };
@@ -154,27 +160,42 @@ thread_local! {
 
 /// Reads and locks sessions in the order given, each with the customer of its first click; waits for none.
 pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
-    let rows = match (sessions, customers) {
-        ([session], [customer]) => LOCK.with(|lock| lock.run([session.into_datum(), customer.into_datum()])),
-        _ => LOCK_MANY.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()])),
-    };
-    // What is kept under a revision must be of it, so it is read in a snapshot no older than the statement's.
-    let scene = Scene::new(with_snapshot(|| world_of(&rows)));
-    let found = rows.iter().zip(sessions).zip(customers);
-    let found = found.map(|((row, session), customer)| {
-        let row_found = row.field(4) == Some(true);
-        let stored = if row_found {
-            Stored::Known(Box::new(live(&row, FOUND, session, &scene.world)))
-        } else if row.field(5) == Some(true) {
-            Stored::Held
-        } else {
-            let model = scene.active.as_ref().filter(|_| customer.is_some());
-            Stored::New(model.map_or(0, |active| segment(&row, VARIABLES, &active.version.segment)))
+    let ([session], [customer]) = (sessions, customers) else { return lock_many(sessions, customers) };
+    let rows = LOCK.with(|lock| lock.run([session.into_datum()]));
+    if let Some(row) = rows.first() {
+        let scene = scene_of(&row);
+        let row_found = Stored::Known(Box::new(live(&row, FOUND, session, &scene.world)));
+        let found = Found { row: row_found, gap: row.field(2) == Some(true) };
+        return (scene, vec![found]);
+    }
+    let rows = LOOK.with(|look| look.run([session.into_datum(), customer.into_datum()]));
+    let Some(row) = rows.first() else { no_storage() };
+    let scene = scene_of(&row);
+    let stored = if row.field(3) == Some(true) { Stored::Held } else { new(&row, VARIABLES, &scene, *customer) };
+    let found = Found { row: stored, gap: row.field(2) == Some(true) };
+    (scene, vec![found])
+}
+
+fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
+    let rows = LOCK_MANY.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
+    let scene = scene_of(&rows.row(0));
+    let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
+        let (row_found, held) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
+        let stored = match (row_found, held) {
+            (true, _) => Stored::Known(Box::new(live(&row, FOUND, session, &scene.world))),
+            (_, true) => Stored::Held,
+            _ => new(&row, OF_MANY + 2, &scene, *customer),
         };
-        Found { row: stored, gap: row.field(3) == Some(true) }
+        Found { row: stored, gap: row.field(2) == Some(true) }
     });
     let found = found.collect();
     (scene, found)
+}
+
+/// A session that is not stored, with the segment of its customer, whose variables begin in column `first`.
+fn new(row: &Row, first: usize, scene: &Scene, customer: Option<&str>) -> Stored {
+    let model = scene.active.as_ref().filter(|_| customer.is_some());
+    Stored::New(model.map_or(0, |active| segment(row, first, &active.version.segment)))
 }
 
 /// What is known of a session beside its row.
@@ -187,24 +208,24 @@ pub struct Seen {
 
 /// A session as it is stored, unlocked, in the caller's snapshot.
 pub fn peek(session: &str) -> (Scene, Option<Live>, Seen) {
-    let rows = PEEK.with(|peek| peek.read([session.into_datum()]));
-    let scene = Scene::new(world_of(&rows));
-    let row = rows.row(0);
-    let live = (row.field(4) == Some(true)).then(|| live(&row, FOUND, session, &scene.world));
-    let seen = Seen { gap: row.field(3) == Some(true), coupon: row.field(COUPON) == Some(true) };
+    let row = PEEK.with(|peek| peek.read([session.into_datum()])).row(0);
+    let scene = Scene::new(world::at(row.field(1).unwrap_or_else(|| no_storage())));
+    let live = (row.field(OF_MANY) == Some(true)).then(|| live(&row, FOUND, session, &scene.world));
+    let seen = Seen { gap: row.field(2) == Some(true), coupon: row.field(OF_MANY + 1) == Some(true) };
     (scene, live, seen)
 }
 
-fn world_of(rows: &Rows) -> Rc<World> {
-    let stored = rows.first().and_then(|row| Some((row.field(1)?, row.field(2)?)));
-    let Some((version, revision)) = stored else {
-        throw(report(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "coupon.storage holds no row",
-            "SELECT coupon.create_storage()",
-        ))
-    };
-    world::at(version, revision)
+/// The scene at the revision in the first column of a row just read.
+fn scene_of(row: &Row) -> Scene {
+    Scene::new(world::at_now(row.field(1).unwrap_or_else(|| no_storage())))
+}
+
+fn no_storage() -> ! {
+    throw(report(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "coupon.storage holds no row",
+        "SELECT coupon.create_storage()",
+    ))
 }
 
 /// A stored session, its columns from customer on beginning at `first`.

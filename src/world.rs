@@ -4,7 +4,7 @@
 use crate::cache::{self, Decoded};
 use crate::campaigns::{self, Campaigns};
 use crate::error::{report, throw};
-use crate::statement::{Fields, Statement};
+use crate::statement::{Fields, Row, Statement, with_snapshot};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use std::rc::Rc;
 const STORAGE: i32 = 1;
 
 thread_local! {
-    static STORED: Statement = const { Statement::new(c"SELECT version, revision FROM coupon.storage", &[]) };
+    static STORED: Statement = const { Statement::new(c"SELECT revision, version FROM coupon.storage", &[]) };
     static VERSIONS: Statement = const { Statement::new(c"SELECT version, digest FROM coupon.version", &[]) };
     static NEWEST: Statement = const { Statement::new(
         c"SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1", &[]) };
@@ -32,16 +32,19 @@ thread_local! {
     static KEPT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
 }
 
+fn kept(revision: pgrx::Uuid) -> Option<Rc<World>> {
+    KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned())
+}
+
+/// The world at a revision that a statement has just read: in a snapshot no older than that statement's, because what is
+/// kept under a revision must be of it.
+pub fn at_now(revision: pgrx::Uuid) -> Rc<World> {
+    kept(revision).unwrap_or_else(|| with_snapshot(|| at(revision)))
+}
+
 /// The world at a revision; refused where the storage is of another version than the functions.
-pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
-    if storage != STORAGE {
-        throw(report(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the storage is of version {storage}, these functions are of version {STORAGE}"),
-            "SELECT coupon.create_storage()",
-        ));
-    }
-    if let Some(kept) = KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned()) {
+pub fn at(revision: pgrx::Uuid) -> Rc<World> {
+    if let Some(kept) = kept(revision) {
         return kept;
     }
     let world = Rc::new(Spi::connect(|_| read(revision)));
@@ -50,19 +53,31 @@ pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
 }
 
 fn read(revision: pgrx::Uuid) -> World {
-    let digest = |row: crate::statement::Row| Some((row.field(1)?, row.field(2)?));
+    let storage = stored().and_then(|row| row.field(2)).unwrap_or(0);
+    if storage != STORAGE {
+        throw(report(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the storage is of version {storage}, these functions are of version {STORAGE}"),
+            "SELECT coupon.create_storage()",
+        ));
+    }
+    let digest = |row: Row| Some((row.field(1)?, row.field(2)?));
     let digests = VERSIONS.with(|versions| versions.read([])).iter().filter_map(digest).collect();
     let active = NEWEST.with(|newest| newest.read([])).first().and_then(|row| row.field(1));
-    World { revision, active, digests, campaigns: campaigns::read() }
+    let world = World { revision, active, digests, campaigns: campaigns::read() };
+    // In the same snapshot.
+    world.active();
+    world
+}
+
+fn stored() -> Option<Row> {
+    STORED.with(|stored| stored.read([])).first()
 }
 
 /// The world now; `None` before there is storage.
 pub fn now(_: &SpiClient) -> Option<Rc<World>> {
-    if !crate::store::exists() {
-        return None;
-    }
-    let stored = STORED.with(|stored| stored.read([])).first().and_then(|row| Some((row.field(1)?, row.field(2)?)));
-    stored.map(|(storage, revision)| at(storage, revision))
+    let revision = if crate::store::exists() { stored()?.field(1) } else { None };
+    revision.map(at)
 }
 
 /// The active version; `None` before there is one.
