@@ -37,6 +37,10 @@ impl Skipped {
         self.count += 1;
         self.first.get_or_insert(refused);
     }
+
+    pub fn join(self, other: Skipped) -> Skipped {
+        Skipped { first: self.first.or(other.first), count: self.count + other.count }
+    }
 }
 
 /// A session and the clicks of a statement that are its.
