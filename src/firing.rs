@@ -1,7 +1,7 @@
 //! How the click trigger may be fired: AFTER INSERT FOR EACH STATEMENT, with a transition table. A trigger that fires it
 //! otherwise counts nothing, and costs the shop no row.
 
-use crate::guard::{self, Caught, pinned};
+use crate::guard::{self, Caught};
 use crate::{fault, settings};
 use pgrx::PgTrigger;
 use pgrx::prelude::*;
@@ -48,8 +48,6 @@ fn report(trigger: &PgTrigger) {
         ));
     }
     let Ok(relation) = trigger.relation() else { return };
-    pinned(|| {
-        guard::warn(&caught);
-        fault::record(relation.name(), None, &caught);
-    });
+    guard::warn(&caught);
+    fault::record(relation.name(), None, &caught, 1);
 }

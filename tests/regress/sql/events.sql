@@ -168,7 +168,7 @@ $$;
 SELECT r.* FROM (VALUES ('text', 'a b '), ('varchar(20)', 'v '), ('char(10)', 'padded'), ('char(10)', ''), ('name', 'n'), ('int', '-7'), ('smallint', '3'),
     ('bigint', '9007199254740993'), ('numeric', '1.500'), ('real', '0.1'), ('double precision', '0.1'), ('boolean', 'yes'), ('boolean', 'f'),
     ('uuid', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'), ('mood', 'so so'), ('date', '2025-02-03'), ('timestamp', '2025-02-03 04:05'),
-    ('time', '04:05'), ('code', 'padded'), ('yes', 'true'), ('oid', '42')) v(type, value)
+    ('timestamptz', '2025-02-03 04:05'), ('time', '04:05'), ('code', 'padded'), ('yes', 'true'), ('oid', '42')) v(type, value)
 CROSS JOIN LATERAL read_alike(v.type, v.value) r;
 SELECT r.*, v.at_type FROM (VALUES ('timestamptz'), ('timestamp'), ('date')) v(at_type) CROSS JOIN LATERAL read_alike('text', 'x', v.at_type) r;
 -- Neither the session's time zone nor its date style may change what is read: training and shop connect with their own.
