@@ -94,34 +94,44 @@ COMMENT ON FUNCTION coupon.time_sql(regclass, text) IS 'A column read as a time'
 -- A partitioned table holds its rows in its partitions. A trigger of any other table fires for the table's own rows alone,
 -- and not for those of the tables that inherit from it, whose own triggers do.
 CREATE FUNCTION coupon.own_rows(relation regclass) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN '' ELSE 'ONLY ' END
-        || relation::text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN '' ELSE 'ONLY ' END
+        || relation::text;
+END
 $$;
 COMMENT ON FUNCTION coupon.own_rows(regclass) IS 'A watched table as a FROM clause names it: with its partitions, and without the tables that inherit from it';
 
--- A partition whose parent is watched too is read through the parent only.
+-- A partition whose parent is watched too is read through the parent only. (PL/pgSQL, which keeps its plans: this is asked
+-- for each session that is rebuilt.)
 CREATE FUNCTION coupon.sources() RETURNS TABLE (relation regclass, query text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH fit AS MATERIALIZED (SELECT w.* FROM coupon.watched w WHERE w.fits)
     SELECT f.relation, coupon.event_query(f.relation, f.columns, f.kind, f.kinds) FROM fit f
     WHERE NOT EXISTS (SELECT FROM pg_partition_ancestors(f.relation) p(relid) JOIN fit y ON y.relation = p.relid
         WHERE p.relid <> f.relation)
-    ORDER BY f.relation::text
+    ORDER BY f.relation::text;
+END
 $$;
 COMMENT ON FUNCTION coupon.sources() IS 'The tables events are read from, each row of each once, and the query that reads each; a table that does not fit its mapping is left out';
 
 CREATE FUNCTION coupon.misfits() RETURNS TABLE (relation regclass, problem text, sessions text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH all_watched AS MATERIALIZED (SELECT w.* FROM coupon.watched w)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH every AS MATERIALIZED (SELECT w.* FROM coupon.watched w)
     SELECT m.relation, m.problem, CASE WHEN a.attname IS NOT NULL THEN format('SELECT %s AS session FROM %s',
         coupon.text_sql(m.relation, a.attname), coupon.own_rows(m.relation)) END
-    FROM all_watched m LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = m.columns ->> 'session'
+    FROM every m LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = m.columns ->> 'session'
         AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE NOT m.fits AND NOT EXISTS (SELECT FROM pg_partition_ancestors(m.relation) p(relid)
-        JOIN all_watched y ON y.fits AND y.relation = p.relid)
-        AND NOT EXISTS (SELECT FROM all_watched y WHERE y.fits AND y.relation = m.relation)
-    ORDER BY m.relation::text
+    WHERE NOT m.fits AND NOT EXISTS (SELECT FROM every y WHERE y.fits AND (y.relation = m.relation
+        OR y.relation IN (SELECT p.relid FROM pg_partition_ancestors(m.relation) p(relid))))
+    ORDER BY m.relation::text;
+END
 $$;
 COMMENT ON FUNCTION coupon.misfits() IS 'The watched tables that are left out because their mapping does not fit, why, and the SELECT of their session ids where these can still be read';
 

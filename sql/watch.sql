@@ -14,6 +14,7 @@ DECLARE
     name text;
     theirs text;
     typ regtype;
+    base oid;
     category "char";
     fits boolean;
 BEGIN
@@ -111,12 +112,8 @@ BEGIN
             CASE jsonb_typeof(e.value) WHEN 'array' THEN e.value END) a(value) ON true
         ORDER BY array_position(ours, e.key)
     LOOP
-        -- A domain may be over a domain; its category is that of the innermost type.
-        WITH RECURSIVE base(typ) AS (
-            SELECT a.atttypid FROM pg_attribute a
-            WHERE a.attrelid = relation AND a.attname = theirs AND a.attnum > 0 AND NOT a.attisdropped
-            UNION ALL SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd')
-        SELECT t.oid, t.typcategory INTO typ, category FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype <> 'd';
+        SELECT a.atttypid INTO typ FROM pg_attribute a
+        WHERE a.attrelid = relation AND a.attname = theirs AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
             code := 'undefined_column';
             message := format('column "%s" of relation "%s" does not exist', theirs, relation);
@@ -124,6 +121,12 @@ BEGIN
             hint := format('Columns of "%s": %s.', relation, coupon.column_names(relation));
             RETURN;
         END IF;
+        -- A domain may be over a domain.
+        LOOP
+            SELECT t.typbasetype, t.typcategory INTO base, category FROM pg_type t WHERE t.oid = typ;
+            EXIT WHEN coalesce(base, 0) = 0;
+            typ := base;
+        END LOOP;
         fits := CASE
             WHEN name = 'at' THEN typ IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
             WHEN name IN ('quantity', 'price') THEN typ IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
@@ -157,9 +160,11 @@ COMMENT ON FUNCTION coupon.column_names(regclass) IS 'The columns of a relation,
 -- INSERT finds out which rows a transition table is to hold from the triggers that stand, enabled or not, and cannot collect
 -- those that go to a foreign table: it fails.
 CREATE FUNCTION coupon.foreign_partition(relation regclass) RETURNS regclass
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.relid FROM pg_partition_tree(relation) p JOIN pg_class c ON c.oid = p.relid
-    WHERE c.relkind = 'f' ORDER BY p.relid::regclass::text LIMIT 1
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT p.relid FROM pg_partition_tree(relation) p JOIN pg_class c ON c.oid = p.relid
+        WHERE c.relkind = 'f' ORDER BY p.relid::regclass::text LIMIT 1);
+END
 $$;
 COMMENT ON FUNCTION coupon.foreign_partition(regclass) IS 'A partition of a table, at any depth, that is a foreign table; NULL where there is none';
 

@@ -34,7 +34,7 @@ expect "nobody but the owner and PUBLIC has anything on anything" "" "$(q "
         UNION ALL SELECT 'pg_namespace', n.oid, n.nspacl, n.nspowner FROM pg_namespace n WHERE n.nspname = 'coupon') o
     CROSS JOIN LATERAL aclexplode(o.acl) a WHERE a.grantee NOT IN (0, o.owner) OR a.grantee = 0 AND a.is_grantable")"
 expect "PUBLIC executes these, which only compute" \
-    "budget_date clock column_names draw_arm estimated_sales event_number event_time foreign_partition growth mapping_fault minor_units normalise_code stock_fault storage_version watch_state worst_case" \
+    "budget_date clock column_names draw_arm estimated_sales event_number event_time event_time foreign_partition growth mapping_fault minor_units normalise_code stock_fault storage_version watch_state worst_case" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p WHERE has_function_privilege('$role', p.oid, 'EXECUTE')")"
 expect "PUBLIC reads one view, which is of the catalogue" watched \
     "$(q "SELECT string_agg(c.relname, ' ') FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
