@@ -26,6 +26,7 @@ mod explain;
 mod fault;
 mod firing;
 mod issue;
+mod misfits;
 mod rank;
 mod rows;
 mod score;

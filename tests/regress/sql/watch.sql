@@ -28,6 +28,18 @@ SELECT relation, live, fits, problem FROM coupon.watched WHERE relation = 'bad':
 SELECT * FROM w.seen('good');
 SELECT relation, problem, sessions FROM coupon.misfits();
 SELECT coupon.score_query(true) LIKE '%bad%' AS reads_it_to_score;
+-- A session of which it holds clicks is not rebuilt without them; others are.
+INSERT INTO good VALUES ('good-3', '2025-09-01 10:00:00+00');
+INSERT INTO bad VALUES ('good-1', '2025-09-01 10:00:01+00');
+INSERT INTO coupon.gap (session, reason) VALUES ('good-3', 'test');
+SELECT coupon.consider('good-1'), coupon.consider('good-3');
+SELECT session, count(*) AS marks FROM coupon.gap GROUP BY session;
+SELECT coupon.unwatch('bad');
+SELECT coupon.watch('bad', '{"session": "session", "at": "seen_at"}');
+SELECT coupon.consider('good-1');
+SELECT session, count(*) AS marks FROM coupon.gap GROUP BY session;
+SELECT * FROM w.seen('good');
+DELETE FROM bad;
 SELECT coupon.unwatch('bad');
 
 -- An argument that is no mapping.
