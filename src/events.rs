@@ -14,6 +14,7 @@ use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Longest session and customer id, in bytes.
 pub const LONGEST_ID: usize = 256;
@@ -93,12 +94,16 @@ fn on_click(trigger: &PgTrigger) {
     let patience = Patience::new(settings::max_wait());
     let mut attempts = 0;
     let skipped = loop {
-        match guard::attempt(|| statement.advance(&patience, attempts > 0)) {
+        let began = Instant::now();
+        match guard::attempt(patience.left(), || statement.advance(&patience, attempts > 0)) {
             Ok(skipped) => break skipped,
-            // Another transaction is about to store one of the sessions, or holds a whole table.
+            // Another transaction is about to store one of the sessions, or holds a whole table. The second attempt stores
+            // each on its own.
             Err(failure)
-                if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && patience.wait(attempts) =>
+                if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                    && (attempts == 0 || patience.wait(attempts)) =>
             {
+                patience.spend(began.elapsed());
                 attempts += 1;
             }
             Err(failure) => {

@@ -351,7 +351,7 @@ pub fn insert(rows: &[Live]) -> Vec<usize> {
         let version = row.version.as_ref().map(|v| v.number);
         [micros(row.started_at).into_datum(), (row.segment as i32).into_datum(), version.into_datum()]
     };
-    let stored = guard::with_short_queue(|| match rows {
+    let stored = guard::with_short_queue(rows.len(), || match rows {
         [] => None,
         [row] => Some(STORE.with(|store| store.run(with::<12>(changed(row), began(row))))),
         _ => {

@@ -140,7 +140,7 @@ fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
     if !careful || rows.is_empty() {
         return stored(rows::insert(rows));
     }
-    match guard::attempt(|| rows::insert(rows)) {
+    match guard::attempt(1, || rows::insert(rows)) {
         Ok(taken) => stored(taken),
         Err(failure) if failure.caught.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => failure.raise(),
         Err(_) if rows.len() == 1 => vec![(0, Missed::Held)],
