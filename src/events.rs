@@ -4,7 +4,7 @@ use crate::error::{report, throw};
 use crate::guard::{self, Caught, Patience};
 use crate::sessions::{self, Refused, Skipped};
 use crate::transition::{self, Column, Role, Row};
-use crate::{clicks, fault, settings};
+use crate::{clicks, fault, firing, settings};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
 use pgrx::prelude::*;
@@ -72,7 +72,10 @@ pub extern "C" fn pg_finfo_on_click_wrapper() -> &'static pg_sys::Pg_finfo_recor
 pub unsafe extern "C-unwind" fn on_click_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL passes a valid call frame; from_fcinfo checks that it is a trigger's.
     match unsafe { fcinfo.as_ref() }.map(|f| unsafe { PgTrigger::from_fcinfo(f) }) {
-        Some(Ok(trigger)) => on_click(&trigger),
+        Some(Ok(trigger)) => match firing::refuse(&trigger) {
+            Some(answer) => return answer,
+            None => on_click(&trigger),
+        },
         _ => error!("coupon.on_click() is a trigger function"),
     }
     pg_sys::Datum::from(0)

@@ -157,12 +157,32 @@ mod types {
     pub const KEYS: [Oid; 2] = [TEXTOID; 2];
     pub const ARRAYS: [Oid; 2] = [TEXTARRAYOID; 2];
     pub const ROW: [Oid; 12] = [
-        TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, BOOLOID, BOOLOID, FLOAT8OID, FLOAT8OID, BYTEAOID, TIMESTAMPTZOID,
-        INT4OID, INT8OID,
+        TEXTOID,
+        TEXTOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        BOOLOID,
+        BOOLOID,
+        FLOAT8OID,
+        FLOAT8OID,
+        BYTEAOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        INT8OID,
     ];
     pub const ROWS: [Oid; 12] = [
-        TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID, BOOLARRAYOID, FLOAT8ARRAYOID,
-        FLOAT8ARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+        TEXTARRAYOID,
+        TEXTARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        BOOLARRAYOID,
+        BOOLARRAYOID,
+        FLOAT8ARRAYOID,
+        FLOAT8ARRAYOID,
+        BYTEAARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        INT8ARRAYOID,
     ];
     pub const fn changed(all: &[Oid; 12]) -> &[Oid] {
         all.split_at(9).0
@@ -323,7 +343,10 @@ where
 }
 
 /// The parameters of an insert: what a click changes, and what stays as it began.
-fn with<const N: usize>(changed: [Option<pg_sys::Datum>; 9], began: [Option<pg_sys::Datum>; 3]) -> [Option<pg_sys::Datum>; N] {
+fn with<const N: usize>(
+    changed: [Option<pg_sys::Datum>; 9],
+    began: [Option<pg_sys::Datum>; 3],
+) -> [Option<pg_sys::Datum>; N] {
     let mut all = changed.into_iter().chain(began);
     std::array::from_fn(|_| all.next().flatten())
 }

@@ -7,7 +7,7 @@ use crate::error::{ok, report, spi, throw};
 use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Found, Live, Scene, Stored};
-use crate::{settings, stored};
+use crate::{misfits, settings, stored};
 use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -330,6 +330,9 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
 fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
     // Before the log: a mark that is seen now is of a click that the log shows; one that comes later stays.
     let marks = rows::marks(client, session);
+    if misfits::hold(client, session) {
+        return None;
+    }
     let clicks = stored::clicks(client, session);
     let customer = clicks.first()?.customer.as_deref();
     // Kept, because a purchase that knew only its customer is not among the session's own events.

@@ -23,7 +23,9 @@ pub struct Column {
 impl Column {
     /// Whether its text may depend on a setting: dates and floats do, and what is not known may.
     pub fn styled(self) -> bool {
-        use pg_sys::{BOOLOID, BPCHAROID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID, TEXTOID, UUIDOID, VARCHAROID};
+        use pg_sys::{
+            BOOLOID, BPCHAROID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID, TEXTOID, UUIDOID, VARCHAROID,
+        };
         ![TEXTOID, VARCHAROID, BPCHAROID, TEXTARRAYOID, INT2OID, INT4OID, INT8OID, NUMERICOID, BOOLOID, UUIDOID]
             .contains(&self.typ)
     }
