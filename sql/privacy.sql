@@ -31,6 +31,16 @@ END
 $$;
 COMMENT ON FUNCTION coupon.count_coupons(text[], uuid[]) IS 'Counts coupons into coupon.total; the caller deletes them';
 
+-- An id that nothing of ours knows could never be found again. The lock keeps coupon.forget() waiting until what names the
+-- session is there to be found.
+CREATE FUNCTION coupon.known_session(session text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT s.session FROM coupon.session s WHERE s.session = known_session.session FOR KEY SHARE SKIP LOCKED);
+END
+$$;
+COMMENT ON FUNCTION coupon.known_session(text) IS 'A session''s id, if coupon.forget() will find it; else NULL';
+
 CREATE FUNCTION coupon.forget(customer text) RETURNS TABLE (relation text, removed bigint, kept text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,7 +73,10 @@ BEGIN
         UNION SELECT c.session FROM coupon.coupon c WHERE c.customer = person
         UNION SELECT d.session FROM coupon.decision d WHERE d.customer = person
         UNION SELECT k.session FROM coupon.click k WHERE k.customer = person AND NOT EXISTS (
-            SELECT FROM coupon.click o WHERE o.session = k.session AND o.customer <> person));
+            SELECT FROM coupon.click o WHERE o.session = k.session AND o.customer <> person)
+        -- Of some, nothing is known but the mark of a click that was missed.
+        UNION SELECT g.session FROM coupon.gap g WHERE g.customer = person AND NOT EXISTS (
+            SELECT FROM coupon.session s WHERE s.session = g.session AND s.customer <> person));
     PERFORM FROM coupon.session s WHERE s.session = ANY (theirs) ORDER BY s.session FOR UPDATE;
     PERFORM FROM coupon.coupon c WHERE c.session = ANY (theirs) ORDER BY c.session, c.id FOR UPDATE;
     coupons := ARRAY(SELECT c.id FROM coupon.coupon c WHERE c.session = ANY (theirs));
@@ -102,14 +115,14 @@ BEGIN
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.fault';
-    -- A message may quote a row of ours: Key (session)=(…), Failing row contains (…).
-    DELETE FROM coupon.fault f WHERE f.session = ANY (theirs)
-        OR regexp_split_to_array(concat_ws(' ', f.message, f.detail), '[(),"\s]+') && (theirs || person);
+    DELETE FROM coupon.fault f WHERE f.customer = person OR f.session = ANY (theirs);
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.gap';
     DELETE FROM coupon.gap g WHERE g.session = ANY (theirs);
     GET DIAGNOSTICS removed = ROW_COUNT;
+    -- Somebody else's session has missed their click and stays marked.
+    UPDATE coupon.gap g SET customer = NULL WHERE g.customer = person;
     RETURN NEXT;
     relation := 'coupon.customer';
     DELETE FROM coupon.customer c WHERE c.customer = person;

@@ -114,8 +114,7 @@ impl IntoDatum for Written {
 
 /// Whoever stores what was trained waits for whoever else does, until that one commits.
 pub fn one_at_a_time(client: &mut SpiClient) {
-    let sql = "SELECT pg_advisory_xact_lock(hashtextextended('coupon_ext training', 0))";
-    spi(client.update(sql, None, &[]));
+    spi(client.update("SELECT coupon.lock_mutex('training')", None, &[]));
 }
 
 /// What trained a version here.
