@@ -1,9 +1,7 @@
 -- events: a trigger on the shop's own table is the registration; its argument holds the mapping.
 -- DateStyle is pinned wherever rows become events, or a date used as an id would depend on who inserts it; the trigger does so itself.
--- It pins its search_path itself around what SQL it runs (src/guard.rs): most clicks run none, and a SET clause would take 8 of
--- their 60 µs.
 CREATE FUNCTION coupon.on_click() RETURNS trigger
-LANGUAGE c SECURITY DEFINER
+LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'on_click_wrapper';
 COMMENT ON FUNCTION coupon.on_click() IS 'Trigger of watched tables: advances the sessions of the inserted rows and issues coupons';
 
@@ -192,6 +190,19 @@ END
 $$;
 COMMENT ON FUNCTION coupon.unwatch(regclass) IS 'Stops noticing the clicks of a table; nothing that was learned or issued is lost';
 
+-- The conversions of the trigger, so that log and trigger agree: what does not fit is NULL, and fails nobody else's row.
+CREATE FUNCTION coupon.event_number(value numeric) RETURNS float8
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_number_wrapper';
+COMMENT ON FUNCTION coupon.event_number(numeric) IS 'A number of a watched table as an event has it; NULL where it has no finite float8';
+
+CREATE FUNCTION coupon.event_time(value timestamp) RETURNS timestamptz
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_time_of_timestamp_wrapper';
+COMMENT ON FUNCTION coupon.event_time(timestamp) IS 'A time of a watched table as an event has it, in the session''s time zone; NULL where it has none';
+
+CREATE FUNCTION coupon.event_time(value date) RETURNS timestamptz
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_time_of_date_wrapper';
+COMMENT ON FUNCTION coupon.event_time(date) IS 'A day of a watched table as an event has it, at its midnight in the session''s time zone; NULL where it has none';
+
 -- The SELECT that reads one watched table as coupon.event. Mirrors what the trigger does with a row.
 CREATE FUNCTION coupon.event_query(relation regclass, columns jsonb, kind text, kinds jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -203,36 +214,66 @@ DECLARE
         THEN format('coalesce(%L::jsonb ->> (%2$s), %2$s)', kinds, coupon.text_sql(relation, columns ->> 'kind'))
         ELSE quote_literal(coalesce(kind, 'view')) || '::text' END;
     attributes text := CASE jsonb_typeof(columns -> 'attributes')
-        WHEN 'string' THEN (SELECT CASE WHEN a.atttypid = 'text[]'::regtype THEN format('nullif(%I[1:8], ''{}'')', a.attname)
-                            ELSE format('ARRAY[%s]', coupon.text_sql(relation, a.attname)) END
-                            FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = columns ->> 'attributes')
+        WHEN 'string' THEN (SELECT CASE WHEN coupon.base_type(relation, a.attname) = 'text[]'::regtype
+            THEN format('nullif(ARRAY(SELECT u FROM unnest(%I) WITH ORDINALITY x(u, n) ORDER BY n LIMIT 8), ''{}'')', a.attname)
+            ELSE format('ARRAY[%s]', coupon.text_sql(relation, a.attname)) END
+            FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = columns ->> 'attributes')
         WHEN 'array' THEN (SELECT 'ARRAY[' || string_agg(coupon.text_sql(relation, a), ', ' ORDER BY n) || ']::text[]'
                            FROM jsonb_array_elements_text(columns -> 'attributes') WITH ORDINALITY x(a, n))
         ELSE 'NULL::text[]' END;
 BEGIN
-    RETURN format('SELECT * FROM (SELECT %I::timestamptz AS at, %s AS session, %s AS customer, %s AS kind, %s AS page, '
-        '%s AS category, %s AS product, %s::float8 AS quantity, %s::float8 AS price, %s AS order_id, %s AS zone, '
+    RETURN format('SELECT * FROM (SELECT %s AS at, %s AS session, %s AS customer, %s AS kind, %s AS page, '
+        '%s AS category, %s AS product, %s AS quantity, %s AS price, %s AS order_id, %s AS zone, '
         '%s AS attributes FROM %s) e WHERE kind IN (''view'', ''search'', ''cart'', ''uncart'', ''checkout'', '
         '''purchase'') AND at IS NOT NULL AND isfinite(at) AND (session IS NOT NULL OR customer IS NOT NULL) '
         'AND (octet_length(session) <= 256) IS NOT FALSE AND (octet_length(customer) <= 256) IS NOT FALSE',
-        c ->> 'at', coupon.text_sql(relation, c ->> 'session'), coupon.text_sql(relation, c ->> 'customer'), kind_sql,
-        coupon.text_sql(relation, c ->> 'page'), coupon.text_sql(relation, c ->> 'category'), coupon.text_sql(relation, c ->> 'product'),
-        coalesce(quote_ident(c ->> 'quantity'), 'NULL'), coalesce(quote_ident(c ->> 'price'), 'NULL'),
+        coupon.time_sql(relation, c ->> 'at'), coupon.text_sql(relation, c ->> 'session'),
+        coupon.text_sql(relation, c ->> 'customer'), kind_sql, coupon.text_sql(relation, c ->> 'page'),
+        coupon.text_sql(relation, c ->> 'category'), coupon.text_sql(relation, c ->> 'product'),
+        coupon.number_sql(relation, c ->> 'quantity'), coupon.number_sql(relation, c ->> 'price'),
         coupon.text_sql(relation, c ->> 'order_id'), coupon.text_sql(relation, c ->> 'zone'), attributes, relation);
 END
 $$;
 COMMENT ON FUNCTION coupon.event_query(regclass, jsonb, text, jsonb) IS 'The SELECT that reads one watched table as events';
 
--- An enum by its output function, as the trigger reads it: whoever owns the type can make its cast anything.
+CREATE FUNCTION coupon.base_type(relation regclass, name text) RETURNS regtype
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE typ AS (
+        SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = name AND NOT a.attisdropped
+        UNION ALL SELECT t.typbasetype FROM typ JOIN pg_type t USING (oid) WHERE t.typtype = 'd')
+    SELECT t.oid::regtype FROM typ JOIN pg_type t USING (oid) WHERE t.typtype <> 'd'
+$$;
+COMMENT ON FUNCTION coupon.base_type(regclass, text) IS 'The type of a column, or of what its domain is over in the end';
+
+-- An enum by its output function, as the trigger reads it: whoever owns the type can make its cast anything. A moment in
+-- UTC, whatever the session's time zone is.
 CREATE FUNCTION coupon.text_sql(relation regclass, name text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN name IS NULL THEN 'NULL::text'
-        WHEN EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-            WHERE a.attrelid = relation AND a.attname = name AND t.typcategory = 'E')
+        WHEN coupon.base_type(relation, name) = 'timestamptz'::regtype THEN format('(%I AT TIME ZONE ''UTC'')::text', name)
+        WHEN EXISTS (SELECT FROM pg_type t WHERE t.oid = coupon.base_type(relation, name) AND t.typcategory = 'E')
         THEN format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END', name)
         ELSE format('%I::text', name) END
 $$;
 COMMENT ON FUNCTION coupon.text_sql(regclass, text) IS 'A column read as text, or NULL where there is none';
+
+CREATE FUNCTION coupon.number_sql(relation regclass, name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN name IS NULL THEN 'NULL::float8'
+        WHEN t.typ = 'numeric'::regtype THEN format('coupon.event_number(%I)', name)
+        WHEN t.typ IN ('float4'::regtype, 'float8'::regtype)
+        THEN format('CASE WHEN %1$I > ''-Infinity'' AND %1$I < ''Infinity'' THEN %1$I::float8 END', name)
+        ELSE format('%I::float8', name) END
+    FROM (SELECT coupon.base_type(relation, name)) t(typ)
+$$;
+COMMENT ON FUNCTION coupon.number_sql(regclass, text) IS 'A column read as a finite float8, or NULL where there is none';
+
+CREATE FUNCTION coupon.time_sql(relation regclass, name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE WHEN coupon.base_type(relation, name) = 'timestamptz'::regtype THEN '%I::timestamptz'
+        ELSE 'coupon.event_time(%I)' END, name)
+$$;
+COMMENT ON FUNCTION coupon.time_sql(regclass, text) IS 'A column read as a time';
 
 -- A partition whose parent is watched too is read through the parent only.
 CREATE FUNCTION coupon.sources() RETURNS TABLE (relation regclass, query text)
@@ -274,7 +315,7 @@ $$;
 COMMENT ON FUNCTION coupon.events_query(text) IS 'The SELECT that reads all watched tables under a condition, in the total order; NULL when nothing is watched';
 
 CREATE FUNCTION coupon.events(since timestamptz, until timestamptz) RETURNS SETOF coupon.event
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET extra_float_digits = 1 AS $$
 DECLARE
     query text := coupon.events_query('at >= $1 AND at < $2');
 BEGIN

@@ -9,6 +9,7 @@ REVOKE EXECUTE ON FUNCTION @extschema@.assign_segment(text), @extschema@.churn_p
 GRANT EXECUTE ON FUNCTION coupon.clock(), coupon.storage_version(), coupon.growth(float8, float8),
     coupon.estimated_sales(float8, float8, float8), coupon.normalise_code(text), coupon.budget_date(text), coupon.minor_units(text),
     coupon.worst_case(numeric, text, numeric), coupon.draw_arm(text, float8[], text),
+    coupon.event_number(numeric), coupon.event_time(timestamp), coupon.event_time(date),
     coupon.mapping_fault(regclass, jsonb, text, jsonb), coupon.column_names(regclass) TO PUBLIC;
 GRANT SELECT ON coupon.watched TO PUBLIC;
 
@@ -20,7 +21,7 @@ ALTER EXTENSION coupon_ext DROP SCHEMA coupon;
 DO $$
 BEGIN
     IF to_regclass('coupon.storage') IS NOT NULL THEN
-        UPDATE coupon.storage SET version = -abs(version);
+        UPDATE coupon.storage SET version = -abs(version), revision = gen_random_uuid();
     END IF;
 END
 $$;

@@ -65,6 +65,10 @@ BEGIN
         PERFORM coupon.warn_storage();
         RETURN NULL;
     END IF;
+    -- A standby, or a transaction that may not write: what there is, and no decision.
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN coupon.live_offer($1);
+    END IF;
     offer := coupon.show_offer($1);
     IF offer.issued_at IS NULL AND $1 IS NOT NULL AND coupon.consider($1) THEN
         offer := coupon.show_offer($1);
@@ -77,9 +81,8 @@ END
 $$;
 COMMENT ON FUNCTION coupon.due_offer(text) IS 'What issue_coupon answers where it cannot see at once that there is nothing';
 
--- It pins its search_path in C, around what SQL it runs.
 CREATE FUNCTION @extschema@.issue_coupon(session text) RETURNS coupon.offer
-LANGUAGE c VOLATILE SECURITY DEFINER AS 'MODULE_PATHNAME', 'issue_coupon_wrapper';
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'issue_coupon_wrapper';
 COMMENT ON FUNCTION @extschema@.issue_coupon(text) IS 'The coupon of a session: the live one, or a new one if it is due now; NULL otherwise. Asking twice never issues twice';
 
 CREATE FUNCTION @extschema@.issue_coupon(session bigint) RETURNS coupon.offer

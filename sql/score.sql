@@ -35,7 +35,7 @@ COMMENT ON FUNCTION coupon.score_query(boolean) IS 'The SELECT that coupon.score
 CREATE FUNCTION coupon.score_sessions(since timestamptz, until timestamptz)
     RETURNS TABLE (session text, customer text, started_at timestamptz, segment int, views int, churn float8,
         interest float8, version bigint)
-LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 10000 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD'
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 10000 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET extra_float_digits = 1
 AS 'MODULE_PATHNAME', 'score_sessions_wrapper';
 COMMENT ON FUNCTION coupon.score_sessions(timestamptz, timestamptz) IS 'Every stored session whose first view lies in [since, until), scored by the active version over all its views before a checkout or purchase: P(churn) after the last, the largest P(purchase) after any. The segment is what assign_segment gives the customer of the first view now; campaigns and their arms play no part';
 

@@ -2,16 +2,14 @@
 
 use crate::events::LONGEST_ID;
 use crate::guard;
-use crate::{direct, fault, sessions, settings};
+use crate::{fault, sessions, settings, store};
 use pgrx::fn_call::{Arg, FnCallArg, fn_call};
 use pgrx::prelude::*;
 
-/// Most who ask have no coupon and are due none: two look-ups say so, without SQL, and so without the settings that SQL
-/// is to run under (two thirds of such an answer's 33 µs). Whatever else there is, PL/pgSQL answers.
+/// Most who ask have no coupon and are due none: one statement says so. Whatever else there is, PL/pgSQL answers.
 #[pg_extern(sql = false)]
 fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, "coupon.offer")> {
-    // In this order: a coupon that is issued between the two is seen.
-    let none = |s: &&str| sessions::settled(s) && direct::has_coupon(s) == Some(false);
+    let none = |s: &&str| store::exists() && sessions::settled(s);
     // An error will come again there, and is told there.
     if settings::enabled() && guard::subtransaction(|| session.as_ref().is_some_and(none)).unwrap_or(false) {
         return None;
@@ -31,7 +29,7 @@ fn consider(session: &str) -> bool {
     }
     guard::subtransaction(|| sessions::consider(session)).unwrap_or_else(|caught| {
         guard::warn(&caught);
-        fault::record("issue_coupon", Some(session), &caught);
+        fault::record("issue_coupon", Some(session), &caught, 1);
         false
     })
 }

@@ -2,13 +2,10 @@
 
 use crate::cache::Decoded;
 use crate::error::ok;
-use crate::plain::Source;
-use crate::rows::Fields;
-use crate::whole;
+use crate::statement::{Fields, Statement};
 use coupon_model::churn::BESIDE;
 use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -75,83 +72,51 @@ fn drawn<'a>(kept: &'a mut VecDeque<Drawn>, session: &str) -> &'a mut Drawn {
 /// By priority, then name.
 pub type Campaigns = Vec<Rc<Campaign>>;
 
-const CAMPAIGN: Source = Source {
-    name: c"campaign",
-    columns: &[
-        (c"campaign", pg_sys::TEXTOID),
-        (c"state", pg_sys::TEXTOID),
-        (c"priority", pg_sys::INT4OID),
-        (c"salt", pg_sys::TEXTOID),
-        (c"target", pg_sys::FLOAT8OID),
-        (c"holdout", pg_sys::FLOAT8OID),
-        (c"holdout_next", pg_sys::FLOAT8OID),
-        (c"holdout_from", pg_sys::TIMESTAMPTZOID),
-        (c"per_session", pg_sys::INT4OID),
-        (c"categories", pg_sys::TEXTARRAYOID),
-        (c"zones", pg_sys::TEXTARRAYOID),
-    ],
-    write: false,
-    index: None,
-};
-const ARM: Source = Source {
-    name: c"arm",
-    columns: &[
-        (c"campaign", pg_sys::TEXTOID),
-        (c"arm", pg_sys::TEXTOID),
-        (c"policy", pg_sys::TEXTOID),
-        (c"segments", pg_sys::BOOLOID),
-        (c"ranking", pg_sys::TEXTOID),
-        (c"share", pg_sys::FLOAT8OID),
-    ],
-    write: false,
-    index: None,
-};
+thread_local! {
+    static RUNNING: Statement = const { Statement::new(
+        c"SELECT campaign, state, salt, target, holdout, holdout_next, holdout_from, per_session, categories, \
+          zones IS NOT NULL FROM coupon.campaign WHERE state IN ('shadow', 'live') ORDER BY priority DESC, \
+          campaign COLLATE \"C\"", &[]) };
+    // In the order of SQL's own draw (coupon.arm_of): it counts the shares one by one.
+    static ARMS: Statement = const { Statement::new(
+        c"SELECT campaign, arm, policy, segments, ranking, share FROM coupon.arm ORDER BY arm COLLATE \"C\"", &[]) };
+}
 
 /// The running campaigns as they are now; [`crate::world`] keeps them until one changes.
-pub fn read(client: &SpiClient) -> Campaigns {
+pub fn read() -> Campaigns {
     let mut arms: HashMap<String, Vec<(Arm, f64)>> = HashMap::new();
-    whole::each(client, &ARM, |row| {
+    for row in ARMS.with(|arms| arms.read([])).iter() {
         let arm = || {
-            let (name, ranking) = (row.field(2)?, row.field::<String>(5)?);
+            let popular = row.field::<String>(5)? == "popular";
             let policy = Policy::parse(&row.field::<String>(3)?)?;
-            let arm = Arm { name, policy, segments: row.field(4)?, popular: ranking == "popular" };
+            let arm = Arm { name: row.field(2)?, policy, segments: row.field(4)?, popular };
             Some((row.field(1)?, (arm, row.field(6)?)))
         };
         if let Some((campaign, arm)) = arm() {
             arms.entry(campaign).or_default().push(arm);
         }
+    }
+    let rows = RUNNING.with(|running| running.read([]));
+    let campaigns = rows.iter().filter_map(|row| {
+        let name: String = row.field(1)?;
+        let (arms, shares) = arms.remove(&name)?.into_iter().unzip();
+        Some(Rc::new(Campaign {
+            live: row.field::<String>(2)? == "live",
+            salt: row.field(3)?,
+            target: row.field(4)?,
+            holdout: row.field(5)?,
+            holdout_next: row.field(6).zip(row.field::<TimestampWithTimeZone>(7).map(i64::from)),
+            per_session: row.field::<i32>(8)? as usize,
+            categories: row.field(9),
+            zoned: row.field(10)?,
+            name,
+            arms,
+            shares,
+            drawn: RefCell::default(),
+            thresholds: RefCell::default(),
+        }))
     });
-    let mut running = Vec::new();
-    whole::each(client, &CAMPAIGN, |row| {
-        let mut campaign = || {
-            let name: String = row.field(1)?;
-            let mut arms = arms.remove(&name)?;
-            // As SQL has them, COLLATE "C": the draw counts the shares in this order.
-            arms.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-            let (arms, shares) = arms.into_iter().unzip();
-            let campaign = Campaign {
-                live: row.field::<String>(2)? == "live",
-                salt: row.field(4)?,
-                target: row.field(5)?,
-                holdout: row.field(6)?,
-                holdout_next: row.field(7).zip(row.field::<TimestampWithTimeZone>(8).map(i64::from)),
-                per_session: row.field::<i32>(9)? as usize,
-                categories: row.field(10),
-                zoned: row.field::<Vec<String>>(11).is_some(),
-                name,
-                arms,
-                shares,
-                drawn: RefCell::default(),
-                thresholds: RefCell::default(),
-            };
-            Some((row.field::<i32>(3)?, Rc::new(campaign)))
-        };
-        if matches!(row.field::<&str>(2), Some("shadow" | "live")) {
-            running.extend(campaign());
-        }
-    });
-    running.sort_by(|(p, a), (q, b)| q.cmp(p).then_with(|| a.name.cmp(&b.name)));
-    running.into_iter().map(|(_, campaign)| campaign).collect()
+    campaigns.collect()
 }
 
 impl Campaign {

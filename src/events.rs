@@ -1,8 +1,9 @@
 //! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
 
 use crate::error::{report, throw};
-use crate::guard::{self, Caught, pinned, with_setting};
-use crate::sessions::{self, Advance};
+use crate::clicks::{CHUNK, Grouped, Sorted};
+use crate::guard::{self, Caught, Patience};
+use crate::sessions::{self, Refused, Skipped};
 use crate::transition::{self, Column, Role, Row, Texts};
 use crate::{fault, settings};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
@@ -84,61 +85,136 @@ fn on_click(trigger: &PgTrigger) {
         return;
     }
     let Ok(relation) = trigger.relation() else { return };
-    let name = || relation.name().to_string();
-    // Survives the body's failure, so that the sessions that missed a click are known.
-    let touched: RefCell<Vec<String>> = RefCell::default();
-    let result = guard::subtransaction(|| {
-        let arguments = trigger.extra_args().unwrap_or_default();
-        let mapping = mapping(arguments.first().map_or("", String::as_str));
-        let columns = resolve(&mapping, &relation).unwrap_or_else(|why| {
-            // Which sessions miss their clicks can still be said, unless it is the session's column that is gone.
-            if let Some(Names::One(session)) = mapping.columns.get("session")
-                && let Ok(column) = transition::column(&relation, session, Role::Text)
+    let arguments = trigger.extra_args().unwrap_or_default();
+    let statement = Statement { data, relation, mapping: arguments.first().map_or("", String::as_str) };
+    let patience = Patience::new(settings::max_wait());
+    let mut attempts = 0;
+    let skipped = loop {
+        match guard::attempt(|| statement.advance(&patience, attempts > 0)) {
+            Ok(skipped) => break skipped,
+            // Another transaction is about to store one of the sessions, or holds a whole table.
+            Err(failure)
+                if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && patience.wait(attempts) =>
             {
-                let name = |row: &Row| row.text(column, &Texts::new()).map(str::to_string);
-                transition::for_each(&data, &relation, |row| touched.borrow_mut().extend(name(row)));
-                touched.borrow_mut().sort();
-                touched.borrow_mut().dedup();
+                attempts += 1;
             }
+            Err(failure) => {
+                let caught = failure.settle();
+                let session = statement.mark(&caught);
+                break Skipped { first: Some(Refused { session, caught }), count: 1 };
+            }
+        }
+    };
+    if let Some(first) = skipped.first {
+        guard::warn(&first.caught);
+        fault::record(statement.relation.name(), first.session.as_deref(), &first.caught, skipped.count);
+    }
+}
+
+/// A statement of the shop's and how its rows are to be read.
+struct Statement<'a> {
+    data: PgBox<pg_sys::TriggerData>,
+    relation: PgRelation,
+    mapping: &'a str,
+}
+
+/// Sessions that are marked at a time.
+const MARKED: usize = 1000;
+
+impl Statement<'_> {
+    /// Advances the sessions of all rows that are clicks; what had to be left out is returned.
+    fn advance(&self, patience: &Patience, careful: bool) -> Skipped {
+        let mapping = mapping(self.mapping);
+        let columns = resolve(&mapping, &self.relation).unwrap_or_else(|why| {
             throw(report(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("the mapping of \"{}\" no longer fits: {why}", name()),
+                format!("the mapping of \"{}\" no longer fits: {why}", self.relation.name()),
                 "SELECT coupon.unwatch() it, then watch it with the columns it has.",
             ))
         });
-        let texts = Texts::new();
-        let mut advance = Advance::default();
-        let mut read = || {
-            transition::for_each(&data, &relation, |row| match click(row, &mapping, &columns, &texts) {
-                Ok(Some(click)) => advance.push(click),
-                Ok(None) => {}
-                Err(why) => advance.refuse(why),
-            });
-        };
-        // A date used as an id must not depend on who inserts it, nor may another type's output function find what the
-        // client's search_path holds. Mostly there is none to pin them for.
         if columns.styled() {
-            pinned(|| with_setting(c"datestyle", c"ISO, YMD", read))
-        } else {
-            read()
+            // A date or a float that is an id must not depend on who inserts it.
+            guard::set_local(c"datestyle", c"ISO, YMD");
+            guard::set_local(c"extra_float_digits", c"1");
         }
-        *touched.borrow_mut() = advance.sessions();
-        sessions::advance(advance)
-    });
-    match result {
-        Ok(refused) if refused.is_empty() => {}
-        Ok(refused) => pinned(|| {
-            for r in refused {
-                guard::warn(&r.caught);
-                fault::missed(r.session.as_slice(), &r.caught);
-                fault::record(&name(), r.session.as_deref(), &r.caught);
+        let mut skipped = Skipped::default();
+        let (texts, mut row_texts) = (Texts::new(), Texts::new());
+        let (mut grouped, mut sorted) = (Grouped::default(), None::<Sorted>);
+        // SAFETY: plain read of the context that outlives the rows.
+        let context = unsafe { pg_sys::CurrentMemoryContext };
+        transition::for_each(&self.data, &self.relation, |row| {
+            if let Some(sorted) = &mut sorted {
+                match self::click(row, &mapping, &columns, &row_texts) {
+                    Ok(Some(click)) => sorted.push(&click),
+                    Ok(None) => {}
+                    Err(why) => skipped.add(why),
+                }
+                row_texts.clear();
+                return;
             }
-        }),
-        Err(caught) => pinned(|| {
-            guard::warn(&caught);
-            fault::missed(&touched.borrow(), &caught);
-            fault::record(&name(), touched.borrow().first().map(String::as_str), &caught);
-        }),
+            match self::click(row, &mapping, &columns, &texts) {
+                Ok(Some(click)) => {
+                    if !grouped.push(click) {
+                        let sorted = sorted.insert(Sorted::new(context));
+                        std::mem::take(&mut grouped).into_clicks().for_each(|click| sorted.push(&click));
+                    }
+                }
+                Ok(None) => {}
+                Err(why) => skipped.add(why),
+            }
+        });
+        match sorted {
+            None => {
+                for chunk in grouped.sorted().chunks_mut(CHUNK) {
+                    sessions::advance(chunk, patience, careful, &mut skipped);
+                }
+            }
+            Some(mut sorted) => {
+                sorted.sort();
+                loop {
+                    let texts = Texts::new();
+                    let mut chunk = sorted.next_chunk(&texts);
+                    if chunk.is_empty() {
+                        break;
+                    }
+                    sessions::advance(&mut chunk, patience, careful, &mut skipped);
+                }
+                sorted.end();
+            }
+        }
+        skipped
+    }
+
+    /// Marks the sessions of a statement that could not be advanced, so that they are rebuilt before they go on; the first
+    /// of them is returned.
+    fn mark(&self, caught: &Caught) -> Option<String> {
+        let mut first = None;
+        let marked = guard::quiet_subtransaction(|| {
+            let mapping = mapping(self.mapping);
+            let Some(Names::One(name)) = mapping.columns.get("session") else { return };
+            let Ok(column) = transition::column(&self.relation, name, Role::Text) else { return };
+            let mut sessions: Vec<String> = Vec::new();
+            let mut texts = Texts::new();
+            let mut mark = |sessions: &mut Vec<String>| {
+                sessions.sort_unstable();
+                sessions.dedup();
+                first = first.take().or_else(|| sessions.first().cloned());
+                fault::missed(sessions, caught);
+                sessions.clear();
+            };
+            transition::for_each(&self.data, &self.relation, |row| {
+                sessions.extend(row.text(column, &texts).filter(|s| s.len() <= LONGEST_ID).map(str::to_string));
+                texts.clear();
+                if sessions.len() == MARKED {
+                    mark(&mut sessions);
+                }
+            });
+            mark(&mut sessions);
+        });
+        if let Err(second) = marked {
+            guard::warn(&second);
+        }
+        first
     }
 }
 

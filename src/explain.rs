@@ -45,9 +45,9 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if !say(None, "a model is active", active.is_some(), what) {
         return lines;
     }
-    let (live, world, gap) = rows::peek(client, session);
-    let gap = gap || live.as_ref().is_some_and(|l| l.swept);
-    let (campaigns, clock) = (&world.campaigns, settings::clock());
+    let (scene, live, seen) = rows::peek(session);
+    let gap = seen.gap || live.as_ref().is_some_and(|l| l.swept);
+    let (campaigns, clock) = (&scene.world.campaigns, scene.clock);
     if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
     {
         return lines;

@@ -11,9 +11,9 @@ thread_local! {
     static REPEATED: Cell<i64> = const { Cell::new(0) };
 }
 
-/// Appends a fault, at most a row a second a backend; the next row says how many there were.
-pub fn record(relation: &str, session: Option<&str>, caught: &Caught) {
-    REPEATED.set(REPEATED.get() + 1);
+/// Appends a fault that came so many times, at most a row a second a backend; the next row says how many there were.
+pub fn record(relation: &str, session: Option<&str>, caught: &Caught, times: i64) {
+    REPEATED.set(REPEATED.get() + times);
     if LAST.get().is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
         return;
     }

@@ -18,18 +18,40 @@ pub struct Caught {
     pub hint: Option<String>,
 }
 
+/// A caught failure that may still be raised.
+pub struct Failure {
+    pub caught: Caught,
+    error: Box<CaughtError>,
+}
+
+impl Failure {
+    pub fn raise(self) -> ! {
+        self.error.rethrow()
+    }
+
+    /// What is left to be told of it; raised instead where `coupon_ext.on_error` says so.
+    pub fn settle(self) -> Caught {
+        if settings::raise() {
+            self.raise();
+        }
+        self.caught
+    }
+}
+
 /// Runs `body` in an internal subtransaction. An ERROR or a panic inside is rolled back and returned; a cancel, a shutdown
 /// and, in SERIALIZABLE transactions, a serialisation failure are rethrown unchanged.
 pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
-    run(body, settings::raise())
+    attempt(body).map_err(Failure::settle)
 }
 
 /// The same for writing down what failed: never raised, whatever `coupon_ext.on_error` says.
 pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
-    run(body, false)
+    attempt(body).map_err(|failure| failure.caught)
 }
 
-fn run<T>(body: impl FnOnce() -> T, raise: bool) -> Result<T, Caught> {
+/// The same for what may be tried again before its failure is settled. No statement inside waits for a lock longer than
+/// `coupon_ext.max_wait`.
+pub fn attempt<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: the protocol of PL/pgSQL's exception blocks: begin, run under a handler, release or roll back, and put
     // memory context and resource owner back whatever happened.
     unsafe {
@@ -37,7 +59,11 @@ fn run<T>(body: impl FnOnce() -> T, raise: bool) -> Result<T, Caught> {
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
+        let bounded = || {
+            set_local(c"lock_timeout", &milliseconds(settings::max_wait()));
+            Ok(body())
+        };
+        let result = PgTryBuilder::new(AssertUnwindSafe(bounded))
             .catch_others(|e| Err(Box::new(e)))
             .catch_rust_panic(|e| Err(Box::new(e)))
             .execute();
@@ -54,10 +80,10 @@ fn run<T>(body: impl FnOnce() -> T, raise: bool) -> Result<T, Caught> {
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::CurrentResourceOwner = owner;
                 let caught = describe(&error);
-                if rethrown(caught.code) || raise {
+                if rethrown(caught.code) {
                     error.rethrow();
                 }
-                Err(caught)
+                Err(Failure { caught, error })
             }
         }
     }
@@ -87,10 +113,8 @@ fn rethrown(code: PgSqlErrorCode) -> bool {
     }
 }
 
-/// How long a statement may still wait for others' rows, over all its waits.
-///
-/// It looks again and again instead of queueing: lock_timeout would have PostgreSQL cancel the wait by a signal, and where
-/// the row is granted in that instant, the next wait of the statement takes the signal for a user's cancel (57014).
+/// How long a statement may still wait for what others hold, over all its waits. It looks again and again instead of
+/// queueing: whoever queues can make the transaction it waits for the victim of a deadlock.
 pub struct Patience(Cell<Duration>);
 
 impl Patience {
@@ -113,26 +137,26 @@ impl Patience {
         self.0.set(left.saturating_sub(began.elapsed()));
         true
     }
-
-    /// Milliseconds, for a statement that queues after all.
-    pub fn left(&self) -> i32 {
-        self.0.get().as_millis() as i32
-    }
 }
 
-/// Runs `body` with lock_timeout set to at most `milliseconds`; the user's own is kept where it is shorter.
-pub fn with_lock_timeout<T>(milliseconds: i32, body: impl FnOnce() -> T) -> T {
-    // SAFETY: plain read of a setting.
-    let theirs = unsafe { pg_sys::LockTimeout };
-    let ours = if theirs > 0 { theirs.min(milliseconds) } else { milliseconds }.max(1);
-    with_setting(c"lock_timeout", &CString::new(ours.to_string()).expect("digits"), body)
+/// Runs `body` with a queue of a millisecond at most, inside a subtransaction of ours.
+pub fn with_short_queue<T>(body: impl FnOnce() -> T) -> T {
+    set_local(c"lock_timeout", c"1");
+    let result = body();
+    set_local(c"lock_timeout", &milliseconds(settings::max_wait()));
+    result
 }
 
-/// Runs `body` with a setting changed, in its own GUC nest level; an ERROR inside restores it with the (sub)transaction.
-pub fn with_setting<T>(name: &CStr, value: &CStr, body: impl FnOnce() -> T) -> T {
-    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction it was opened in.
+/// A lock_timeout; 0 would be none.
+fn milliseconds(n: i32) -> CString {
+    CString::new(n.max(1).to_string()).expect("digits")
+}
+
+/// Changes a setting until the end of the subtransaction we are in: PostgreSQL puts back what a function's SET or this
+/// changed, whether it commits or not.
+pub fn set_local(name: &CStr, value: &CStr) {
+    // SAFETY: name and value are those of a setting; a subtransaction has a nest level of its own.
     unsafe {
-        let nest = pg_sys::NewGUCNestLevel();
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
@@ -143,16 +167,19 @@ pub fn with_setting<T>(name: &CStr, value: &CStr, body: impl FnOnce() -> T) -> T
             0,
             false,
         );
+    }
+}
+
+/// Runs `body` with a setting changed, in its own GUC nest level; an ERROR inside restores it with the (sub)transaction.
+pub fn with_setting<T>(name: &CStr, value: &CStr, body: impl FnOnce() -> T) -> T {
+    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction it was opened in.
+    unsafe {
+        let nest = pg_sys::NewGUCNestLevel();
+        set_local(name, value);
         let result = body();
         pg_sys::AtEOXact_GUC(true, nest);
         result
     }
-}
-
-/// Runs `body` under the search_path that our functions are declared with. The click trigger is not: to set it for each
-/// click took 8 of its 60 µs, and most clicks run no SQL. What does runs in here.
-pub fn pinned<T>(body: impl FnOnce() -> T) -> T {
-    with_setting(c"search_path", c"pg_catalog, pg_temp", body)
 }
 
 thread_local! {

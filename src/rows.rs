@@ -1,17 +1,17 @@
-//! The rows of coupon.session: read and locked together with what a statement needs to know, and written back.
+//! The rows of coupon.session, read and locked together with what a statement needs to know, and written back. One click
+//! takes two statements; no statement here queues for a session's row.
 
-use crate::cache::{Decoded, statement};
-use crate::direct;
-use crate::error::{ok, spi};
-use crate::guard::{Patience, with_lock_timeout, with_setting};
+use crate::cache::Decoded;
+use crate::error::{ok, report, spi, throw};
+use crate::guard;
 use crate::settings::{self, micros};
-use crate::table::{self, Place};
+use crate::statement::{Fields, Row, Statement};
 use crate::world::{self, World};
 use coupon_model::live::{Click, Visit};
 use coupon_model::segment::Model;
 use pgrx::JsonB;
 use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use pgrx::spi::SpiClient;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -29,8 +29,6 @@ pub struct Live {
     pub known: bool,
     /// It was over for long, and its state was freed: to be rebuilt before it goes on.
     pub swept: bool,
-    /// Where its row lies, if it was read directly.
-    pub place: Option<Place>,
 }
 
 /// What one statement sees beside its sessions.
@@ -41,24 +39,9 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new(world: Rc<World>) -> Scene {
+    fn new(world: Rc<World>) -> Scene {
         Scene { active: world.active(), world, clock: settings::clock() }
     }
-
-    /// The segment under the active version of the customer whose variables begin in column `first`.
-    pub fn segment(&self, row: &impl Fields, first: usize) -> u32 {
-        self.active.as_ref().map_or(0, |active| segment(row, first, &active.version.segment))
-    }
-}
-
-/// The sessions a statement is about, and the customer of each one's first click.
-pub struct Wanted<'a> {
-    pub sessions: &'a [&'a str],
-    pub customers: &'a [Option<&'a str>],
-    /// Another connection was storing them a moment ago.
-    pub raced: bool,
-    /// Rows are not locked: [`direct::update`] says whether one has changed since.
-    pub look: bool,
 }
 
 /// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
@@ -71,97 +54,182 @@ pub enum Stored {
     Known(Box<Live>),
     /// Not stored yet, with the segment its customer has.
     New(u32),
-    /// Somebody else holds its row, and patience is at its end.
+    /// Another transaction holds its row.
     Held,
 }
 
-/// What is read of a session and of the world. The rows are locked in the order of the array: a nested loop over it is
-/// the only plan that a lateral FOR UPDATE allows. No EXISTS: PostgreSQL may hash the whole table to answer one.
-/// LIMIT 1: a table that was never analysed is taken for a large one, and its plan then compiled by JIT at each call.
-macro_rules! load_sql {
-    ($lock:literal, $exists:literal) => {
+/// A session's row as it is read, from the column `FOUND` on behind the revision of the storage and whether it is marked.
+/// A row that another transaction holds is passed by: to queue for it could make the shop's own transaction the victim of a
+/// deadlock. No EXISTS over many keys: PostgreSQL may hash the whole table to answer one.
+macro_rules! row_sql {
+    ($gap:literal, $more:literal, $from:literal) => {
         concat!(
-            "SELECT t.version, t.revision, (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1), \
-             s.session IS NOT NULL, ",
-            $exists,
+            "SELECT (SELECT revision FROM coupon.storage), ",
+            $gap,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
-             s.interest, s.decided, s.state, k.spending_last_month, k.average_payment, k.items_per_purchase, \
-             k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
-             FROM (SELECT version, revision FROM coupon.storage LIMIT 1) t, \
-             unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) \
-             LEFT JOIN LATERAL (SELECT * FROM coupon.session x WHERE x.session = u.session ",
-            $lock,
-            ") s ON true \
-             LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true \
-             ORDER BY u.n"
+             s.interest, s.decided, s.state",
+            $more,
+            " FROM ",
+            $from,
+            "\0"
         )
     };
 }
-const LOAD_LOCK: &str =
-    load_sql!("FOR UPDATE SKIP LOCKED", "(SELECT true FROM coupon.session y WHERE y.session = u.session)");
-const LOAD_READ: &str = load_sql!("", "s.session IS NOT NULL");
-
-/// A row's columns by number, however it was read.
-pub trait Fields {
-    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T>;
-}
-
-impl Fields for SpiHeapTupleData<'_> {
-    fn field<T: FromDatum + IntoDatum>(&self, n: usize) -> Option<T> {
-        spi(self.get(n))
-    }
-}
-
-/// Runs statements that take arrays. An array parameter of known length makes PostgreSQL plan them anew each time (6.4
-/// times a click's cost); one plan serves all lengths. They wait for no row but in [`insert`]; lock_timeout bounds what
-/// waiting there is for tables that are locked as a whole.
-fn with_arrays<T>(patience: &Patience, body: impl FnOnce() -> T) -> T {
-    with_setting(c"plan_cache_mode", c"force_generic_plan", || with_lock_timeout(patience.left().max(1), body))
-}
-
-/// Reads and locks in the order of the sessions, with patience for those that others hold.
-pub fn load(client: &mut SpiClient, wanted: &Wanted, patience: &Patience) -> (Scene, Vec<Found>) {
-    if let Some(done) = direct::load(wanted, patience) {
-        return done;
-    }
-    let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
-    let prepared = statement(client, LOAD_LOCK, &types);
-    for attempt in 0.. {
-        let args = [wanted.sessions.to_vec().into(), wanted.customers.to_vec().into()];
-        let rows = with_arrays(patience, || spi(client.update(prepared, None, &args)));
-        let done = read(rows, wanted.sessions, wanted.customers);
-        if !done.1.iter().any(|found| matches!(found.row, Stored::Held)) || !patience.wait(attempt) {
-            return done;
+macro_rules! c_str {
+    ($sql:expr) => {
+        match std::ffi::CStr::from_bytes_with_nul($sql.as_bytes()) {
+            Ok(sql) => sql,
+            Err(_) => panic!("a statement ends with NUL"),
         }
+    };
+}
+const FOUND: usize = 3;
+const LOCK_ONE: &str = row_sql!(
+    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    "",
+    "coupon.session s WHERE s.session = $1 FOR UPDATE SKIP LOCKED"
+);
+/// What is to be known of a session whose row was not to be had: whether there is one, and its customer's variables.
+const LOOK_ONE: &str = "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1), \
+     EXISTS (SELECT FROM coupon.session s WHERE s.session = $1), k.spending_last_month, k.average_payment, \
+     k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
+     FROM coupon.storage t LEFT JOIN coupon.customer k ON k.customer = $2\0";
+const VARIABLES: usize = 4;
+/// Both of many sessions, locked in a nested loop in the order of the keys.
+const LOCK_ALL: &str = row_sql!(
+    "(SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1)",
+    ", s.session IS NOT NULL, CASE WHEN s.session IS NULL THEN \
+     (SELECT true FROM coupon.session y WHERE y.session = u.session) END, k.spending_last_month, k.average_payment, \
+     k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables",
+    "unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) LEFT JOIN LATERAL \
+     (SELECT * FROM coupon.session x WHERE x.session = u.session FOR UPDATE SKIP LOCKED) s ON true \
+     LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true ORDER BY u.n"
+);
+const OF_MANY: usize = 15;
+const PEEK_ONE: &str = row_sql!(
+    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    ", s.session IS NOT NULL, EXISTS (SELECT FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL)",
+    "(VALUES (1)) one LEFT JOIN coupon.session s ON s.session = $1"
+);
+
+const UPDATE: &str = "UPDATE coupon.session SET customer = $2, last_at = $3, views = $4, frozen = $5, purchased = $6, \
+                      churn = $7, interest = $8, state = $9 WHERE session = $1\0";
+const UPDATE_MANY: &str = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
+     frozen = u.frozen, purchased = u.purchased, churn = u.churn, interest = u.interest, state = u.state \
+     FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
+     $8::float8[], $9::bytea[]) u(session, customer, last_at, views, frozen, purchased, churn, interest, state) \
+     WHERE s.session = u.session\0";
+/// Without a target: the table may have been partitioned, and have another key then.
+const INSERT: &str = "INSERT INTO coupon.session (session, customer, last_at, views, frozen, purchased, churn, interest, \
+     state, started_at, segment, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+     ON CONFLICT DO NOTHING RETURNING session\0";
+const INSERT_MANY: &str = "INSERT INTO coupon.session (session, customer, last_at, views, frozen, purchased, churn, \
+     interest, state, started_at, segment, version) \
+     SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
+     $8::float8[], $9::bytea[], $10::timestamptz[], $11::int[], $12::bigint[]) \
+     ON CONFLICT DO NOTHING RETURNING session\0";
+
+mod types {
+    use pgrx::pg_sys::*;
+    pub const KEY: [Oid; 1] = [TEXTOID];
+    pub const KEYS: [Oid; 2] = [TEXTOID; 2];
+    pub const ARRAYS: [Oid; 2] = [TEXTARRAYOID; 2];
+    pub const ROW: [Oid; 12] = [
+        TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, BOOLOID, BOOLOID, FLOAT8OID, FLOAT8OID, BYTEAOID, TIMESTAMPTZOID,
+        INT4OID, INT8OID,
+    ];
+    pub const ROWS: [Oid; 12] = [
+        TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID, BOOLARRAYOID, FLOAT8ARRAYOID,
+        FLOAT8ARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+    ];
+    pub const fn changed(all: &[Oid; 12]) -> &[Oid] {
+        all.split_at(9).0
     }
-    unreachable!("patience ends")
 }
 
-fn read(rows: pgrx::spi::SpiTupleTable, sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
-    let mut scene = None;
-    let mut found = Vec::with_capacity(sessions.len());
-    for (i, row) in rows.enumerate() {
-        let scene = scene.get_or_insert_with(|| {
-            let revision = row.field(2).expect("coupon.storage holds a revision");
-            // In a snapshot no older than the statement's: what is kept under this revision must be of it.
-            let at = || world::at(row.field(1).unwrap_or(0), revision);
-            Scene::new(if table::allowed() { table::with_snapshot(at) } else { at() })
-        });
-        let has = |n: usize| row.field(n).unwrap_or(false);
-        let stored = if has(4) {
-            Stored::Known(Box::new(live(&row, 6, sessions[i], &scene.world)))
-        } else if has(5) {
-            Stored::Held
-        } else {
-            Stored::New(customers[i].map_or(0, |_| scene.segment(&row, 18)))
-        };
-        found.push(Found { row: stored, gap: has(3) });
+thread_local! {
+    static LOCK: Statement = const { Statement::new(c_str!(LOCK_ONE), &types::KEY) };
+    static LOOK: Statement = const { Statement::new(c_str!(LOOK_ONE), &types::KEYS) };
+    static LOCK_MANY: Statement = const { Statement::new(c_str!(LOCK_ALL), &types::ARRAYS) };
+    static PEEK: Statement = const { Statement::new(c_str!(PEEK_ONE), &types::KEY) };
+    static WRITE: Statement = const { Statement::new(c_str!(UPDATE), types::changed(&types::ROW)) };
+    static WRITE_MANY: Statement = const { Statement::new(c_str!(UPDATE_MANY), types::changed(&types::ROWS)) };
+    static STORE: Statement = const { Statement::new(c_str!(INSERT), &types::ROW) };
+    static STORE_MANY: Statement = const { Statement::new(c_str!(INSERT_MANY), &types::ROWS) };
+}
+
+/// Reads and locks sessions in the order given, each with the customer of its first click; waits for none.
+pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
+    let ([session], [customer]) = (sessions, customers) else { return lock_many(sessions, customers) };
+    let rows = LOCK.with(|lock| lock.run([session.into_datum()]));
+    if let Some(row) = rows.first() {
+        let scene = scene_of(&row);
+        let row_found = Stored::Known(Box::new(live(&row, FOUND, session, &scene.world)));
+        let found = Found { row: row_found, gap: row.field(2) == Some(true) };
+        return (scene, vec![found]);
     }
-    (scene.expect("a row a session"), found)
+    let rows = LOOK.with(|look| look.run([session.into_datum(), customer.into_datum()]));
+    let Some(row) = rows.first() else { no_storage() };
+    let scene = scene_of(&row);
+    let stored = if row.field(3) == Some(true) { Stored::Held } else { new(&row, VARIABLES, &scene, *customer) };
+    let found = Found { row: stored, gap: row.field(2) == Some(true) };
+    (scene, vec![found])
+}
+
+fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
+    let rows = LOCK_MANY.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
+    let scene = scene_of(&rows.row(0));
+    let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
+        let (row_found, held) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
+        let stored = match (row_found, held) {
+            (true, _) => Stored::Known(Box::new(live(&row, FOUND, session, &scene.world))),
+            (_, true) => Stored::Held,
+            _ => new(&row, OF_MANY + 2, &scene, *customer),
+        };
+        Found { row: stored, gap: row.field(2) == Some(true) }
+    });
+    let found = found.collect();
+    (scene, found)
+}
+
+/// A session that is not stored, with the segment of its customer, whose variables begin in column `first`.
+fn new(row: &Row, first: usize, scene: &Scene, customer: Option<&str>) -> Stored {
+    let model = scene.active.as_ref().filter(|_| customer.is_some());
+    Stored::New(model.map_or(0, |active| segment(row, first, &active.version.segment)))
+}
+
+/// What is known of a session beside its row.
+pub struct Seen {
+    /// It missed a click.
+    pub gap: bool,
+    /// It has a coupon that is not closed, though it may have expired.
+    pub coupon: bool,
+}
+
+/// A session as it is stored, unlocked, in the caller's snapshot.
+pub fn peek(session: &str) -> (Scene, Option<Live>, Seen) {
+    let row = PEEK.with(|peek| peek.read([session.into_datum()])).row(0);
+    let scene = Scene::new(world::at(row.field(1).unwrap_or_else(|| no_storage())));
+    let live = (row.field(OF_MANY) == Some(true)).then(|| live(&row, FOUND, session, &scene.world));
+    let seen = Seen { gap: row.field(2) == Some(true), coupon: row.field(OF_MANY + 1) == Some(true) };
+    (scene, live, seen)
+}
+
+/// The scene at the revision in the first column of a row just read.
+fn scene_of(row: &Row) -> Scene {
+    Scene::new(world::at_now(row.field(1).unwrap_or_else(|| no_storage())))
+}
+
+fn no_storage() -> ! {
+    throw(report(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "coupon.storage holds no row",
+        "SELECT coupon.create_storage()",
+    ))
 }
 
 /// A stored session, its columns from customer on beginning at `first`.
-pub fn live(row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
+fn live(row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
     let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
     let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
     let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
@@ -182,7 +250,6 @@ pub fn live(row: &impl Fields, first: usize, session: &str, world: &World) -> Li
         known: true,
         swept: version.is_some() && state.is_none(),
         version,
-        place: None,
     }
 }
 
@@ -195,97 +262,106 @@ pub fn segment(row: &impl Fields, first: usize, model: &Model) -> u32 {
     model.assign_stored(six, key, || Some(row.field::<JsonB>(first + 7)?.0))
 }
 
-/// Writes known sessions back; their rows are locked.
-pub fn update(client: &mut SpiClient, rows: &[Live], patience: &Patience) {
-    if rows.is_empty() {
-        return;
-    }
-    match direct::update(rows, true) {
-        Some(true) => return,
-        Some(false) => error!("a locked session has changed"),
-        None => {}
-    }
-    let sql = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
-               frozen = u.frozen, purchased = u.purchased, churn = u.churn, interest = u.interest, state = u.state \
-               FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
-               $8::float8[], $9::bytea[]) u(session, customer, last_at, views, frozen, purchased, churn, interest, state) \
-               WHERE s.session = u.session";
-    use pg_sys::BuiltinOid::*;
-    let types = [
-        TEXTARRAYOID,
-        TEXTARRAYOID,
-        TIMESTAMPTZARRAYOID,
-        INT4ARRAYOID,
-        BOOLARRAYOID,
-        BOOLARRAYOID,
-        FLOAT8ARRAYOID,
-        FLOAT8ARRAYOID,
-        BYTEAARRAYOID,
-    ];
-    let prepared = statement(client, sql, &types.map(Into::into));
-    let args = [
-        rows.iter().map(|r| r.session.as_str()).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.customer.as_deref()).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| micros(r.last_at)).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.views as i32).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.frozen).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.purchased).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.churn).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
-    ];
-    with_arrays(patience, || spi(client.update(prepared, None, &args)));
+/// What a click changes, in the order of the statements' parameters.
+fn changed(row: &Live) -> [Option<pg_sys::Datum>; 9] {
+    [
+        row.session.as_str().into_datum(),
+        row.customer.as_deref().into_datum(),
+        micros(row.last_at).into_datum(),
+        (row.visit.views as i32).into_datum(),
+        row.visit.frozen.into_datum(),
+        row.visit.purchased.into_datum(),
+        row.visit.churn.into_datum(),
+        row.visit.interest.into_datum(),
+        row.visit.to_bytes().into_datum(),
+    ]
 }
 
-/// Stores new sessions; the numbers of those that another connection has stored meanwhile, or is about to, are returned.
-pub fn insert(client: &mut SpiClient, rows: &[Live], patience: &Patience) -> Vec<usize> {
-    if rows.is_empty() {
-        return Vec::new();
+fn changed_many(rows: &[Live]) -> [Option<pg_sys::Datum>; 9] {
+    [
+        column(rows, |r| r.session.as_str()),
+        column(rows, |r| r.customer.as_deref()),
+        column(rows, |r| micros(r.last_at)),
+        column(rows, |r| r.visit.views as i32),
+        column(rows, |r| r.visit.frozen),
+        column(rows, |r| r.visit.purchased),
+        column(rows, |r| r.visit.churn),
+        column(rows, |r| r.visit.interest),
+        column(rows, |r| r.visit.to_bytes()),
+    ]
+}
+
+fn column<'a, T>(rows: &'a [Live], value: impl Fn(&'a Live) -> T) -> Option<pg_sys::Datum>
+where
+    Vec<T>: IntoDatum,
+{
+    rows.iter().map(value).collect::<Vec<T>>().into_datum()
+}
+
+/// The parameters of an insert: what a click changes, and what stays as it began.
+fn with<const N: usize>(changed: [Option<pg_sys::Datum>; 9], began: [Option<pg_sys::Datum>; 3]) -> [Option<pg_sys::Datum>; N] {
+    let mut all = changed.into_iter().chain(began);
+    std::array::from_fn(|_| all.next().flatten())
+}
+
+/// Writes known sessions back; their rows are locked.
+pub fn update(rows: &[Live]) {
+    let written = match rows {
+        [] => 0,
+        [row] => WRITE.with(|write| write.run(changed(row))).count,
+        _ => WRITE_MANY.with(|write| write.run(changed_many(rows))).count,
+    };
+    // A trigger or a rule on the table may pass a row by, but then its session is not what the log says.
+    if written != rows.len() {
+        throw(report(
+            PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            format!("{} of {} rows of coupon.session were written", written, rows.len()),
+            "A trigger or a rule on coupon.session passes rows by.",
+        ));
     }
-    if let Some(taken) = direct::insert(rows) {
-        return taken;
+}
+
+/// Stores new sessions; the numbers of those that another connection has stored meanwhile are returned. One that another
+/// transaction is about to store is queued for a millisecond, then 55P03: PostgreSQL can tell who that is only by waiting.
+pub fn insert(rows: &[Live]) -> Vec<usize> {
+    let began = |row: &Live| {
+        let version = row.version.as_ref().map(|v| v.number);
+        [micros(row.started_at).into_datum(), (row.segment as i32).into_datum(), version.into_datum()]
+    };
+    let stored = guard::with_short_queue(|| match rows {
+        [] => None,
+        [row] => Some(STORE.with(|store| store.run(with::<12>(changed(row), began(row))))),
+        _ => {
+            let began = [
+                column(rows, |r| micros(r.started_at)),
+                column(rows, |r| r.segment as i32),
+                column(rows, |r| r.version.as_ref().map(|v| v.number)),
+            ];
+            Some(STORE_MANY.with(|store| store.run(with::<12>(changed_many(rows), began))))
+        }
+    });
+    match stored {
+        Some(stored) if stored.count < rows.len() => {
+            let stored: HashSet<String> = stored.iter().filter_map(|row| row.field(1)).collect();
+            (0..rows.len()).filter(|&n| !stored.contains(&rows[n].session)).collect()
+        }
+        _ => Vec::new(),
     }
-    let sql = "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, version, frozen, \
-               purchased, churn, interest, state) \
-               SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::int[], \
-               $7::bigint[], $8::bool[], $9::bool[], $10::float8[], $11::float8[], $12::bytea[]) \
-               ON CONFLICT (session) DO NOTHING RETURNING session";
-    use pg_sys::BuiltinOid::*;
-    let types = [
-        TEXTARRAYOID,
-        TEXTARRAYOID,
-        TIMESTAMPTZARRAYOID,
-        TIMESTAMPTZARRAYOID,
-        INT4ARRAYOID,
-        INT4ARRAYOID,
-        INT8ARRAYOID,
-        BOOLARRAYOID,
-        BOOLARRAYOID,
-        FLOAT8ARRAYOID,
-        FLOAT8ARRAYOID,
-        BYTEAARRAYOID,
-    ];
-    let prepared = statement(client, sql, &types.map(Into::into));
-    let args = [
-        rows.iter().map(|r| r.session.as_str()).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.customer.as_deref()).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| micros(r.started_at)).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| micros(r.last_at)).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.views as i32).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.segment as i32).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.version.as_ref().map(|v| v.number)).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.frozen).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.purchased).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.churn).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.interest).collect::<Vec<_>>().into(),
-        rows.iter().map(|r| r.visit.to_bytes()).collect::<Vec<_>>().into(),
-    ];
-    let stored = with_arrays(patience, || spi(client.update(prepared, None, &args)));
-    if stored.len() == rows.len() {
-        return Vec::new();
-    }
-    let stored: HashSet<String> = stored.filter_map(|row| spi(row.get(1))).collect();
-    (0..rows.len()).filter(|&n| !stored.contains(&rows[n].session)).collect()
+}
+
+thread_local! {
+    static LATEST: Statement = const { Statement::new(
+        c"SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
+          ORDER BY s.last_at DESC LIMIT 1", &[pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID]) };
+}
+
+/// The session that a purchase which knows only its customer belongs to: the customer's latest, if it was seen within the
+/// timeout.
+pub fn latest_of(purchase: &Click<&str>) -> Option<String> {
+    let timeout = (settings::session_timeout() * 1e6) as i64;
+    let (at, since) = (micros(purchase.at), micros(purchase.at.saturating_sub(timeout)));
+    let args = [purchase.customer.into_datum(), at.into_datum(), since.into_datum()];
+    LATEST.with(|latest| latest.run(args)).first()?.field(1)
 }
 
 /// The marks of a session that missed clicks.
@@ -299,30 +375,4 @@ pub fn marks(client: &SpiClient, session: &str) -> Vec<i64> {
 pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
     let sql = "INSERT INTO coupon.gap (session, reason) VALUES ($1, $2)";
     spi(client.update(sql, None, &[session.into(), reason.into()]));
-}
-
-/// The session that a purchase which knows only its customer belongs to: the customer's latest, if it was seen within the
-/// timeout.
-pub fn latest_of(client: &mut SpiClient, purchase: &Click<&str>) -> Option<String> {
-    let sql = "SELECT s.session FROM coupon.session s WHERE s.customer = $1 AND s.started_at <= $2 AND s.last_at >= $3 \
-               ORDER BY s.last_at DESC LIMIT 1";
-    use pg_sys::BuiltinOid::*;
-    let prepared = statement(client, sql, &[TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID].map(Into::into));
-    let timeout = (settings::session_timeout() * 1e6) as i64;
-    let args =
-        [purchase.customer.into(), micros(purchase.at).into(), micros(purchase.at.saturating_sub(timeout)).into()];
-    spi(client.update(prepared, Some(1), &args)).next().and_then(|row| spi(row.get(1)))
-}
-
-/// A session as it is stored, unlocked, and whether it missed a click: what coupon.explain looks at.
-pub fn peek(client: &SpiClient, session: &str) -> (Option<Live>, Rc<World>, bool) {
-    let types = [PgBuiltInOids::TEXTARRAYOID.into(), PgBuiltInOids::TEXTARRAYOID.into()];
-    let args = [vec![session].into(), vec![None::<&str>].into()];
-    let rows = spi(client.select(statement(client, LOAD_READ, &types), None, &args));
-    let (scene, mut found) = read(rows, &[session], &[None]);
-    let gap = found.iter().any(|f| f.gap);
-    match found.pop().map(|f| f.row) {
-        Some(Stored::Known(live)) => (Some(*live), scene.world, gap),
-        _ => (None, scene.world, gap),
-    }
 }

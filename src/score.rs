@@ -197,7 +197,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if world::now(client).is_none() {
         return Vec::new();
     }
-    let (live, world, gap) = rows::peek(client, session);
+    let (scene, live, seen) = rows::peek(session);
     let Some(live) = live else { return Vec::new() };
     let Some(model) = live.version.as_ref().and_then(|v| v.version.churn.as_ref()) else {
         let hint = "churn_probability(session) is NULL too: it was never scored.";
@@ -208,10 +208,10 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let mut clicks = stored::clicks(client, session);
     let end = clicks.iter().position(|c| c.kind.ends()).unwrap_or(clicks.len());
     // A purchase that knew only its customer froze the session, and is not among its own events.
-    let counted = if live.visit.frozen && !gap { live.visit.views as usize } else { end };
+    let counted = if live.visit.frozen && !seen.gap { live.visit.views as usize } else { end };
     clicks.truncate(end.min(counted));
     let views: Vec<View> = clicks.iter().map(|c| c.view(model.vocabulary())).collect();
-    let segment = sessions::scoring(&live, &world.campaigns);
+    let segment = sessions::scoring(&live, &scene.world.campaigns);
     let found = contributions(model, segment, &views, EXPLAINED, &mut || {
         pgrx::check_for_interrupts!();
         Ok(())

@@ -1,23 +1,23 @@
 //! Live sessions: a statement's clicks grouped by session, each session read once, advanced and written once. Two
-//! prepared statements for a click of a known session: lock and read, then write.
+//! prepared statements for one session: lock and read, then write.
 
-use crate::campaigns::Campaigns;
-use crate::error::{report, spi, throw};
-use crate::guard::{self, Caught, Patience, pinned};
+use crate::campaigns::{self, Campaigns};
+use crate::clicks::Group;
+use crate::error::{ok, report, spi, throw};
+use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
-use crate::rows::{self, Found, Live, Scene, Stored, Wanted};
-use crate::{campaigns, direct, settings, stored};
+use crate::rows::{self, Found, Live, Scene, Stored};
+use crate::{settings, stored};
 use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
+use coupon_model::memory;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
 
-/// Sessions that are read, advanced and stored together: so few stay in the cache. (With a thousand, a COPY of 100,000 clicks
-/// took 380 ms instead of 322.)
-const CHUNK: usize = 100;
+/// What is free beside the clicks before sessions are advanced; the allocator can refuse more only by ending the process.
+const HEADROOM: usize = 4 << 20;
 
 /// A row that could not be a click, or a session that could not be advanced.
 pub struct Refused {
@@ -25,118 +25,77 @@ pub struct Refused {
     pub caught: Caught,
 }
 
-/// A session's clicks in a statement. (Numbers into one list of all clicks: 3 % less time for a hundred thousand of them, and
-/// half as much again for a million, which no cache holds.)
-type Clicks<'a> = (&'a str, Vec<Click<&'a str>>);
-
-/// A statement's clicks.
+/// What a statement had to leave out: how often, and the first; coupon.fault is no second log.
 #[derive(Default)]
-pub struct Advance<'a> {
-    sessions: Vec<Clicks<'a>>,
-    /// Where a session stands there.
-    places: HashMap<&'a str, usize>,
-    /// Purchases that know only their customer.
-    purchases: Vec<Click<&'a str>>,
-    refused: Vec<Refused>,
+pub struct Skipped {
+    pub first: Option<Refused>,
+    pub count: i64,
 }
 
-impl<'a> Advance<'a> {
-    pub fn push(&mut self, click: Click<&'a str>) {
-        let Some(session) = click.session else { return self.purchases.push(click) };
-        let place = *self.places.entry(session).or_insert_with(|| {
-            self.sessions.push((session, Vec::new()));
-            self.sessions.len() - 1
-        });
-        self.sessions[place].1.push(click);
-    }
-
-    pub fn refuse(&mut self, refused: Refused) {
-        // One stands for all of a statement; coupon.fault is no second log.
-        if self.refused.is_empty() {
-            self.refused.push(refused);
-        }
-    }
-
-    pub fn sessions(&self) -> Vec<String> {
-        self.sessions.iter().map(|s| s.0.to_string()).collect()
+impl Skipped {
+    pub fn add(&mut self, refused: Refused) {
+        self.count += 1;
+        self.first.get_or_insert(refused);
     }
 }
 
-/// Advances all sessions of a statement; what had to be left out is returned.
-pub fn advance(mut work: Advance) -> Vec<Refused> {
-    let mut refused = std::mem::take(&mut work.refused);
-    let mut sessions = work.sessions;
-    // Everybody locks in this order, so that nobody waits for somebody who waits for him.
-    sessions.sort_unstable_by_key(|s| s.0);
-    if let ([one], []) = (&mut *sessions, &*work.purchases)
-        && quick(in_order(one))
-    {
-        return refused;
+/// A session and the clicks of a statement that are its.
+type Clicks<'a> = (&'a str, &'a [Click<&'a str>]);
+
+/// Why a session was not advanced.
+enum Missed {
+    /// Another transaction holds its row, or is about to store it.
+    Held,
+    /// Another transaction has stored it since it was looked for.
+    Stored,
+}
+
+/// Advances some sessions of a statement, in their order, in which everybody locks. `careful`: another transaction was found
+/// storing one of them, so each is stored on its own.
+pub fn advance(groups: &mut [Group], patience: &Patience, careful: bool, skipped: &mut Skipped) {
+    if groups.len() > 1 {
+        pgrx::check_for_interrupts!();
+        ok(memory::probe(HEADROOM));
     }
-    let patience = Patience::new(settings::max_wait());
-    pinned(|| {
-        // A connection a chunk: what SPI has allocated is gone with it.
-        for chunk in sessions.chunks_mut(CHUNK) {
-            pgrx::check_for_interrupts!();
-            chunk.iter_mut().for_each(|clicks| _ = in_order(clicks));
-            Spi::connect_mut(|client| advance_chunk(client, chunk, &mut refused, &patience, false));
+    groups.iter_mut().for_each(|group| group.1.sort_by(|a, b| a.order(b)));
+    // A connection a chunk: what SPI has allocated is gone with it.
+    Spi::connect_mut(|client| {
+        let named = |group: &&Group| group.0.is_some();
+        let mut left: Vec<Clicks> =
+            groups.iter().filter(named).map(|(session, clicks)| (session.unwrap_or_default(), &clicks[..])).collect();
+        // A statement of many sessions holds rows itself and does not wait for one more.
+        let alone = left.len() == 1;
+        for attempt in 0.. {
+            if left.is_empty() {
+                break;
+            }
+            let (mut again, mut held) = (Vec::new(), Vec::new());
+            for (clicks, missed) in advance_once(client, &left, careful) {
+                if matches!(missed, Missed::Stored) && attempt < 3 { again.push(clicks) } else { held.push(clicks) }
+            }
+            if alone && !held.is_empty() && patience.wait(attempt) {
+                again.append(&mut held);
+            }
+            held.iter().for_each(|(session, _)| skip(client, session, skipped));
+            left = again;
         }
-        let ends = work.purchases.iter().filter(|p| p.kind.ends());
-        if !work.purchases.is_empty() {
-            Spi::connect_mut(|client| refused.extend(ends.filter_map(|purchase| freeze(client, purchase, &patience))));
+        for (_, purchases) in groups.iter().filter(|group| !named(group)) {
+            purchases.iter().filter(|p| p.kind.ends()).for_each(|purchase| freeze(client, purchase, patience, skipped));
         }
     });
-    refused
 }
 
-fn in_order<'a, 'b>(clicks: &'b mut Clicks<'a>) -> &'b Clicks<'a> {
-    clicks.1.sort_by(|a, b| a.order(b));
-    clicks
-}
-
-/// What most clicks are: of one session that nobody else is at, which missed nothing. No SQL but for a decision, and no
-/// lock: what was read is written if it is still so. Whether it was done; nothing was, otherwise.
-fn quick((session, clicks): &Clicks) -> bool {
-    let first = &clicks[0];
-    let wanted = Wanted { sessions: &[session], customers: &[first.customer], raced: false, look: true };
-    let Some((scene, mut found)) = direct::load(&wanted, &Patience::new(0)) else { return false };
-    let live = match found.pop() {
-        Some(Found { row: Stored::Known(live), gap: false }) if !live.swept => *live,
-        Some(Found { row: Stored::New(segment), gap: false }) => begin(session, first.at, segment, &scene),
-        _ => return false,
-    };
-    let mut turn = Turn { live, clicks, due: None };
-    (0..clicks.len()).for_each(|n| turn.take(n, &scene));
-    let live = std::slice::from_ref(&turn.live);
-    let stored = match turn.live.known {
-        true => direct::update(live, false) == Some(true),
-        false => direct::insert(live).is_some_and(|taken| taken.is_empty()),
-    };
-    if let Some(due) = turn.due.filter(|_| stored) {
-        pinned(|| Spi::connect_mut(|client| issue::decide(client, &due, scene.clock)));
-    }
-    stored
-}
-
-/// `raced`: once more, after another connection was found storing these sessions.
-fn advance_chunk(
-    client: &mut SpiClient,
-    chunk: &[Clicks],
-    refused: &mut Vec<Refused>,
-    patience: &Patience,
-    raced: bool,
-) {
-    let names: Vec<&str> = chunk.iter().map(|c| c.0).collect();
-    let customers: Vec<Option<&str>> = chunk.iter().map(|c| c.1.first().and_then(|k| k.customer)).collect();
-    let wanted = Wanted { sessions: &names, customers: &customers, raced, look: false };
-    // A statement of many sessions holds rows itself and does not wait for one more.
-    let none = Patience::new(0);
-    let (scene, found) = rows::load(client, &wanted, if names.len() == 1 || raced { patience } else { &none });
-    let mut turns = Vec::with_capacity(names.len());
-    for ((session, clicks), found) in chunk.iter().zip(found) {
+/// Reads, advances and writes sessions; those that others have are returned.
+fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) -> Vec<(Clicks<'a>, Missed)> {
+    let names: Vec<&str> = left.iter().map(|l| l.0).collect();
+    let customers: Vec<Option<&str>> = left.iter().map(|l| l.1.first().and_then(|click| click.customer)).collect();
+    let (scene, found) = rows::lock(&names, &customers);
+    let mut missed = Vec::new();
+    let mut turns = Vec::with_capacity(left.len());
+    for (&(session, clicks), found) in left.iter().zip(found) {
         let live = match found.row {
             Stored::Held => {
-                refused.push(held(session));
+                missed.push(((session, clicks), Missed::Held));
                 continue;
             }
             // A mark of its own: whoever is rebuilding the session may not see this click, and takes only the marks away
@@ -153,54 +112,83 @@ fn advance_chunk(
             Stored::Known(live) => *live,
             Stored::New(segment) => begin(session, clicks[0].at, segment, &scene),
         };
-        turns.push(Turn { live, clicks, due: None });
+        turns.push(Turn { live, session, clicks, due: None });
     }
     take_turns(&mut turns, &scene);
-    let (mut known, mut new, mut due) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut known, mut new, mut of_new, mut due) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for turn in turns {
         due.extend(turn.due);
-        if turn.live.known { known.push(turn.live) } else { new.push(turn.live) }
-    }
-    rows::update(client, &known, patience);
-    let taken: HashSet<&str> =
-        rows::insert(client, &new, patience).into_iter().map(|n| new[n].session.as_str()).collect();
-    for decision in due.iter().filter(|d| !taken.contains(d.session.as_str())) {
-        issue::decide(client, decision, scene.clock);
-    }
-    if !taken.is_empty() {
-        let again: Vec<_> = chunk.iter().filter(|c| taken.contains(c.0)).cloned().collect();
-        if raced {
-            refused.extend(again.iter().map(|c| held(c.0)));
+        if turn.live.known {
+            known.push(turn.live);
         } else {
-            advance_chunk(client, &again, refused, patience, true);
+            of_new.push((turn.session, turn.clicks));
+            new.push(turn.live);
+        }
+    }
+    rows::update(&known);
+    let mut taken = insert(&new, careful);
+    due.retain(|due| !taken.iter().any(|(n, _)| new[*n].session == due.session));
+    missed.extend(taken.drain(..).map(|(n, missed)| (of_new[n], missed)));
+    due.iter().for_each(|due| issue::decide(client, due, scene.clock));
+    missed
+}
+
+/// Stores new sessions; the numbers of those that another transaction has stored, or is about to. Who is about to is found
+/// by an ERROR; so, where that is known to happen, by halves, each in a subtransaction of its own.
+fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
+    let stored = |taken: Vec<usize>| taken.into_iter().map(|n| (n, Missed::Stored)).collect();
+    if !careful || rows.is_empty() {
+        return stored(rows::insert(rows));
+    }
+    match guard::attempt(|| rows::insert(rows)) {
+        Ok(taken) => stored(taken),
+        Err(failure) if failure.caught.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => failure.raise(),
+        Err(_) if rows.len() == 1 => vec![(0, Missed::Held)],
+        Err(_) => {
+            let (first, second) = rows.split_at(rows.len() / 2);
+            let mut taken = insert(first, careful);
+            taken.extend(insert(second, careful).into_iter().map(|(n, missed)| (first.len() + n, missed)));
+            taken
         }
     }
 }
 
 /// A purchase that knows only its customer freezes that customer's latest session.
-fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience) -> Option<Refused> {
-    let session = rows::latest_of(client, purchase)?;
-    let wanted = Wanted { sessions: &[&session], customers: &[None], raced: false, look: false };
-    match rows::load(client, &wanted, patience).1.pop()?.row {
-        Stored::Held => Some(held(&session)),
-        Stored::New(_) => None,
+fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience, skipped: &mut Skipped) {
+    let Some(session) = rows::latest_of(purchase) else { return };
+    match locked(&session, patience).1.row {
+        Stored::Held => skip(client, &session, skipped),
+        Stored::New(_) => {}
         Stored::Known(mut live) => {
             live.visit.frozen = true;
             live.visit.purchased |= purchase.kind == Kind::Purchase;
-            rows::update(client, &[*live], patience);
-            None
+            rows::update(&[*live]);
         }
     }
 }
 
-fn held(session: &str) -> Refused {
+/// One session locked, with patience for who holds it.
+fn locked(session: &str, patience: &Patience) -> (Scene, Found) {
+    for attempt in 0.. {
+        let (scene, mut found) = rows::lock(&[session], &[None]);
+        let found = found.pop().expect("a row a session");
+        if !matches!(found.row, Stored::Held) || !patience.wait(attempt) {
+            return (scene, found);
+        }
+    }
+    unreachable!("patience ends")
+}
+
+/// Marks a session that another transaction holds.
+fn skip(client: &mut SpiClient, session: &str, skipped: &mut Skipped) {
     let caught = Caught {
         code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         message: "another transaction holds the session".into(),
         detail: None,
         hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.sweep.".into()),
     };
-    Refused { session: Some(session.to_string()), caught }
+    rows::mark(client, session, &caught.message);
+    skipped.add(Refused { session: Some(session.to_string()), caught });
 }
 
 fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
@@ -216,7 +204,6 @@ fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
         decided: Vec::new(),
         known: false,
         swept: false,
-        place: None,
     }
 }
 
@@ -231,6 +218,7 @@ fn note(live: &mut Live, click: &Click<impl AsRef<str>>) {
 /// A session and the clicks of a statement that are its.
 struct Turn<'a> {
     live: Live,
+    session: &'a str,
     clicks: &'a [Click<&'a str>],
     due: Option<Due>,
 }
@@ -280,8 +268,7 @@ fn take_turns(turns: &mut [Turn], scene: &Scene) {
 pub fn consider(session: &str) -> bool {
     Spi::connect_mut(|client| {
         let patience = Patience::new(settings::max_wait());
-        let wanted = Wanted { sessions: &[session], customers: &[None], raced: false, look: false };
-        let (scene, mut found) = rows::load(client, &wanted, &patience);
+        let (scene, found) = locked(session, &patience);
         if scene.active.is_none() {
             guard::warn(&Caught {
                 code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -290,12 +277,11 @@ pub fn consider(session: &str) -> bool {
                 hint: Some("SELECT * FROM coupon.train() trains one on the watched tables.".into()),
             });
         }
-        let Some(found) = found.pop() else { return false };
         let live = match found.row {
             Stored::Held => return false,
             Stored::Known(live) if !found.gap && !live.swept => *live,
             Stored::New(_) if !found.gap => return false,
-            stored => match rebuild(client, session, &scene, stored, &patience) {
+            stored => match rebuild(client, session, &scene, stored) {
                 Some(live) => live,
                 None => return false,
             },
@@ -312,11 +298,11 @@ pub fn consider(session: &str) -> bool {
     })
 }
 
-/// Whether nothing is to be decided or rebuilt, seen without a lock: most who ask write nothing then, and need no
-/// transaction id.
+/// Whether a session has no coupon that is not closed, and nothing is to be decided or rebuilt: seen in one statement,
+/// without a lock. Most who ask write nothing then, and need no transaction id.
 pub fn settled(session: &str) -> bool {
-    let Some((scene, live, gap)) = direct::peek(session) else { return false };
-    if scene.active.is_none() || gap {
+    let (scene, live, seen) = Spi::connect(|_| rows::peek(session));
+    if scene.active.is_none() || seen.gap || seen.coupon {
         return false;
     }
     live.is_none_or(|live| {
@@ -337,7 +323,7 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
 /// Runs a session through its stored clicks from the start; `None`, with the mark left, where the log holds none. The
 /// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
 /// now shows.
-fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored, patience: &Patience) -> Option<Live> {
+fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
     // Before the log: a mark that is seen now is of a click that the log shows; one that comes later stays.
     let marks = rows::marks(client, session);
     let clicks = stored::clicks(client, session);
@@ -350,8 +336,7 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored,
         let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
         Live { visit: again, ..*stored }
     } else {
-        let wanted = Wanted { sessions: &[session], customers: &[customer], raced: false, look: false };
-        let (_, mut found) = rows::load(client, &wanted, patience);
+        let (_, mut found) = rows::lock(&[session], &[customer]);
         let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
         begin(session, clicks[0].at, segment, scene)
     };
@@ -364,8 +349,8 @@ fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored,
     live.swept = false;
     let live = [live];
     if live[0].known {
-        rows::update(client, &live, patience);
-    } else if !rows::insert(client, &live, patience).is_empty() {
+        rows::update(&live);
+    } else if !rows::insert(&live).is_empty() {
         // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
         throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
     }

@@ -53,8 +53,9 @@ pub fn clicks(client: &SpiClient, session: &str) -> Vec<Click> {
             "SELECT at, customer, kind, page, category, product, quantity, price, order_id, zone, attributes \
              FROM ({query}) s WHERE session = $1"
         );
-        // A date used as an id must not depend on who asks.
-        let read = || with_setting(c"datestyle", c"ISO, YMD", || spi(client.select(&sql, None, &[session.into()])));
+        // A date or a float used as an id must not depend on who asks.
+        let select = || spi(client.select(&sql, None, &[session.into()]));
+        let read = || with_setting(c"datestyle", c"ISO, YMD", || with_setting(c"extra_float_digits", c"1", select));
         clicks.extend(as_owner(owner, read).filter_map(|row| click(&row, session)));
     }
     clicks.sort_by(|a, b| a.order(b));

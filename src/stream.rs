@@ -3,7 +3,7 @@
 //! one without parallel workers, and fetching copies every row twice.
 
 use crate::error::{report, throw};
-use crate::rows::Fields;
+use crate::statement::Fields;
 use pgrx::prelude::*;
 use pgrx::varlena;
 use pgrx::{PgMemoryContexts, pg_guard};

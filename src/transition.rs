@@ -1,6 +1,7 @@
 //! Reading a trigger's transition table row by row, and its values as the mapping wants them: the one place that touches
 //! tuples directly.
 
+use crate::settings;
 use pgrx::prelude::*;
 use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice};
 use pgrx::{PgBox, PgMemoryContexts, PgRelation, direct_function_call};
@@ -30,28 +31,39 @@ impl Texts {
     }
 
     fn keep(&self, text: &str) -> &str {
-        if text.is_empty() {
-            return "";
+        // SAFETY: a copy of a whole text.
+        unsafe { std::str::from_utf8_unchecked(self.keep_bytes(text.as_bytes())) }
+    }
+
+    pub fn keep_bytes(&self, bytes: &[u8]) -> &[u8] {
+        if bytes.is_empty() {
+            return &[];
         }
-        // SAFETY: every piece of a block is given out once and lives as long as the context, which `self` owns; what is
-        // copied there is a whole text.
+        // SAFETY: every piece of a block is given out once and lives as long as the context, which `self` owns.
         unsafe {
             let block = |size| pg_sys::MemoryContextAllocHuge(self.context.value(), size).cast::<u8>();
-            let to = if text.len() <= self.left.get() {
+            let to = if bytes.len() <= self.left.get() {
                 self.free.get()
-            } else if text.len() > Self::BLOCK / 8 {
-                let own = block(text.len());
-                std::ptr::copy_nonoverlapping(text.as_ptr(), own, text.len());
-                return std::str::from_utf8_unchecked(std::slice::from_raw_parts(own, text.len()));
+            } else if bytes.len() > Self::BLOCK / 8 {
+                let own = block(bytes.len());
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), own, bytes.len());
+                return std::slice::from_raw_parts(own, bytes.len());
             } else {
                 self.left.set(Self::BLOCK);
                 block(Self::BLOCK)
             };
-            std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len());
-            self.free.set(to.add(text.len()));
-            self.left.set(self.left.get() - text.len());
-            std::str::from_utf8_unchecked(std::slice::from_raw_parts(to, text.len()))
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            self.free.set(to.add(bytes.len()));
+            self.left.set(self.left.get() - bytes.len());
+            std::slice::from_raw_parts(to, bytes.len())
         }
+    }
+
+    /// Frees all that is kept, to begin anew.
+    pub fn clear(&mut self) {
+        // SAFETY: nothing that borrows from us is left.
+        unsafe { self.context.reset() };
+        self.left.set(0);
     }
 }
 
@@ -64,13 +76,11 @@ pub struct Column {
 }
 
 impl Column {
-    /// Whether its text may depend on DateStyle: dates and times do, and what is not known may.
+    /// Whether its text may depend on a setting: dates and floats do, and what is not known may.
     pub fn styled(self) -> bool {
-        use pg_sys::{BOOLOID, BPCHAROID, FLOAT4OID, FLOAT8OID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID};
-        use pg_sys::{TEXTOID, UUIDOID, VARCHAROID};
-        ![TEXTOID, VARCHAROID, BPCHAROID, TEXTARRAYOID, INT2OID, INT4OID, INT8OID, FLOAT4OID, FLOAT8OID, NUMERICOID]
+        use pg_sys::{BOOLOID, BPCHAROID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID, TEXTOID, UUIDOID, VARCHAROID};
+        ![TEXTOID, VARCHAROID, BPCHAROID, TEXTARRAYOID, INT2OID, INT4OID, INT8OID, NUMERICOID, BOOLOID, UUIDOID]
             .contains(&self.typ)
-            && ![BOOLOID, UUIDOID].contains(&self.typ)
     }
 }
 
@@ -105,7 +115,7 @@ pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, S
     if fits { Ok(Column { index, typ }) } else { Err(format!("its column \"{name}\" is of another type now")) }
 }
 
-/// Calls `f` for every inserted row, in insertion order.
+/// Calls `f` for every inserted row, in insertion order, in a memory context that lasts for the row.
 pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f: impl FnMut(&Row)) {
     // SAFETY: an AFTER statement trigger declared with REFERENCING NEW TABLE has tg_newtable for as long as it runs; the
     // slot is of the relation's own descriptor and of the kind the tuplestore holds, and is dropped before returning. An
@@ -117,10 +127,16 @@ pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f:
         }
         let descriptor = (*relation.as_ptr()).rd_att;
         let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+        let mut context = PgMemoryContexts::new("coupon_ext row");
+        let outer = pg_sys::CurrentMemoryContext;
         pg_sys::tuplestore_rescan(table);
         while pg_sys::tuplestore_gettupleslot(table, true, false, slot) {
             pg_sys::slot_getsomeattrs_int(slot, (*descriptor).natts);
+            pg_sys::MemoryContextSwitchTo(context.value());
             f(&Row { slot });
+            pg_sys::MemoryContextSwitchTo(outer);
+            context.reset();
+            pgrx::check_for_interrupts!();
         }
         pg_sys::ExecDropSingleTupleTableSlot(slot);
     }
@@ -132,7 +148,8 @@ pub fn is_empty(data: &PgBox<pg_sys::TriggerData>) -> bool {
     unsafe { data.tg_newtable.is_null() || pg_sys::tuplestore_tuple_count(data.tg_newtable) == 0 }
 }
 
-/// `value::float8`. PostgreSQL's cast writes the digits as text and reads them again: a twentieth of a large COPY's time.
+/// A numeric as a float8; infinite where it has none. PostgreSQL's cast writes the digits as text and reads them again: a
+/// twentieth of a large COPY's time.
 ///
 /// # Safety
 /// The datum is a numeric.
@@ -142,7 +159,8 @@ unsafe fn numeric(datum: pg_sys::Datum) -> f64 {
     unsafe {
         let whole = !varatt_is_1b_e(at) && !varatt_is_4b_c(at);
         let read = if whole { price(varlena_to_byte_slice(at)) } else { None };
-        read.or_else(|| direct_function_call(pg_sys::numeric_float8, &[Some(datum)])).expect("a number is not NULL")
+        let cast = || direct_function_call(pg_sys::numeric_float8_no_overflow, &[Some(datum)]);
+        read.or_else(cast).expect("a number is not NULL")
     }
 }
 
@@ -167,8 +185,47 @@ fn price(bytes: &[u8]) -> Option<f64> {
     Some(if header & NEGATIVE != 0 { -value } else { value })
 }
 
-fn finite(at: &i64) -> bool {
-    *at != i64::MIN && *at != i64::MAX
+/// A number as a click has it: infinities and NaN are none.
+fn finite(number: f64) -> Option<f64> {
+    number.is_finite().then_some(number)
+}
+
+/// A time as a click has it: infinities are none, nor is what lies outside PostgreSQL's range of timestamptz.
+fn moment(at: i64) -> Option<i64> {
+    settings::finite(at).then_some(at)
+}
+
+/// `value::timestamptz` in the session's time zone; `None` where it has none.
+fn from_timestamp(timestamp: i64) -> Option<i64> {
+    let mut overflow = 0;
+    // SAFETY: plain arithmetic, which says instead of raising that it overflowed.
+    let at = unsafe { pg_sys::timestamp2timestamptz_opt_overflow(timestamp, &mut overflow) };
+    moment(at).filter(|_| overflow == 0)
+}
+
+fn from_date(date: i32) -> Option<i64> {
+    let mut overflow = 0;
+    // SAFETY: as above.
+    let at = unsafe { pg_sys::date2timestamptz_opt_overflow(date, &mut overflow) };
+    moment(at).filter(|_| overflow == 0)
+}
+
+// What coupon.event_query reads these columns by, so that log and trigger agree to the bit.
+
+#[pg_extern(sql = false)]
+fn event_number(value: pgrx::AnyNumeric) -> Option<f64> {
+    // SAFETY: the value is a numeric.
+    value.into_datum().and_then(|datum| finite(unsafe { numeric(datum) }))
+}
+
+#[pg_extern(sql = false)]
+fn event_time_of_timestamp(value: Timestamp) -> Option<TimestampWithTimeZone> {
+    from_timestamp(value.into()).map(settings::micros)
+}
+
+#[pg_extern(sql = false)]
+fn event_time_of_date(value: Date) -> Option<TimestampWithTimeZone> {
+    from_date(value.to_pg_epoch_days()).map(settings::micros)
 }
 
 impl Row {
@@ -190,6 +247,12 @@ impl Row {
             pg_sys::BPCHAROID => {
                 unsafe { <&str>::from_datum(datum, false) }.map(|s| texts.keep(s.trim_end_matches(' ')))
             }
+            // In UTC, whatever the session's time zone is: as the timestamp of the same number.
+            pg_sys::TIMESTAMPTZOID => {
+                // SAFETY: both types are a number of microseconds.
+                let text = unsafe { direct_function_call::<&CStr>(pg_sys::timestamp_out, &[Some(datum)]) }?;
+                Some(texts.keep(&text.to_string_lossy()))
+            }
             // The cast to text spells booleans out, the output function does not.
             pg_sys::BOOLOID => Some(if datum.value() != 0 { "true" } else { "false" }),
             typ => {
@@ -206,11 +269,11 @@ impl Row {
         }
     }
 
-    /// The value as `value::float8` would be.
+    /// The value as a float8.
     pub fn number(&self, column: Column) -> Option<f64> {
         let datum = self.datum(column)?;
         // SAFETY: the datum is of the type its column has.
-        unsafe {
+        let number = unsafe {
             match column.typ {
                 pg_sys::INT2OID => i16::from_datum(datum, false).map(f64::from),
                 pg_sys::INT4OID => i32::from_datum(datum, false).map(f64::from),
@@ -219,20 +282,18 @@ impl Row {
                 pg_sys::FLOAT8OID => f64::from_datum(datum, false),
                 _ => Some(numeric(datum)),
             }
-        }
+        };
+        number.and_then(finite)
     }
 
-    /// The value as `value::timestamptz` would be, in microseconds since 2000; infinite times are no times.
+    /// The value as a timestamptz, in microseconds since 2000.
     pub fn time(&self, column: Column) -> Option<i64> {
         let datum = self.datum(column)?;
-        let cast = match column.typ {
-            pg_sys::TIMESTAMPOID => pg_sys::timestamp_timestamptz,
-            pg_sys::DATEOID => pg_sys::date_timestamptz,
-            _ => return Some(datum.value() as i64).filter(finite),
-        };
-        // SAFETY: the cast of the type the column has.
-        let at: i64 = unsafe { direct_function_call::<TimestampWithTimeZone>(cast, &[Some(datum)]) }?.into();
-        Some(at).filter(finite)
+        match column.typ {
+            pg_sys::TIMESTAMPOID => from_timestamp(datum.value() as i64),
+            pg_sys::DATEOID => from_date(datum.value() as i32),
+            _ => moment(datum.value() as i64),
+        }
     }
 
     /// The elements of a text[]; any other type is one element.

@@ -4,10 +4,7 @@
 use crate::cache::{self, Decoded};
 use crate::campaigns::{self, Campaigns};
 use crate::error::{report, throw};
-use crate::guard::pinned;
-use crate::plain::Source;
-use crate::rows::Fields;
-use crate::whole;
+use crate::statement::{Fields, Row, Statement, with_snapshot};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cell::RefCell;
@@ -17,25 +14,12 @@ use std::rc::Rc;
 /// The storage version this code works with; coupon.storage_version() says the same.
 const STORAGE: i32 = 1;
 
-/// One row, with the storage version first and the revision third.
-pub const STORED: Source = Source {
-    name: c"storage",
-    columns: &[(c"version", pg_sys::INT4OID), (c"at", pg_sys::TIMESTAMPTZOID), (c"revision", pg_sys::UUIDOID)],
-    write: false,
-    index: None,
-};
-const VERSION: Source = Source {
-    name: c"version",
-    columns: &[(c"version", pg_sys::INT8OID), (c"digest", pg_sys::TEXTOID)],
-    write: false,
-    index: None,
-};
-const DEPLOYMENT: Source = Source {
-    name: c"deployment",
-    columns: &[(c"id", pg_sys::INT8OID), (c"version", pg_sys::INT8OID)],
-    write: false,
-    index: None,
-};
+thread_local! {
+    static STORED: Statement = const { Statement::new(c"SELECT revision, version FROM coupon.storage", &[]) };
+    static VERSIONS: Statement = const { Statement::new(c"SELECT version, digest FROM coupon.version", &[]) };
+    static NEWEST: Statement = const { Statement::new(
+        c"SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1", &[]) };
+}
 
 pub struct World {
     revision: pgrx::Uuid,
@@ -48,8 +32,28 @@ thread_local! {
     static KEPT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
 }
 
+fn kept(revision: pgrx::Uuid) -> Option<Rc<World>> {
+    KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned())
+}
+
+/// The world at a revision that a statement has just read: in a snapshot no older than that statement's, because what is
+/// kept under a revision must be of it.
+pub fn at_now(revision: pgrx::Uuid) -> Rc<World> {
+    kept(revision).unwrap_or_else(|| with_snapshot(|| at(revision)))
+}
+
 /// The world at a revision; refused where the storage is of another version than the functions.
-pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
+pub fn at(revision: pgrx::Uuid) -> Rc<World> {
+    if let Some(kept) = kept(revision) {
+        return kept;
+    }
+    let world = Rc::new(Spi::connect(|_| read(revision)));
+    KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
+    world
+}
+
+fn read(revision: pgrx::Uuid) -> World {
+    let storage = stored().and_then(|row| row.field(2)).unwrap_or(0);
     if storage != STORAGE {
         throw(report(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -57,35 +61,23 @@ pub fn at(storage: i32, revision: pgrx::Uuid) -> Rc<World> {
             "SELECT coupon.create_storage()",
         ));
     }
-    if let Some(kept) = KEPT.with(|k| k.borrow().as_ref().filter(|w| w.revision == revision).cloned()) {
-        return kept;
-    }
-    let world = Rc::new(pinned(|| Spi::connect(|client| read(client, revision))));
-    KEPT.with(|k| *k.borrow_mut() = Some(world.clone()));
+    let digest = |row: Row| Some((row.field(1)?, row.field(2)?));
+    let digests = VERSIONS.with(|versions| versions.read([])).iter().filter_map(digest).collect();
+    let active = NEWEST.with(|newest| newest.read([])).first().and_then(|row| row.field(1));
+    let world = World { revision, active, digests, campaigns: campaigns::read() };
+    // In the same snapshot.
+    world.active();
     world
 }
 
-fn read(client: &SpiClient, revision: pgrx::Uuid) -> World {
-    let mut digests = HashMap::new();
-    whole::each(client, &VERSION, |row| {
-        digests.extend(row.field::<i64>(1).zip(row.field::<String>(2)));
-    });
-    let mut newest = None;
-    whole::each(client, &DEPLOYMENT, |row| {
-        newest = newest.max(row.field::<i64>(1).zip(row.field::<i64>(2)));
-    });
-    let active = newest.map(|(_, version)| version);
-    World { revision, active, digests, campaigns: campaigns::read(client) }
+fn stored() -> Option<Row> {
+    STORED.with(|stored| stored.read([])).first()
 }
 
 /// The world now; `None` before there is storage.
-pub fn now(client: &SpiClient) -> Option<Rc<World>> {
-    let mut stored = None;
-    if crate::store::exists() {
-        whole::each(client, &STORED, |row| stored = row.field::<i32>(1).zip(row.field::<pgrx::Uuid>(3)));
-    }
-    let (storage, revision) = stored?;
-    Some(at(storage, revision))
+pub fn now(_: &SpiClient) -> Option<Rc<World>> {
+    let revision = if crate::store::exists() { stored()?.field(1) } else { None };
+    revision.map(at)
 }
 
 /// The active version; `None` before there is one.

@@ -3,6 +3,8 @@
 //! is what Rust makes of any other allocation that fails.
 
 use crate::{Error, Result};
+use std::collections::HashMap;
+use std::hash::Hash;
 
 /// Room for `more` elements. Grows by an eighth at a time: large vectors move without being copied, and a doubled one
 /// would ask for address space that is never used.
@@ -21,6 +23,20 @@ pub fn grow_text(text: &mut String, more: usize) -> Result<()> {
     }
     let more = more.max(text.len() / 8).max(64);
     text.try_reserve_exact(more).map_err(|_| refused::<u8>(text.len() + more))
+}
+
+/// Room for one more element of a short list, which doubles.
+pub fn double<T>(list: &mut Vec<T>) -> Result<()> {
+    if list.len() < list.capacity() {
+        return Ok(());
+    }
+    let more = list.len().max(2);
+    list.try_reserve_exact(more).map_err(|_| refused::<T>(list.len() + more))
+}
+
+/// Room for one more key of a map.
+pub fn grow_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) -> Result<()> {
+    map.try_reserve(1).map_err(|_| refused::<(K, V)>(2 * map.len()))
 }
 
 /// An empty list with room for `n` elements.

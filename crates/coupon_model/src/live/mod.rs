@@ -8,7 +8,7 @@ use crate::version::Version;
 use std::cmp::Ordering;
 
 /// One event as the shop inserted it; its texts are its own, or borrowed from where they were read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Click<T = String> {
     pub at: Micros,
     pub session: Option<T>,
