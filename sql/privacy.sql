@@ -111,7 +111,10 @@ BEGIN
     RETURN NEXT;
     relation := 'coupon.presenter';
     DELETE FROM coupon.presenter p WHERE p.presenter = coupon.presenter_name(NULL, person)
-        OR p.presenter IN (SELECT coupon.presenter_name(s, NULL) FROM unnest(theirs) s);
+        OR p.presenter IN (SELECT coupon.presenter_name(s, NULL) FROM unnest(theirs) s)
+        -- Whose a session is that nothing of ours knows, nobody can say: one of theirs it may be.
+        OR starts_with(p.presenter, 'session ') AND NOT EXISTS (
+            SELECT FROM coupon.session s WHERE s.session = substr(p.presenter, 9));
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.fault';

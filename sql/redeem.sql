@@ -103,9 +103,8 @@ BEGIN
     WHERE x.code IN (plain, coupon.hash_code(plain));
     -- To a stranger a coupon of others and none look alike.
     IF (c.bearer OR c.session = session OR c.customer = customer) IS NOT TRUE OR coupon.blocked(session, customer) THEN
-        session := coupon.known_session(session);
         PERFORM coupon.count_stranger(session, customer);
-        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
+        RETURN coupon.note_attempt(action, coupon.known_session(session), customer, c.id, order_id, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     PERFORM coupon.share_budget(c.campaign);

@@ -37,8 +37,10 @@ COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and
 CREATE FUNCTION coupon.storage_ready() RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN to_regclass('coupon.storage') IS NOT NULL
-        AND (SELECT s.version = coupon.storage_version() FROM coupon.storage s);
+    IF to_regclass('coupon.storage') IS NULL THEN
+        RETURN false;
+    END IF;
+    RETURN EXISTS (SELECT FROM coupon.storage s WHERE s.version = coupon.storage_version());
 END
 $$;
 COMMENT ON FUNCTION coupon.storage_ready() IS 'Whether there is storage, of the version of the functions, with all its triggers and views';

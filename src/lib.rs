@@ -26,6 +26,7 @@ mod explain;
 mod fault;
 mod issue;
 mod rank;
+mod rebuild;
 mod rows;
 mod score;
 mod segment;

@@ -64,7 +64,7 @@ pub fn load(client: &SpiClient, version: i64) -> Option<Artefact> {
         build: spi(row.get(5))?,
         stages: stages(client, version),
     };
-    if spi(row.get::<String>(6)) != Some(loaded.digest()) {
+    if !loaded.stages.is_empty() && spi(row.get::<String>(6)) != Some(loaded.digest()) {
         ok::<()>(Err(Error::Corrupt(format!("version {version} is not what its digest says"))));
     }
     Some(loaded)

@@ -1,6 +1,6 @@
 //! Training from SQL: read the log, compute on threads of its own, store, deploy, tell.
 
-use crate::error::{self, ok, report, throw};
+use crate::error::{self, ok, report, spi, throw};
 use crate::{settings, store, threads};
 use coupon_model::Result;
 use coupon_model::artefact::Artefact;
