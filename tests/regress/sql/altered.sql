@@ -1,4 +1,4 @@
--- direct: sessions are read and written beside the executor only while coupon.session is as it was made; the outcome is the same.
+-- altered: whatever a DBA adds to coupon.session is checked, fired and kept, and the answers stay the same.
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -59,6 +59,49 @@ SELECT unlike('unmarked');
 ALTER TABLE coupon.session ADD COLUMN note text DEFAULT 'kept';
 SELECT walk('wider');
 SELECT unlike('wider'), note FROM coupon.session WHERE session = 'wider';
+
+-- NOT NULL and a precision of a DBA's own hold.
+ALTER TABLE coupon.session ALTER last_at TYPE timestamptz(0);
+INSERT INTO path VALUES ('precise', '2026-01-25 10:05:00.6', 'view', 'p', 'c');
+SELECT last_at FROM coupon.session WHERE session = 'precise';
+ALTER TABLE coupon.session ADD CONSTRAINT named CHECK (customer IS NOT NULL) NOT VALID;
+INSERT INTO path VALUES ('anonymous', '2026-01-25 10:05:00', 'view', 'p', 'c');
+SELECT (SELECT count(*) FROM coupon.session WHERE session = 'anonymous') AS stored, (SELECT count(*) FROM coupon.gap WHERE session = 'anonymous') AS marks;
+ALTER TABLE coupon.session DROP CONSTRAINT named;
+ALTER TABLE coupon.session ALTER last_at TYPE timestamptz;
+
+-- Row security, of which the owner of the table is free, a publication, a generated column, one more index.
+ALTER TABLE coupon.session ENABLE ROW LEVEL SECURITY;
+SELECT walk('secured'), walk(VARIADIC array_agg('secured-' || i)) FROM generate_series(1, 3) i;
+SELECT sum(unlike(session)) AS unlike FROM coupon.session WHERE session LIKE 'secured%';
+ALTER TABLE coupon.session DISABLE ROW LEVEL SECURITY;
+SET LOCAL client_min_messages = error;
+CREATE PUBLICATION sessions FOR TABLE coupon.session;
+SET LOCAL client_min_messages = warning;
+SELECT walk('published');
+SELECT unlike('published');
+DROP PUBLICATION sessions;
+ALTER TABLE coupon.session ADD COLUMN long boolean GENERATED ALWAYS AS (views > 5) STORED;
+CREATE INDEX ON coupon.session (last_at);
+SELECT walk('generated');
+SELECT unlike('generated'), long FROM coupon.session WHERE session = 'generated';
+-- A trigger that passes a row by: the click is kept, and its session marked instead of being scored with a gap.
+CREATE FUNCTION pass_by() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN NEW.session <> 'passed' THEN NEW END; END $$;
+CREATE TRIGGER pass_by BEFORE UPDATE ON coupon.session FOR EACH ROW EXECUTE FUNCTION pass_by();
+SELECT walk('passed');
+SELECT views, (SELECT count(*) > 0 FROM coupon.gap g WHERE g.session = s.session) AS marked FROM coupon.session s WHERE session = 'passed';
+DROP TRIGGER pass_by ON coupon.session;
+
+-- Hash partitions.
+ALTER TABLE coupon.session RENAME TO whole;
+CREATE TABLE coupon.session (LIKE coupon.whole INCLUDING DEFAULTS INCLUDING INDEXES) PARTITION BY HASH (session);
+CREATE TABLE coupon.session_0 PARTITION OF coupon.session FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE coupon.session_1 PARTITION OF coupon.session FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+SELECT walk('first'), walk('parted'), walk(VARIADIC array_agg('parted-' || i)) FROM generate_series(1, 20) i;
+SELECT count(*), count(DISTINCT tableoid) AS partitions, sum(unlike(session)) AS unlike FROM coupon.session;
+SELECT views, churn IS NOT NULL AS scored, issue_coupon('first') IS NULL AS none FROM coupon.session WHERE session = 'first';
+DROP TABLE coupon.session;
+ALTER TABLE coupon.whole RENAME TO session;
 
 -- A customer who is named late gets into the index of customers.
 INSERT INTO path VALUES ('first', '2026-01-25 10:05:00', 'view', 'p', 'c', 'late customer');
