@@ -145,7 +145,7 @@ BEGIN
     END LOOP;
     relation := 'coupon.model';
     kept := CASE WHEN named THEN 'all, and a word they know is this id: a column mapped as page, category or attribute holds it. '
-        'Train a version without it and delete those that have it'
+        'Train a version without it, then SELECT coupon.drop_version() of those that have it'
         ELSE 'all: numbers learned from everybody''s clicks, and the commonest pages, categories and attributes' END;
     RETURN NEXT;
 END

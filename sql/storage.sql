@@ -32,7 +32,7 @@ BEGIN
     PERFORM coupon.restore_access();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, puts back the views and triggers that DROP EXTENSION … CASCADE took, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date';
+COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, puts back the views and triggers that DROP EXTENSION … CASCADE took, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date. The shop''s own tables are watched again by coupon.watch()';
 
 CREATE FUNCTION coupon.storage_ready() RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
