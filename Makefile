@@ -18,7 +18,7 @@ test: setup ## everything that must hold: format, lints, crate, SQL, isolation, 
 
 check: setup ## some of the SQL tests again: make check ONLY='regress isolation server/once'
 	@scripts/install.sh
-	@scripts/cluster.sh run test -- tests/run.sh $(ONLY)
+	@CLUSTER_CONF='wal_level = logical' scripts/cluster.sh run test -- tests/run.sh $(ONLY)
 
 stress: setup ## the server tests of issuing at full size: a model, 64 clients, two million expired coupons, hot rows; SEED=n repeats one
 	@scripts/install.sh

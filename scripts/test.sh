@@ -24,7 +24,7 @@ step "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings || t
 step "pure crate" cargo test --quiet -p coupon_model || true
 if step "extension" scripts/install.sh; then
     step "pgspot" scripts/pgspot.sh || true
-    step "SQL" scripts/cluster.sh run test -- tests/run.sh || true
+    step "SQL" env CLUSTER_CONF='wal_level = logical' scripts/cluster.sh run test -- tests/run.sh || true
 fi
 
 # tests/run.sh counts its tests one by one; what it counted must not be counted again as a step.

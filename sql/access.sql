@@ -24,7 +24,7 @@ DECLARE
         WHEN 'analyst' THEN '{assign_segment}' -- which coupon.segment_statistics calls
         WHEN 'marketer' THEN '{assign_segment,go_live,explain,watch_stock,stock,arm_of,create_storage,need_storage}'
         WHEN 'operator' THEN '{train,train_segments,train_churn,train_ranking,run_training,tune,tune_churn,run_tuning,
-            activate,rollback,export_model,import_model,refresh_segments,name_segment,judge_churn,score_sessions,score_query,explain,explain_churn,
+            activate,rollback,drop_version,lock_mutex,try_mutex,export_model,import_model,refresh_segments,name_segment,judge_churn,score_sessions,score_query,explain,explain_churn,
             events,session_events,events_query,event_query,event_order,own_rows,sources,misfits,warn_misfits,blame,text_sql,number_sql,time_sql,base_type,
             live_offer,churn_probability,
             assign_segment,rank_categories,arm_of,stock,sweep,sweep_all,forget,create_storage,need_storage,
@@ -156,7 +156,7 @@ BEGIN
         PERFORM coupon.check_access(access);
     END IF;
     -- As create_storage() does: PostgreSQL lets no two transactions change an object's privileges at once.
-    PERFORM pg_advisory_xact_lock(hashtextextended('coupon_ext storage', 0));
+    PERFORM FROM pg_extension e WHERE e.extname = 'coupon_ext' FOR UPDATE;
     -- Of roles that are gone nothing is left to revoke.
     FOR g IN DELETE FROM coupon.grantee o USING pg_control_system() c
         WHERE (o.access = revoke_access.access OR revoke_access.access IS NULL)

@@ -89,12 +89,6 @@ BEGIN
     COMMENT ON COLUMN coupon.campaign.paced IS 'Spreads the day''s budget evenly: ahead of it, fewer of the eligible sessions are issued; coupon.decision logs the probability';
     COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s';
     COMMENT ON COLUMN coupon.campaign.live_since IS 'When it first went live';
-    CREATE TRIGGER check_campaign BEFORE INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign();
-    CREATE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.fund();
-    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
 
     CREATE TABLE coupon.arm (
         campaign text REFERENCES coupon.campaign ON UPDATE CASCADE ON DELETE CASCADE, arm text CHECK (arm <> ''),
@@ -105,15 +99,11 @@ BEGIN
     COMMENT ON TABLE coupon.arm IS 'The scenarios a campaign compares; every session is assigned to one by hash at its first view';
     COMMENT ON COLUMN coupon.arm.segments IS 'Whether the churn model of the session''s segment scores, or the pooled one';
     COMMENT ON COLUMN coupon.arm.share IS 'Share of sessions; the shares of a campaign are taken in proportion';
-    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
 
     CREATE TABLE coupon.stock_source (
         one boolean PRIMARY KEY DEFAULT true CHECK (one), relation regclass NOT NULL, category name NOT NULL,
         quantity name NOT NULL);
     COMMENT ON TABLE coupon.stock_source IS 'The shop''s table of stock, if coupon.watch_stock() named one';
-    CREATE TRIGGER check_stock BEFORE INSERT OR UPDATE ON coupon.stock_source
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_stock();
 
     CREATE TABLE coupon.decision (
         session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
@@ -216,20 +206,38 @@ BEGIN
     COMMENT ON COLUMN coupon.audit.by IS 'The role that was logged in';
     COMMENT ON COLUMN coupon.audit.name IS 'Campaign, campaign/arm, id of the coupon, or role';
     COMMENT ON COLUMN coupon.audit.detail IS 'Of a campaign or arm, columns as [before, after]; of a coupon, the amounts';
-    CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON coupon.audit
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.refuse_change();
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('campaign', 'campaign');
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.arm
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('arm', 'campaign', 'arm');
-    CREATE TRIGGER audit AFTER INSERT OR UPDATE OF state, order_id ON coupon.coupon
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_coupon();
 
+    PERFORM coupon.create_campaign_triggers();
     INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
     INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
 END
 $$;
 COMMENT ON FUNCTION coupon.create_campaign_storage_1() IS 'The campaign and coupon tables of storage version 1; called by create_storage';
+
+CREATE FUNCTION coupon.create_campaign_triggers() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    CREATE OR REPLACE TRIGGER check_campaign BEFORE INSERT OR UPDATE OR DELETE ON coupon.campaign
+        FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign();
+    CREATE OR REPLACE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
+        FOR EACH ROW EXECUTE FUNCTION coupon.fund();
+    CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+    CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+    CREATE OR REPLACE TRIGGER check_stock BEFORE INSERT OR UPDATE ON coupon.stock_source
+        FOR EACH ROW EXECUTE FUNCTION coupon.check_stock();
+    CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON coupon.audit
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.refuse_change();
+    CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
+        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('campaign', 'campaign');
+    CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.arm
+        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('arm', 'campaign', 'arm');
+    CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OF state, order_id ON coupon.coupon
+        FOR EACH ROW EXECUTE FUNCTION coupon.audit_coupon();
+END
+$$;
+COMMENT ON FUNCTION coupon.create_campaign_triggers() IS 'The triggers of the campaign and coupon tables: made again where DROP EXTENSION … CASCADE took them';
 
 -- Definer, because whoever keeps the campaigns need not see the coupons.
 CREATE FUNCTION coupon.check_campaign() RETURNS trigger

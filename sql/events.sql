@@ -222,7 +222,8 @@ BEGIN
         RAISE EXCEPTION 'kind "%" is not known', kind USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Kinds are view, search, cart, uncart, checkout, purchase.';
     END IF;
-    IF to_regclass('coupon.click') IS NULL THEN
+    -- Of a click that is stored without its trigger nobody would know that it was missed.
+    IF NOT coupon.storage_ready() THEN
         PERFORM coupon.create_storage();
     END IF;
     INSERT INTO coupon.click (session, at, kind, customer, page, category, product, quantity, price, order_id, zone,

@@ -13,3 +13,16 @@ GRANT EXECUTE ON FUNCTION coupon.clock(), coupon.storage_version(), coupon.growt
     coupon.mapping_fault(regclass, jsonb, text, jsonb), coupon.column_names(regclass),
     coupon.watch_state(oid), coupon.foreign_partition(regclass), coupon.stock_fault(regclass, name, name) TO PUBLIC;
 GRANT SELECT ON coupon.watched TO PUBLIC;
+
+-- The data belongs to the shop: DROP EXTENSION … CASCADE takes functions, views and triggers, and leaves the schema with
+-- its tables.
+ALTER EXTENSION coupon_ext DROP SCHEMA coupon;
+-- It left them before: until coupon.create_storage() has put back what it took, every click and every verb is told so by
+-- the version.
+DO $$
+BEGIN
+    IF to_regclass('coupon.storage') IS NOT NULL THEN
+        UPDATE coupon.storage SET version = -abs(version), revision = gen_random_uuid();
+    END IF;
+END
+$$;

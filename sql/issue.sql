@@ -61,9 +61,8 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     offer coupon.offer;
 BEGIN
-    IF to_regclass('coupon.coupon') IS NULL THEN
-        RAISE WARNING 'coupon_ext watches nothing yet' USING HINT =
-            'SELECT coupon.watch(...) your click table, then SELECT * FROM coupon.train().';
+    IF NOT coupon.storage_ready() THEN
+        PERFORM coupon.warn_storage();
         RETURN NULL;
     END IF;
     -- A standby, or a transaction that may not write: what there is, and no decision.
@@ -136,18 +135,10 @@ COMMENT ON FUNCTION coupon.go_live(text) IS 'The one statement that makes coupon
 CREATE FUNCTION coupon.sweep(batch int DEFAULT 10000) RETURNS TABLE (expired bigint, rebuilt bigint, compacted bigint,
     sessions bigint, coupons bigint, decisions bigint, notes bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    s text;
 BEGIN
     PERFORM coupon.need_storage();
     expired := coupon.expire(NULL, batch);
-    rebuilt := 0;
-    FOR s IN SELECT DISTINCT g.session FROM coupon.gap g ORDER BY 1 LIMIT batch LOOP
-        PERFORM coupon.consider(s);
-        IF NOT EXISTS (SELECT FROM coupon.gap g WHERE g.session = s) THEN
-            rebuilt := rebuilt + 1;
-        END IF;
-    END LOOP;
+    rebuilt := coupon.rebuild_marked(batch);
     UPDATE coupon.session x SET state = NULL WHERE x.session IN (
         SELECT y.session FROM coupon.session y WHERE y.state IS NOT NULL
             AND y.last_at < coupon.clock() - interval '1 day' LIMIT batch FOR UPDATE SKIP LOCKED);

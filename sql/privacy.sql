@@ -31,6 +31,16 @@ END
 $$;
 COMMENT ON FUNCTION coupon.count_coupons(text[], uuid[]) IS 'Counts coupons into coupon.total; the caller deletes them';
 
+-- An id that nothing of ours knows could never be found again. The lock keeps coupon.forget() waiting until what names the
+-- session is there to be found.
+CREATE FUNCTION coupon.known_session(session text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT s.session FROM coupon.session s WHERE s.session = known_session.session FOR KEY SHARE SKIP LOCKED);
+END
+$$;
+COMMENT ON FUNCTION coupon.known_session(text) IS 'A session''s id, if coupon.forget() will find it; else NULL';
+
 CREATE FUNCTION coupon.forget(customer text) RETURNS TABLE (relation text, removed bigint, kept text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -63,7 +73,10 @@ BEGIN
         UNION SELECT c.session FROM coupon.coupon c WHERE c.customer = person
         UNION SELECT d.session FROM coupon.decision d WHERE d.customer = person
         UNION SELECT k.session FROM coupon.click k WHERE k.customer = person AND NOT EXISTS (
-            SELECT FROM coupon.click o WHERE o.session = k.session AND o.customer <> person));
+            SELECT FROM coupon.click o WHERE o.session = k.session AND o.customer <> person)
+        -- Of some, nothing is known but the mark of a click that was missed.
+        UNION SELECT g.session FROM coupon.gap g WHERE g.customer = person AND NOT EXISTS (
+            SELECT FROM coupon.session s WHERE s.session = g.session AND s.customer <> person));
     PERFORM FROM coupon.session s WHERE s.session = ANY (theirs) ORDER BY s.session FOR UPDATE;
     PERFORM FROM coupon.coupon c WHERE c.session = ANY (theirs) ORDER BY c.session, c.id FOR UPDATE;
     coupons := ARRAY(SELECT c.id FROM coupon.coupon c WHERE c.session = ANY (theirs));
@@ -98,18 +111,21 @@ BEGIN
     RETURN NEXT;
     relation := 'coupon.presenter';
     DELETE FROM coupon.presenter p WHERE p.presenter = coupon.presenter_name(NULL, person)
-        OR p.presenter IN (SELECT coupon.presenter_name(s, NULL) FROM unnest(theirs) s);
+        OR p.presenter IN (SELECT coupon.presenter_name(s, NULL) FROM unnest(theirs) s)
+        -- Whose a session is that nothing of ours knows, nobody can say: one of theirs it may be.
+        OR starts_with(p.presenter, 'session ') AND NOT EXISTS (
+            SELECT FROM coupon.session s WHERE s.session = substr(p.presenter, 9));
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.fault';
-    -- A message may quote a row of ours: Key (session)=(…), Failing row contains (…).
-    DELETE FROM coupon.fault f WHERE f.session = ANY (theirs)
-        OR regexp_split_to_array(concat_ws(' ', f.message, f.detail), '[(),"\s]+') && (theirs || person);
+    DELETE FROM coupon.fault f WHERE f.customer = person OR f.session = ANY (theirs);
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.gap';
     DELETE FROM coupon.gap g WHERE g.session = ANY (theirs);
     GET DIAGNOSTICS removed = ROW_COUNT;
+    -- Somebody else's session has missed their click and stays marked.
+    UPDATE coupon.gap g SET customer = NULL WHERE g.customer = person;
     RETURN NEXT;
     relation := 'coupon.customer';
     DELETE FROM coupon.customer c WHERE c.customer = person;
@@ -129,7 +145,7 @@ BEGIN
     END LOOP;
     relation := 'coupon.model';
     kept := CASE WHEN named THEN 'all, and a word they know is this id: a column mapped as page, category or attribute holds it. '
-        'Train a version without it and delete those that have it'
+        'Train a version without it, then SELECT coupon.drop_version() of those that have it'
         ELSE 'all: numbers learned from everybody''s clicks, and the commonest pages, categories and attributes' END;
     RETURN NEXT;
 END

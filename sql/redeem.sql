@@ -91,7 +91,8 @@ DECLARE
     reserved boolean;
     answer coupon.redemption;
 BEGIN
-    IF to_regclass('coupon.coupon') IS NULL THEN
+    IF NOT coupon.storage_ready() THEN
+        PERFORM coupon.warn_storage();
         RETURN ('refused', 'not valid', NULL)::coupon.redemption;
     END IF;
     -- Locks in one order for all: the order, the campaign, the coupon, the purses.
@@ -103,14 +104,14 @@ BEGIN
     -- To a stranger a coupon of others and none look alike.
     IF (c.bearer OR c.session = session OR c.customer = customer) IS NOT TRUE OR coupon.blocked(session, customer) THEN
         PERFORM coupon.count_stranger(session, customer);
-        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
+        RETURN coupon.note_attempt(action, coupon.known_session(session), customer, c.id, order_id, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     PERFORM coupon.share_budget(c.campaign);
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
     IF NOT FOUND THEN
-        -- Erased since it was found.
-        RETURN coupon.note_attempt(action, session, customer, NULL, order_id, order_amount,
+        -- Erased since it was found, with all that named its session: no id is noted that could never be found again.
+        RETURN coupon.note_attempt(action, NULL, NULL, NULL, NULL, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     reserved := c.state = 'reserved' AND c.reserved_until > at;
@@ -215,7 +216,8 @@ DECLARE
     answer coupon.redemption;
 BEGIN
     PERFORM coupon.check_presented(code, order_id, NULL);
-    IF to_regclass('coupon.coupon') IS NULL THEN
+    IF NOT coupon.storage_ready() THEN
+        PERFORM coupon.warn_storage();
         RETURN ('refused', 'not taken for this order', NULL)::coupon.redemption;
     END IF;
     PERFORM pg_advisory_xact_lock(coupon.lock_key('order', order_id));

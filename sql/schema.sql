@@ -4,16 +4,54 @@
 -- operators and functions in our views. What goes there is named with it.
 SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
+DECLARE
+    schema record;
+    hostile text;
 BEGIN
-    IF to_regnamespace('coupon') IS NOT NULL THEN
-        RAISE EXCEPTION 'schema "coupon" exists already'
-            USING ERRCODE = 'duplicate_schema',
-                  DETAIL = 'coupon_ext keeps its functions and its tables in a schema of that name.',
-                  HINT = 'Rename the existing schema, or drop it if an earlier installation left it behind.';
+    -- Rust's texts are UTF-8, and SQL_ASCII promises nothing about its bytes.
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'coupon_ext needs a database with encoding UTF8; this one has %', getdatabaseencoding()
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'CREATE DATABASE name ENCODING ''UTF8'' LOCALE ''C.UTF-8'' TEMPLATE template0 makes one; pg_dump converts what it carries there.';
     END IF;
+    IF '@extschema@' = 'coupon' THEN
+        RAISE EXCEPTION 'schema "coupon" cannot hold what applications call' USING ERRCODE = 'invalid_schema_name',
+            HINT = 'CREATE EXTENSION coupon_ext SCHEMA public, or any other.';
+    END IF;
+    -- The data outlives the extension, and pg_dump makes its schema before it. Whatever else somebody put there could be
+    -- taken for ours.
+    SELECT n.oid, n.nspowner AS owner, n.nspacl AS acl INTO schema FROM pg_namespace n WHERE n.nspname = 'coupon';
+    IF NOT FOUND THEN
+        CREATE SCHEMA coupon;
+        RETURN;
+    END IF;
+    WITH trusted AS (SELECT r.oid FROM pg_roles r WHERE r.rolsuper OR r.rolname = current_user),
+        held AS (
+            SELECT pg_describe_object(d.classid, d.objid, 0) AS name, coalesce(c.relowner, x.stxowner) AS owner
+            FROM pg_depend d LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')
+            LEFT JOIN pg_statistic_ext x ON d.classid = 'pg_statistic_ext'::regclass AND x.oid = d.objid
+            WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = schema.oid
+                AND d.classid NOT IN ('pg_default_acl'::regclass, 'pg_publication_namespace'::regclass))
+    SELECT f.why INTO hostile FROM (
+        SELECT 1, format('It belongs to role "%s", who is no superuser.', pg_get_userbyid(schema.owner))
+        WHERE schema.owner NOT IN (SELECT t.oid FROM trusted t)
+        UNION ALL
+        SELECT 2, format('%s may create objects in it.', CASE a.grantee WHEN 0 THEN 'Everybody' ELSE format('Role "%s"', pg_get_userbyid(a.grantee)) END)
+        FROM aclexplode(schema.acl) a WHERE a.privilege_type = 'CREATE' AND a.grantee NOT IN (SELECT t.oid FROM trusted t)
+        UNION ALL
+        SELECT 3, CASE WHEN h.owner IS NULL THEN format('It holds %s, and may hold nothing but tables, views and sequences.', h.name)
+            ELSE format('It holds %s of role "%s", who is no superuser.', h.name, pg_get_userbyid(h.owner)) END
+        FROM held h WHERE h.owner IS NULL OR h.owner NOT IN (SELECT t.oid FROM trusted t)) f(n, why)
+    ORDER BY f.n, f.why COLLATE "C" LIMIT 1;
+    IF hostile IS NOT NULL THEN
+        RAISE EXCEPTION 'schema "coupon" exists already'
+            USING ERRCODE = 'duplicate_schema', DETAIL = hostile,
+                  HINT = 'coupon_ext keeps its functions and its tables in a schema of that name. Rename the existing one, or remove what an earlier installation did not leave there.';
+    END IF;
+    -- A member until the end of this script, so that no privilege of the schema is noted as the extension's.
+    ALTER EXTENSION coupon_ext ADD SCHEMA coupon;
 END
 $$;
-CREATE SCHEMA coupon;
 COMMENT ON SCHEMA coupon IS 'coupon_ext: click log to coupons; the verbs applications call stand in the schema CREATE EXTENSION was run in';
 GRANT USAGE ON SCHEMA coupon TO PUBLIC;
 

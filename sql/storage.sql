@@ -3,38 +3,75 @@ CREATE FUNCTION coupon.create_storage() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     have int := 0;
+    whole boolean := false;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('coupon_ext storage', 0));
+    -- One at a time, by a row that nobody but a superuser can lock.
+    PERFORM FROM pg_extension e WHERE e.extname = 'coupon_ext' FOR UPDATE;
     IF to_regclass('coupon.storage') IS NOT NULL THEN
-        SELECT max(version) INTO have FROM coupon.storage;
+        SELECT abs(s.version), s.version > 0 INTO have, whole FROM coupon.storage s;
     END IF;
     IF have > coupon.storage_version() THEN
         RAISE EXCEPTION 'the storage is of version %, this coupon_ext knows %', have, coupon.storage_version()
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Install the newer coupon_ext that made it.';
     END IF;
-    IF have < coupon.storage_version() THEN
+    IF have < coupon.storage_version() OR NOT whole THEN
         IF have < 1 THEN
             PERFORM coupon.create_storage_1();
         END IF;
+        PERFORM coupon.create_triggers();
         PERFORM coupon.create_views();
-        UPDATE coupon.storage SET version = coupon.storage_version(), at = now();
+        UPDATE coupon.storage SET version = coupon.storage_version(), at = now(), revision = gen_random_uuid();
+        -- Unwatched by somebody, it stays so.
+        IF NOT whole THEN
+            PERFORM coupon.watch('coupon.click', '{"session": "session", "at": "at", "kind": "kind", "customer": "customer",
+                "page": "page", "category": "category", "product": "product", "quantity": "quantity", "price": "price",
+                "order_id": "order_id", "zone": "zone", "attributes": "attributes"}');
+        END IF;
     END IF;
     PERFORM coupon.restore_access();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date';
+COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, puts back the views and triggers that DROP EXTENSION … CASCADE took, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date. The shop''s own tables are watched again by coupon.watch()';
+
+CREATE FUNCTION coupon.storage_ready() RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('coupon.storage') IS NULL THEN
+        RETURN false;
+    END IF;
+    RETURN EXISTS (SELECT FROM coupon.storage s WHERE s.version = coupon.storage_version());
+END
+$$;
+COMMENT ON FUNCTION coupon.storage_ready() IS 'Whether there is storage, of the version of the functions, with all its triggers and views';
 
 CREATE FUNCTION coupon.need_storage() RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('coupon.storage') IS NULL THEN
         RAISE EXCEPTION 'there is no storage yet' USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'SELECT coupon.watch(...) your click table, or SELECT coupon.create_storage().';
+    ELSIF NOT coupon.storage_ready() THEN
+        RAISE EXCEPTION 'the storage is not ready for this coupon_ext' USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'It is of another version, or the extension was dropped and created again.',
+            HINT = 'SELECT coupon.create_storage() completes it.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon.need_storage() IS 'Refuses with a hint where there is no storage yet';
+COMMENT ON FUNCTION coupon.need_storage() IS 'Refuses with a hint where there is no storage yet, or none that is ready';
+
+CREATE FUNCTION coupon.warn_storage() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF to_regclass('coupon.storage') IS NULL THEN
+        RAISE WARNING 'coupon_ext watches nothing yet' USING HINT =
+            'SELECT coupon.watch(...) your click table, then SELECT * FROM coupon.train().';
+    ELSE
+        RAISE WARNING 'the storage is not ready for this coupon_ext' USING HINT = 'SELECT coupon.create_storage() completes it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.warn_storage() IS 'Says why nothing is issued where the storage is not ready: the application''s verbs fail open';
 
 CREATE FUNCTION coupon.storage_version() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
@@ -43,9 +80,11 @@ COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these funct
 CREATE FUNCTION coupon.create_storage_1() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Every table has a primary key: without one, a publication FOR ALL TABLES refuses updates and deletions.
     CREATE TABLE coupon.storage (version int NOT NULL, at timestamptz NOT NULL DEFAULT now(),
-        revision uuid NOT NULL DEFAULT gen_random_uuid());
+        revision uuid NOT NULL DEFAULT gen_random_uuid(), one boolean PRIMARY KEY DEFAULT true CHECK (one));
     COMMENT ON TABLE coupon.storage IS 'One row: the version of the tables in this schema';
+    COMMENT ON COLUMN coupon.storage.version IS 'Negative from when the extension was dropped and created again until coupon.create_storage() has put back triggers and views';
     COMMENT ON COLUMN coupon.storage.revision IS 'New whenever a campaign, an arm or a deployment changes: what tells backends to look again';
     INSERT INTO coupon.storage VALUES (1);
 
@@ -76,23 +115,33 @@ BEGIN
     COMMENT ON COLUMN coupon.session.state IS 'The model''s state, one step a click; NULL once the session was swept';
 
     CREATE TABLE coupon.gap (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL,
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text, rebuildable boolean NOT NULL DEFAULT true,
+        tries int NOT NULL DEFAULT 0);
     CREATE INDEX gap_session ON coupon.gap (session);
+    CREATE INDEX gap_customer ON coupon.gap (customer) WHERE customer IS NOT NULL;
+    CREATE INDEX gap_due ON coupon.gap (tries, id) WHERE rebuildable;
     COMMENT ON TABLE coupon.gap IS 'Sessions that missed a click; they get no decision until they were rebuilt from the log';
+    COMMENT ON COLUMN coupon.gap.customer IS 'The customer of the missed click, so that coupon.forget() finds a session that is known by its mark alone';
+    COMMENT ON COLUMN coupon.gap.rebuildable IS 'False where the log no longer holds all that was counted: the session stays as it is and is never scored again. Set to true, it is tried again';
+    COMMENT ON COLUMN coupon.gap.tries IS 'How often coupon.sweep() tried in vain; those with the fewest tries come first';
 
     CREATE TABLE coupon.fault (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        relation text, session text, sqlstate text NOT NULL, message text NOT NULL, detail text, hint text,
+        relation text, session text, customer text, sqlstate text NOT NULL, message text NOT NULL, detail text, hint text,
         repeated bigint NOT NULL);
-    COMMENT ON TABLE coupon.fault IS 'What failed in our part of a click; the click itself was kept';
+    COMMENT ON TABLE coupon.fault IS 'What failed in our part of a click; the click itself was kept. No text holds a value of a row';
+    COMMENT ON COLUMN coupon.fault.customer IS 'The customer of the click';
+    COMMENT ON COLUMN coupon.fault.message IS 'Of PostgreSQL''s own errors about values (SQLSTATE class 22), only up to the first value';
+    COMMENT ON COLUMN coupon.fault.detail IS 'Of our own errors only: PostgreSQL''s details quote rows';
     COMMENT ON COLUMN coupon.fault.repeated IS 'Faults of the same backend since its last row, this one included';
 
     CREATE TABLE coupon.version (
         version bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, digest text NOT NULL,
         at timestamptz NOT NULL DEFAULT now(), by text NOT NULL DEFAULT session_user,
         since timestamptz NOT NULL, until timestamptz NOT NULL, seed bigint NOT NULL, threads int NOT NULL,
-        build text NOT NULL);
-    COMMENT ON TABLE coupon.version IS 'One row a trained version; the digest covers all its stages';
+        build text NOT NULL, dropped_at timestamptz);
+    COMMENT ON TABLE coupon.version IS 'One row a trained version; the digest covers all its stages. Never changed, but by coupon.drop_version()';
+    COMMENT ON COLUMN coupon.version.dropped_at IS 'When coupon.drop_version() removed its models; the row stays, because deployments and decisions name it';
 
     CREATE TABLE coupon.model (
         version bigint REFERENCES coupon.version, stage text, segment int, spec jsonb NOT NULL, card jsonb NOT NULL,
@@ -139,18 +188,52 @@ BEGIN
         PRIMARY KEY (version, segment), UNIQUE (version, name));
     COMMENT ON TABLE coupon.segment_name IS 'Names that people gave to segments; coupon.name_segment() writes it';
 
+    CREATE TABLE coupon.mutex (name text PRIMARY KEY);
+    INSERT INTO coupon.mutex VALUES ('training'), ('totals');
+    COMMENT ON TABLE coupon.mutex IS 'Rows that are locked by those who must go one at a time. Not advisory locks: those any role could take';
+
     PERFORM coupon.create_campaign_storage_1();
     PERFORM coupon.create_access_storage_1();
-
-    CREATE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.deployment
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
-
-    PERFORM coupon.watch('coupon.click', '{"session": "session", "at": "at", "kind": "kind", "customer": "customer",
-        "page": "page", "category": "category", "product": "product", "quantity": "quantity", "price": "price",
-        "order_id": "order_id", "zone": "zone", "attributes": "attributes"}');
 END
 $$;
 COMMENT ON FUNCTION coupon.create_storage_1() IS 'The tables of storage version 1; called by create_storage';
+
+-- What DROP EXTENSION … CASCADE takes along with the functions.
+CREATE FUNCTION coupon.create_triggers() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM coupon.create_campaign_triggers();
+    PERFORM coupon.create_version_triggers();
+END
+$$;
+COMMENT ON FUNCTION coupon.create_triggers() IS 'The triggers of our own tables but the one that watches coupon.click; called by create_storage';
+
+CREATE FUNCTION coupon.lock_mutex(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM coupon.mutex m WHERE m.name = lock_mutex.name FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        -- Somebody emptied the table. The row stays locked by having been made.
+        INSERT INTO coupon.mutex VALUES (lock_mutex.name) ON CONFLICT DO NOTHING;
+        PERFORM FROM coupon.mutex m WHERE m.name = lock_mutex.name FOR NO KEY UPDATE;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.lock_mutex(text) IS 'Waits until no other transaction holds a row of coupon.mutex, and holds it until this one ends';
+
+CREATE FUNCTION coupon.try_mutex(name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10ms' AS $$
+BEGIN
+    -- Rows of others that have ended; no row of this table is another's but while it is locked.
+    DELETE FROM coupon.mutex m WHERE m.name IN (
+        SELECT o.name FROM coupon.mutex o WHERE starts_with(o.name, 'tuning ') FOR UPDATE SKIP LOCKED);
+    INSERT INTO coupon.mutex VALUES (try_mutex.name);
+    RETURN true;
+EXCEPTION WHEN lock_not_available OR unique_violation THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION coupon.try_mutex(text) IS 'Holds a name until the transaction ends; false where another transaction holds it';
 
 CREATE FUNCTION coupon.revise() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -32,9 +32,12 @@ CREATE FUNCTION coupon.activate(version bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM coupon.need_storage();
-    IF NOT EXISTS (SELECT FROM coupon.version v WHERE v.version = activate.version) THEN
+    IF NOT EXISTS (SELECT FROM coupon.version v WHERE v.version = activate.version AND v.dropped_at IS NULL) THEN
         RAISE EXCEPTION 'there is no version %', version USING ERRCODE = 'undefined_object',
-            HINT = 'SELECT version, at FROM coupon.version shows what there is.';
+            HINT = 'SELECT version, at FROM coupon.version WHERE dropped_at IS NULL shows what there is.';
+    ELSIF NOT EXISTS (SELECT FROM coupon.model m WHERE m.version = activate.version) THEN
+        RAISE EXCEPTION 'version % has no models', version USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Train one, or import it again: SELECT coupon.import_model(artefact).';
     END IF;
     INSERT INTO coupon.deployment (version, reason) VALUES (activate.version, 'activated');
 END
@@ -52,7 +55,8 @@ BEGIN
     FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1;
     -- What served before that place in history; going back twice goes back two steps.
     SELECT d.version, d.id INTO earlier FROM coupon.deployment d
-    WHERE d.id < active.place AND d.restores IS NULL AND d.version <> active.version ORDER BY d.id DESC LIMIT 1;
+    WHERE d.id < active.place AND d.restores IS NULL AND d.version <> active.version
+        AND EXISTS (SELECT FROM coupon.model m WHERE m.version = d.version) ORDER BY d.id DESC LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no earlier version to roll back to'
             USING ERRCODE = 'object_not_in_prerequisite_state',

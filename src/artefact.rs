@@ -19,6 +19,13 @@ fn export_model(version: Option<i64>) -> Vec<u8> {
                 "SELECT version, at FROM coupon.version shows what there is.",
             ))
         };
+        if found.stages.is_empty() {
+            throw(report(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("version {} has no models any more", version.unwrap_or_default()),
+                "SELECT version, at FROM coupon.version WHERE dropped_at IS NULL shows what there is.",
+            ))
+        }
         // What cannot be imported is better known here than there.
         ok(found.check());
         ok(found.encode())

@@ -29,7 +29,7 @@ fn consider(session: &str) -> bool {
     }
     guard::subtransaction(|| sessions::consider(session)).unwrap_or_else(|caught| {
         guard::warn(&caught);
-        fault::record("issue_coupon", Some(session), &caught, 1);
+        fault::record("issue_coupon", Some(session), None, &caught, 1);
         false
     })
 }

@@ -114,7 +114,7 @@ fn on_click(trigger: &PgTrigger) {
     };
     if let Some(first) = skipped.first {
         guard::warn(&first.caught);
-        fault::record(statement.relation.name(), first.session.as_deref(), &first.caught, skipped.count);
+        fault::record(statement.relation.name(), first.session.as_deref(), None, &first.caught, skipped.count);
     }
 }
 
@@ -171,7 +171,7 @@ impl Statement<'_> {
                 sessions.sort_unstable();
                 sessions.dedup();
                 first = first.take().or_else(|| sessions.first().cloned());
-                fault::missed(sessions, caught);
+                fault::missed(sessions, &[], caught);
                 sessions.clear();
             };
             transition::for_each(&self.data, &self.relation, |row| {

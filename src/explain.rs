@@ -2,7 +2,7 @@
 
 use crate::campaigns::Draws;
 use crate::settings;
-use crate::{issue, rows, stored, world};
+use crate::{issue, rebuild, rows, stored, world};
 use coupon_model::issue::{Policy, eligible};
 use pgrx::name;
 use pgrx::prelude::*;
@@ -48,8 +48,11 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let (scene, live, seen) = rows::peek(session);
     let gap = seen.gap || live.as_ref().is_some_and(|l| l.swept);
     let (campaigns, clock) = (&scene.world.campaigns, scene.clock);
-    if !say(None, "no click was missed", !gap, "issue_coupon and coupon.sweep rebuild a session that missed one".into())
-    {
+    let missed = rebuild::hopeless(session)
+        .map_or("issue_coupon and coupon.sweep rebuild a session that missed one".into(), |why| {
+            format!("{why}, so it cannot be rebuilt and is never scored again")
+        });
+    if !say(None, "no click was missed", !gap, missed) {
         return lines;
     }
     let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {

@@ -1,6 +1,7 @@
 //! What failed in our part of a click: rows for coupon.fault and coupon.gap, written in a subtransaction of their own.
 
 use crate::guard::{self, Caught};
+use crate::rebuild;
 use pgrx::Spi;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -12,18 +13,19 @@ thread_local! {
 }
 
 /// Appends a fault that came so many times, at most a row a second a backend; the next row says how many there were.
-pub fn record(relation: &str, session: Option<&str>, caught: &Caught, times: i64) {
+pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, caught: &Caught, times: i64) {
     REPEATED.set(REPEATED.get() + times);
     if LAST.get().is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
         return;
     }
     LAST.set(Some(Instant::now()));
-    let sql = "INSERT INTO coupon.fault (relation, session, sqlstate, message, detail, hint, repeated) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    let session = session.map(|s| s.chars().take(256).collect::<String>());
+    let sql = "INSERT INTO coupon.fault (relation, session, customer, sqlstate, message, detail, hint, repeated) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let short = |id: Option<&str>| id.map(|s| s.chars().take(256).collect::<String>());
     let args = [
         relation.into(),
-        session.into(),
+        short(session).into(),
+        short(customer).into(),
         sqlstate(caught.code).into(),
         caught.message.as_str().into(),
         caught.detail.clone().into(),
@@ -36,14 +38,14 @@ pub fn record(relation: &str, session: Option<&str>, caught: &Caught, times: i64
     }
 }
 
-/// Marks sessions that missed a click: no decision until they were rebuilt from the log.
-pub fn missed(sessions: &[String], caught: &Caught) {
+/// Marks sessions that missed a click: no decision until they were rebuilt from the log. `customers` are of those clicks, as
+/// many as sessions, or none where they are not known.
+pub fn missed(sessions: &[String], customers: &[Option<String>], caught: &Caught) {
     if sessions.is_empty() {
         return;
     }
-    let sql = "INSERT INTO coupon.gap (session, reason) SELECT s, $2 FROM unnest($1::text[]) s";
-    let args = [sessions.to_vec().into(), caught.message.as_str().into()];
-    if let Err(second) = guard::quiet_subtransaction(|| Spi::run_with_args(sql, &args)) {
+    let mark = || Spi::connect_mut(|client| rebuild::mark_many(client, sessions, customers, &caught.message));
+    if let Err(second) = guard::quiet_subtransaction(mark) {
         guard::warn(&second);
     }
 }

@@ -49,5 +49,5 @@ fn report(trigger: &PgTrigger) {
     }
     let Ok(relation) = trigger.relation() else { return };
     guard::warn(&caught);
-    fault::record(relation.name(), None, &caught, 1);
+    fault::record(relation.name(), None, None, &caught, 1);
 }

@@ -95,11 +95,21 @@ pub fn attempt<T>(wait: i32, body: impl FnOnce() -> T) -> Result<T, Failure> {
 fn describe(error: &CaughtError) -> Caught {
     let (CaughtError::PostgresError(e) | CaughtError::ErrorReport(e) | CaughtError::RustPanic { ereport: e, .. }) =
         error;
-    Caught {
-        code: e.sql_error_code(),
-        message: e.message().to_string(),
-        detail: e.detail().map(str::to_string),
-        hint: e.hint().map(str::to_string),
+    let (code, hint) = (e.sql_error_code(), e.hint().map(str::to_string));
+    // PostgreSQL quotes rows in its details, and values in its messages about them. Either may be a person's id, which is
+    // to be forgotten, so neither is kept.
+    if matches!(error, CaughtError::PostgresError(_)) {
+        return Caught { code, message: without_value(code, e.message()), detail: None, hint };
+    }
+    Caught { code, message: e.message().to_string(), detail: e.detail().map(str::to_string), hint }
+}
+
+/// A message up to the first value it quotes, in whatever language; only those of class 22 quote any.
+fn without_value(code: PgSqlErrorCode, message: &str) -> String {
+    const CLASS_22: i32 = 2 | 2 << 6;
+    match message.find(['"', '\'', '«', '»', '„', '“', '”', '‘', '’', '「']) {
+        Some(quote) if code as i32 & 0xfff == CLASS_22 => format!("{}…", &message[..quote]),
+        _ => message.to_string(),
     }
 }
 

@@ -28,6 +28,7 @@ mod firing;
 mod issue;
 mod misfits;
 mod rank;
+mod rebuild;
 mod rows;
 mod score;
 mod segment;
@@ -61,7 +62,8 @@ extension_sql_file!("../sql/results.sql", requires = ["redeem"]);
 extension_sql_file!("../sql/access.sql", requires = ["results"]);
 extension_sql_file!("../sql/privacy.sql", requires = ["access"]);
 extension_sql_file!("../sql/train.sql", requires = ["privacy"]);
-extension_sql_file!("../sql/tune.sql", requires = ["train"]);
+extension_sql_file!("../sql/versions.sql", requires = ["train"]);
+extension_sql_file!("../sql/tune.sql", requires = ["versions"]);
 extension_sql_file!("../sql/simulate.sql", requires = ["tune"]);
 extension_sql_file!("../sql/grants.sql", finalize);
 

@@ -2,7 +2,7 @@
 //! takes two statements; no statement here queues for a session's row.
 
 use crate::cache::Decoded;
-use crate::error::{ok, report, spi, throw};
+use crate::error::{ok, report, throw};
 use crate::guard;
 use crate::settings::{self, micros};
 use crate::statement::{Fields, Row, Statement};
@@ -11,7 +11,6 @@ use coupon_model::live::{Click, Visit};
 use coupon_model::segment::Model;
 use pgrx::JsonB;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -409,17 +408,4 @@ pub fn latest_of(purchase: &Click<&str>) -> Option<String> {
     let (at, since) = (micros(purchase.at), micros(purchase.at.saturating_sub(timeout)));
     let args = [purchase.customer.into_datum(), at.into_datum(), since.into_datum()];
     LATEST.with(|latest| latest.run(args)).first()?.field(1)
-}
-
-/// The marks of a session that missed clicks.
-pub fn marks(client: &SpiClient, session: &str) -> Vec<i64> {
-    let sql = "SELECT array_agg(id) FROM coupon.gap WHERE session = $1";
-    let ids: Option<Vec<i64>> = spi(spi(client.select(sql, Some(1), &[session.into()])).first().get_one());
-    ids.unwrap_or_default()
-}
-
-/// Marks a session that missed a click.
-pub fn mark(client: &mut SpiClient, session: &str, reason: &str) {
-    let sql = "INSERT INTO coupon.gap (session, reason) VALUES ($1, $2)";
-    spi(client.update(sql, None, &[session.into(), reason.into()]));
 }

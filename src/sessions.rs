@@ -3,11 +3,11 @@
 
 use crate::campaigns::{self, Campaigns};
 use crate::clicks::Group;
-use crate::error::{ok, report, spi, throw};
+use crate::error::ok;
 use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Found, Live, Scene, Stored};
-use crate::{misfits, settings, stored};
+use crate::{rebuild, settings, stored};
 use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -80,7 +80,7 @@ pub fn advance(groups: &mut [Group], patience: &Patience, careful: bool, skipped
             if alone && !held.is_empty() && patience.wait(attempt) {
                 again.append(&mut held);
             }
-            held.iter().for_each(|(session, _)| skip(client, session, skipped));
+            held.iter().for_each(|(session, clicks)| skip(client, session, clicks[0].customer, skipped));
             left = again;
         }
         for (_, purchases) in groups.iter().filter(|group| !named(group)) {
@@ -102,15 +102,13 @@ fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) 
                 missed.push(((session, clicks), Missed::Held));
                 continue;
             }
-            // A mark of its own: whoever is rebuilding the session may not see this click, and takes only the marks away
-            // that he saw.
             _ if found.gap => {
-                rows::mark(client, session, "missed an earlier click");
+                rebuild::mark(client, session, clicks[0].customer, "missed an earlier click");
                 continue;
             }
             // No fault: it has come back after a day, and is rebuilt when somebody asks for it.
             Stored::Known(live) if live.swept => {
-                rows::mark(client, session, "swept");
+                rebuild::mark(client, session, clicks[0].customer, "swept");
                 continue;
             }
             Stored::Known(live) => *live,
@@ -161,7 +159,7 @@ fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
 fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience, skipped: &mut Skipped) {
     let Some(session) = rows::latest_of(purchase) else { return };
     match locked(&session, patience).1.row {
-        Stored::Held => skip(client, &session, skipped),
+        Stored::Held => skip(client, &session, purchase.customer, skipped),
         Stored::New(_) => {}
         Stored::Known(mut live) => {
             live.visit.frozen = true;
@@ -184,18 +182,18 @@ fn locked(session: &str, patience: &Patience) -> (Scene, Found) {
 }
 
 /// Marks a session that another transaction holds.
-fn skip(client: &mut SpiClient, session: &str, skipped: &mut Skipped) {
+fn skip(client: &mut SpiClient, session: &str, customer: Option<&str>, skipped: &mut Skipped) {
     let caught = Caught {
         code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         message: "another transaction holds the session".into(),
         detail: None,
         hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.sweep.".into()),
     };
-    rows::mark(client, session, &caught.message);
+    rebuild::mark(client, session, customer, &caught.message);
     skipped.add(Refused { session: Some(session.to_string()), caught });
 }
 
-fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
+pub fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
     let scoring = if campaigns::pooled(&scene.world.campaigns, session) { 0 } else { segment };
     Live {
         session: session.to_string(),
@@ -212,7 +210,7 @@ fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
 }
 
 /// Live and when rebuilding alike: what is noted of a click beside its score.
-fn note(live: &mut Live, click: &Click<impl AsRef<str>>) {
+pub fn note(live: &mut Live, click: &Click<impl AsRef<str>>) {
     live.last_at = live.last_at.max(click.at);
     if live.customer.is_none() {
         live.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
@@ -285,7 +283,7 @@ pub fn consider(session: &str) -> bool {
             Stored::Held => return false,
             Stored::Known(live) if !found.gap && !live.swept => *live,
             Stored::New(_) if !found.gap => return false,
-            stored => match rebuild(client, session, &scene, stored) {
+            stored => match rebuild::rebuild(client, session, &scene, stored) {
                 Some(live) => live,
                 None => return false,
             },
@@ -322,45 +320,4 @@ pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
         true if campaigns::pooled(campaigns, &live.session) => 0,
         true => live.segment,
     }
-}
-
-/// Runs a session through its stored clicks from the start; `None`, with the mark left, where the log holds none. The
-/// caller has locked the session's row before the log is read: whoever advances it waits, or has committed what the log
-/// now shows.
-fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
-    // Before the log: a mark that is seen now is of a click that the log shows; one that comes later stays.
-    let marks = rows::marks(client, session);
-    if misfits::hold(client, session) {
-        return None;
-    }
-    let clicks = stored::clicks(client, session);
-    let customer = clicks.first()?.customer.as_deref();
-    // Kept, because a purchase that knew only its customer is not among the session's own events.
-    let mut kept = (false, false);
-    let mut live = if let Stored::Known(stored) = stored {
-        kept = (stored.visit.frozen, stored.visit.purchased);
-        let scoring = scoring(&stored, &scene.world.campaigns);
-        let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
-        Live { visit: again, ..*stored }
-    } else {
-        let (_, mut found) = rows::lock(&[session], &[customer]);
-        let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
-        begin(session, clicks[0].at, segment, scene)
-    };
-    for click in &clicks {
-        live.visit.click(live.version.as_ref().map(|v| &v.version), click);
-        note(&mut live, click);
-    }
-    live.visit.frozen |= kept.0;
-    live.visit.purchased |= kept.1;
-    live.swept = false;
-    let live = [live];
-    if live[0].known {
-        rows::update(&live);
-    } else if !rows::insert(&live).is_empty() {
-        // Somebody stored it meanwhile, without the click it missed: the rollback leaves the mark for the next try.
-        throw(report(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction began the session", ""));
-    }
-    spi(client.update("DELETE FROM coupon.gap WHERE id = ANY ($1)", None, &[marks.into()]));
-    live.into_iter().next()
 }

@@ -198,6 +198,7 @@ pub(crate) fn need_storage() {
             "SELECT coupon.watch('your_clicks', '{\"session\": …, \"at\": …}') first, or coupon.simulate().",
         ));
     }
+    spi(Spi::run("SELECT coupon.need_storage()"));
 }
 
 /// Where a log ends. An open end means: up to the last event there is, which then closes the log.

@@ -168,7 +168,7 @@ fn study(
 
 /// The stored trials of a study, which is this transaction's until it ends.
 fn earlier(client: &mut SpiClient, key: &str) -> Vec<(Value, Option<f64>)> {
-    let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended('coupon_ext tuning ' || $1, 0))";
+    let sql = "SELECT coupon.try_mutex('tuning ' || $1)";
     let ours: Option<bool> = spi(spi(client.update(sql, None, &[key.into()])).first().get_one());
     if ours != Some(true) {
         throw(report(

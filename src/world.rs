@@ -16,7 +16,7 @@ const STORAGE: i32 = 1;
 
 thread_local! {
     static STORED: Statement = const { Statement::new(c"SELECT revision, version FROM coupon.storage", &[]) };
-    static VERSIONS: Statement = const { Statement::new(c"SELECT version, digest FROM coupon.version", &[]) };
+    static VERSIONS: Statement = const { Statement::new(c"SELECT version, digest FROM coupon.version WHERE dropped_at IS NULL", &[]) };
     static NEWEST: Statement = const { Statement::new(
         c"SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1", &[]) };
 }
@@ -57,7 +57,7 @@ fn read(revision: pgrx::Uuid) -> World {
     if storage != STORAGE {
         throw(report(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the storage is of version {storage}, these functions are of version {STORAGE}"),
+            format!("the storage is not ready: version {storage}, these functions need {STORAGE}"),
             "SELECT coupon.create_storage()",
         ));
     }
@@ -90,7 +90,7 @@ impl World {
         self.version(self.active?)
     }
 
-    /// A version as it serves; `None` for a number that was never stored.
+    /// A version as it serves; `None` for a number that was never stored, or was dropped.
     pub fn version(&self, number: i64) -> Option<Rc<Decoded>> {
         Some(cache::version(number, self.digests.get(&number)?))
     }

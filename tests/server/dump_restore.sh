@@ -24,6 +24,7 @@ SQL
 
 note "the whole dump"
 pg_dump "$shop" >"$work/dump.sql"
+grep -q '^CREATE SCHEMA coupon;' "$work/dump.sql" || give_up "the schema is the extension's"
 createdb "$restored"
 PGDATABASE=$restored psql -Xq -v ON_ERROR_STOP=1 -f "$work/dump.sql" >/dev/null || give_up "the dump does not restore"
 fingerprint "$shop" >"$work/before"

@@ -60,7 +60,7 @@ expect "nothing of a cancelled function is left" $((kept + 2)) "$(q "SELECT coun
 
 note "two at once"
 q "SELECT count(*) FROM coupon.tune_churn(50, until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" &
-while [ "$(q "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")" = 0 ]; do sleep 0.1; done
+while [ "$(q "SELECT count(*) FROM pg_locks WHERE relation = 'coupon.mutex'::regclass AND mode = 'RowExclusiveLock'")" = 0 ]; do sleep 0.1; done
 expect_error "the second is told" 55006 "SELECT * FROM coupon.tune_churn(1, until => '$until', spec => '$spec')"
 q "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'" >/dev/null
 wait $! || true

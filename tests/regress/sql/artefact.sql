@@ -24,7 +24,9 @@ CREATE TEMP TABLE was AS SELECT since, until, seed, threads, build, digest FROM 
 CREATE TEMP TABLE rows AS SELECT stage, segment, spec, card, weights, m.digest FROM coupon.model m JOIN artefact USING (version);
 -- As if it had never been here: no version has its digest.
 SELECT count(*) AS deployments INTO TEMP deployments FROM coupon.deployment;
+SET LOCAL session_replication_role = replica;
 UPDATE coupon.version SET digest = 'another' || version;
+SET LOCAL session_replication_role = origin;
 CREATE TEMP TABLE imported AS SELECT coupon.import_model(bytes) AS version, bytes FROM artefact;
 SELECT i.version > max(v.version) FILTER (WHERE v.version <> i.version) AS a_new_one FROM imported i, coupon.version v GROUP BY i.version;
 SELECT (SELECT count(*) FROM coupon.deployment) = deployments AS not_activated FROM deployments;
@@ -59,7 +61,9 @@ SELECT refused('SELECT coupon.export_model(NULL)');
 SELECT refused('SELECT coupon.export_model(1000000)');
 -- Stored rows that are no more what they were do not leave.
 BEGIN;
+SET LOCAL session_replication_role = replica;
 UPDATE coupon.model m SET weights = set_byte(weights, length(weights) - 5, 1) FROM artefact a WHERE m.version = a.version AND stage = 'rank';
+SET LOCAL session_replication_role = origin;
 SELECT refused(format('SELECT coupon.export_model(%s)', version)) ~ '^(XX001 corrupt model: version \d+ is not what its digest says|hint:)' AS refused FROM artefact;
 -- ... and are not taken for the version that comes.
 SELECT coupon.import_model(bytes) <> version AS stored_beside FROM artefact;

@@ -17,11 +17,18 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- The schema must be ours.
+-- All tests run under it: a table without a key would refuse every UPDATE and DELETE.
+CREATE PUBLICATION everything FOR ALL TABLES;
+
+-- The schema must be ours: nobody else's, and with nothing in it that could be taken for ours.
 CREATE SCHEMA coupon;
+CREATE FUNCTION coupon.clock() RETURNS timestamptz LANGUAGE sql AS 'SELECT now()';
 SELECT * FROM refused('CREATE EXTENSION coupon_ext');
-DROP SCHEMA coupon;
+DROP FUNCTION coupon.clock();
+SELECT * FROM refused('CREATE EXTENSION coupon_ext SCHEMA coupon');
+-- An empty one is what a restore makes first.
 CREATE EXTENSION coupon_ext;
+SELECT count(*) AS schema_that_is_a_member FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND deptype = 'e' AND objid = 'coupon'::regnamespace;
 
 -- Everything has a comment.
 SELECT pg_describe_object(d.classid, d.objid, 0) AS member_without_comment
@@ -111,6 +118,9 @@ SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.
 WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND t.typnamespace = 'coupon'::regnamespace;
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
 WHERE p.pronamespace = 'coupon'::regnamespace AND d.classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_class'::regclass);
+-- Every table has a primary key: without one, a publication FOR ALL TABLES refuses updates and deletions.
+SELECT c.oid::regclass AS without_key FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r'
+    AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary);
 -- Every table and view has a comment, and every column of a view that a person reads in a BI tool.
 SELECT c.oid::regclass AS without_comment FROM pg_class c
 WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'v') AND obj_description(c.oid, 'pg_class') IS NULL;
@@ -149,9 +159,18 @@ END
 $$;
 SELECT count(*) FROM coupon.campaign;
 
--- CASCADE does what was asked.
+-- CASCADE takes functions, views and triggers, and leaves the tables to the next one; until they are complete, verbs say so.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 DROP EXTENSION coupon_ext CASCADE;
-SELECT to_regnamespace('coupon') IS NULL AS all_gone;
+SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v') GROUP BY relkind;
+CREATE EXTENSION coupon_ext;
+SELECT * FROM refused('SELECT coupon.go_live(''default'')');
+SELECT issue_coupon('s1') IS NULL AS no_coupon;
+SELECT * FROM redeem_coupon('0000-0000-0000-0000-0', 'o1', 10);
+SELECT coupon.create_storage();
+SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v') GROUP BY relkind;
+SELECT relation FROM coupon.watched;
+SELECT * FROM refused('DELETE FROM coupon.audit');
+SELECT * FROM refused('INSERT INTO coupon.campaign (campaign, time_zone) VALUES (''nowhere'', ''Nowhere/Else'')');
 ROLLBACK;

@@ -98,7 +98,7 @@ SELECT * FROM redeem_coupon(:'buyer_code', 'o-5', 20, :'buyer');
 SELECT expired FROM coupon.sweep();
 SELECT * FROM redeem_coupon(:'late_code', 'o-6', 10, :'late');
 
--- Every attempt was counted, with the presenter as it was given.
+-- Every attempt was counted, with the presenter as it was given, but for sessions that were never seen: nobody could forget those.
 SELECT id, at, CASE session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'member' WHEN :'late' THEN 'late' WHEN :'zero' THEN 'zero' ELSE session END AS session,
     (SELECT CASE c.session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'member' WHEN :'late' THEN 'late' WHEN :'zero' THEN 'zero' END FROM coupon.coupon c WHERE c.id = a.coupon) AS coupon_of,
     order_id, order_amount, status, reason FROM coupon.attempt a ORDER BY id;
