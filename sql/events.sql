@@ -52,42 +52,61 @@ END
 $$;
 COMMENT ON FUNCTION coupon.event_query(regclass, jsonb, text, jsonb) IS 'The SELECT that reads one watched table as events';
 
+-- PL/pgSQL, because an SQL function with a search_path of its own is planned at each call: 464 µs instead of 15.
 CREATE FUNCTION coupon.base_type(relation regclass, name text) RETURNS regtype
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE typ AS (
-        SELECT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = name AND NOT a.attisdropped
-        UNION ALL SELECT t.typbasetype FROM typ JOIN pg_type t USING (oid) WHERE t.typtype = 'd')
-    SELECT t.oid::regtype FROM typ JOIN pg_type t USING (oid) WHERE t.typtype <> 'd'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    typ regtype;
+    domain boolean;
+BEGIN
+    SELECT a.atttypid INTO typ FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = name AND NOT a.attisdropped;
+    LOOP
+        SELECT t.typtype = 'd' INTO domain FROM pg_type t WHERE t.oid = typ;
+        IF domain IS NOT TRUE THEN
+            RETURN typ;
+        END IF;
+        SELECT t.typbasetype INTO typ FROM pg_type t WHERE t.oid = typ;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION coupon.base_type(regclass, text) IS 'The type of a column, or of what its domain is over in the end';
 
 -- An enum by its output function, as the trigger reads it: whoever owns the type can make its cast anything. A moment in
 -- UTC, whatever the session's time zone is.
 CREATE FUNCTION coupon.text_sql(relation regclass, name text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN name IS NULL THEN 'NULL::text'
-        WHEN coupon.base_type(relation, name) = 'timestamptz'::regtype THEN format('(%I AT TIME ZONE ''UTC'')::text', name)
-        WHEN EXISTS (SELECT FROM pg_type t WHERE t.oid = coupon.base_type(relation, name) AND t.typcategory = 'E')
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    typ CONSTANT regtype := coupon.base_type(relation, name);
+BEGIN
+    RETURN CASE WHEN name IS NULL THEN 'NULL::text'
+        WHEN typ = 'timestamptz'::regtype THEN format('(%I AT TIME ZONE ''UTC'')::text', name)
+        WHEN (SELECT t.typcategory = 'E' FROM pg_type t WHERE t.oid = typ)
         THEN format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END', name)
-        ELSE format('%I::text', name) END
+        ELSE format('%I::text', name) END;
+END
 $$;
 COMMENT ON FUNCTION coupon.text_sql(regclass, text) IS 'A column read as text, or NULL where there is none';
 
 CREATE FUNCTION coupon.number_sql(relation regclass, name text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN name IS NULL THEN 'NULL::float8'
-        WHEN t.typ = 'numeric'::regtype THEN format('coupon.event_number(%I)', name)
-        WHEN t.typ IN ('float4'::regtype, 'float8'::regtype)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    typ CONSTANT regtype := coupon.base_type(relation, name);
+BEGIN
+    RETURN CASE WHEN name IS NULL THEN 'NULL::float8'
+        WHEN typ = 'numeric'::regtype THEN format('coupon.event_number(%I)', name)
+        WHEN typ IN ('float4'::regtype, 'float8'::regtype)
         THEN format('CASE WHEN %1$I > ''-Infinity'' AND %1$I < ''Infinity'' THEN %1$I::float8 END', name)
-        ELSE format('%I::float8', name) END
-    FROM (SELECT coupon.base_type(relation, name)) t(typ)
+        ELSE format('%I::float8', name) END;
+END
 $$;
 COMMENT ON FUNCTION coupon.number_sql(regclass, text) IS 'A column read as a finite float8, or NULL where there is none';
 
 CREATE FUNCTION coupon.time_sql(relation regclass, name text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format(CASE WHEN coupon.base_type(relation, name) = 'timestamptz'::regtype THEN '%I::timestamptz'
-        ELSE 'coupon.event_time(%I)' END, name)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN format(CASE WHEN coupon.base_type(relation, name) = 'timestamptz'::regtype THEN '%I::timestamptz'
+        ELSE 'coupon.event_time(%I)' END, name);
+END
 $$;
 COMMENT ON FUNCTION coupon.time_sql(regclass, text) IS 'A column read as a time';
 

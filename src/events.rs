@@ -107,14 +107,15 @@ fn on_click(trigger: &PgTrigger) {
             }
             Err(failure) => {
                 let caught = failure.settle();
-                let session = statement.mark(&caught);
-                break Skipped { first: Some(Refused { session, caught }), count: 1 };
+                let (session, customer) = statement.mark(&caught);
+                break Skipped { first: Some(Refused { session, customer, caught }), count: 1 };
             }
         }
     };
     if let Some(first) = skipped.first {
         guard::warn(&first.caught);
-        fault::record(statement.relation.name(), first.session.as_deref(), None, &first.caught, skipped.count);
+        let Refused { session, customer, caught } = &first;
+        fault::record(statement.relation.name(), session.as_deref(), customer.as_deref(), caught, skipped.count);
     }
 }
 
@@ -160,27 +161,33 @@ impl Statement<'_> {
 
     /// Marks the sessions of a statement that could not be advanced, so that they are rebuilt before they go on; the first
     /// of them is returned.
-    fn mark(&self, caught: &Caught) -> Option<String> {
-        let mut first = None;
+    fn mark(&self, caught: &Caught) -> (Option<String>, Option<String>) {
+        let mut first = (None, None);
         let marked = guard::quiet_subtransaction(|| {
             let mapping = mapping(self.mapping);
-            let Some(Names::One(name)) = mapping.columns.get("session") else { return };
-            let Ok(column) = transition::column(&self.relation, name, Role::Text) else { return };
-            let mut sessions: Vec<String> = Vec::new();
-            let mut mark = |sessions: &mut Vec<String>| {
-                sessions.sort_unstable();
-                sessions.dedup();
-                first = first.take().or_else(|| sessions.first().cloned());
-                fault::missed(sessions, &[], caught);
-                sessions.clear();
+            let column = |ours: &str| match mapping.columns.get(ours) {
+                Some(Names::One(name)) => transition::column(&self.relation, name, Role::Text).ok(),
+                _ => None,
+            };
+            let (session, customer) = (column("session"), column("customer"));
+            let mut missed: Vec<(String, Option<String>)> = Vec::new();
+            let mut mark = |missed: &mut Vec<(String, Option<String>)>| {
+                missed.sort_unstable();
+                missed.dedup();
+                let (sessions, customers): (Vec<String>, Vec<Option<String>>) = missed.drain(..).unzip();
+                if let (None, Some(session)) = (&first.0, sessions.first()) {
+                    first = (Some(session.clone()), customers[0].clone());
+                }
+                fault::missed(&sessions, &customers, caught);
             };
             transition::for_each(&self.data, &self.relation, |row| {
-                sessions.extend(row.text(column).filter(|s| s.len() <= LONGEST_ID).map(str::to_string));
-                if sessions.len() == MARKED {
-                    mark(&mut sessions);
+                let text = |column: Option<Column>| column.and_then(|c| row.text(c)).filter(|id| id.len() <= LONGEST_ID);
+                missed.extend(text(session).map(|session| (session.to_string(), text(customer).map(str::to_string))));
+                if missed.len() == MARKED {
+                    mark(&mut missed);
                 }
             });
-            mark(&mut sessions);
+            mark(&mut missed);
         });
         if let Err(second) = marked {
             guard::warn(&second);
@@ -202,7 +209,11 @@ fn mapping(text: &str) -> Rc<Mapping> {
         }
         let parsed: Rc<Mapping> = match serde_json::from_str(text) {
             Ok(mapping) => Rc::new(mapping),
-            Err(e) => error!("the trigger's mapping cannot be read: {e}"),
+            Err(e) => throw(report(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the trigger's mapping cannot be read: {e}"),
+                "SELECT coupon.watch(...) makes such triggers.",
+            )),
         };
         if kept.len() >= 256 {
             kept.clear();
@@ -256,6 +267,7 @@ fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Clic
     let refuse = |what: &str, hint: &str| {
         Err(Refused {
             session: None,
+            customer: customer.map(str::to_string),
             caught: Caught {
                 code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
                 message: what.to_string(),

@@ -88,7 +88,7 @@ pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Sto
     if misfits::hold(client, session) {
         return None;
     }
-    let clicks = stored::clicks(client, session);
+    let clicks = stored::clicks(client, session)?;
     if let Some(why) = lost(&stored, &clicks) {
         give_up(client, session, &stored, marks, why);
         return None;

@@ -92,7 +92,7 @@ const LOCK_ONE: &str = row_sql!(
     "",
     "coupon.session s WHERE s.session = $1",
     "",
-    " FOR UPDATE SKIP LOCKED"
+    " FOR NO KEY UPDATE SKIP LOCKED"
 );
 /// What is to be known of a session whose row was not to be had: whether there is one, and its customer's variables.
 const LOOK_ONE: &str = "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1), \
@@ -111,7 +111,7 @@ macro_rules! lock_all {
              (SELECT true FROM coupon.session y WHERE y.session = u.session) END",
             $variables,
             "unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) LEFT JOIN LATERAL \
-             (SELECT * FROM coupon.session x WHERE x.session = u.session FOR UPDATE SKIP LOCKED) s ON true",
+             (SELECT * FROM coupon.session x WHERE x.session = u.session FOR NO KEY UPDATE SKIP LOCKED) s ON true",
             $customer,
             " ORDER BY u.n"
         )

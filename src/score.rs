@@ -205,7 +205,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, none, hint).report(PgLogLevel::NOTICE);
         return Vec::new();
     };
-    let mut clicks = stored::clicks(client, session);
+    let Some(mut clicks) = stored::clicks(client, session) else { return Vec::new() };
     let end = clicks.iter().position(|c| c.kind.ends()).unwrap_or(clicks.len());
     // A purchase that knew only its customer froze the session, and is not among its own events.
     let counted = if live.visit.frozen && !seen.gap { live.visit.views as usize } else { end };

@@ -22,6 +22,7 @@ const HEADROOM: usize = 4 << 20;
 /// A row that could not be a click, or a session that could not be advanced.
 pub struct Refused {
     pub session: Option<String>,
+    pub customer: Option<String>,
     pub caught: Caught,
 }
 
@@ -190,7 +191,7 @@ fn skip(client: &mut SpiClient, session: &str, customer: Option<&str>, skipped: 
         hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.sweep.".into()),
     };
     rebuild::mark(client, session, customer, &caught.message);
-    skipped.add(Refused { session: Some(session.to_string()), caught });
+    skipped.add(Refused { session: Some(session.to_string()), customer: customer.map(str::to_string), caught });
 }
 
 pub fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {

@@ -2,7 +2,7 @@
 
 use crate::campaigns::Campaigns;
 use crate::error::spi;
-use crate::guard::with_setting;
+use crate::guard::{self, with_setting};
 use crate::owner::as_owner;
 use crate::settings::micros;
 use coupon_model::events::Kind;
@@ -31,7 +31,7 @@ fn session_events(
         name!(attributes, Option<Vec<Option<String>>>),
     ),
 > {
-    let clicks = session.map_or_else(Vec::new, |session| Spi::connect(|client| clicks(client, session)));
+    let clicks = session.and_then(|session| Spi::connect(|client| clicks(client, session))).unwrap_or_default();
     TableIterator::new(clicks.into_iter().map(|c| {
         let attributes = (!c.attributes.is_empty()).then_some(c.attributes);
         let kind = c.kind.name().to_string();
@@ -42,13 +42,16 @@ fn session_events(
     }))
 }
 
-/// A session's stored events in their total order.
-pub fn clicks(client: &SpiClient, session: &str) -> Vec<Click> {
-    let sql = "SELECT s.query, c.relowner FROM coupon.sources() s JOIN pg_catalog.pg_class c ON c.oid = s.relation";
-    let sources: Vec<(String, pg_sys::Oid)> =
-        spi(client.select(sql, None, &[])).filter_map(|row| Some((spi(row.get(1))?, spi(row.get(2))?))).collect();
+/// A session's stored events in their total order; `None`, with a warning, where one of the tables cannot be read, and the
+/// session is not known whole.
+pub fn clicks(client: &SpiClient, session: &str) -> Option<Vec<Click>> {
+    let sql = "SELECT s.query, c.relowner, s.relation::text FROM coupon.sources() s \
+               JOIN pg_catalog.pg_class c ON c.oid = s.relation";
+    let sources: Vec<(String, pg_sys::Oid, String)> = spi(client.select(sql, None, &[]))
+        .filter_map(|row| Some((spi(row.get(1))?, spi(row.get(2))?, spi(row.get(3))?)))
+        .collect();
     let mut clicks = Vec::new();
-    for (query, owner) in sources {
+    for (query, owner, relation) in sources {
         let sql = format!(
             "SELECT at, customer, kind, page, category, product, quantity, price, order_id, zone, attributes \
              FROM ({query}) s WHERE session = $1"
@@ -56,10 +59,18 @@ pub fn clicks(client: &SpiClient, session: &str) -> Vec<Click> {
         // A date or a float used as an id must not depend on who asks.
         let select = || spi(client.select(&sql, None, &[session.into()]));
         let read = || with_setting(c"datestyle", c"ISO, YMD", || with_setting(c"extra_float_digits", c"1", select));
-        clicks.extend(as_owner(owner, read).filter_map(|row| click(&row, session)));
+        let found = || as_owner(owner, read).filter_map(|row| click(&row, session)).collect::<Vec<_>>();
+        match guard::quiet_subtransaction(found) {
+            Ok(found) => clicks.extend(found),
+            Err(mut caught) => {
+                caught.message = format!("\"{relation}\" cannot be read, so a session is not rebuilt: {}", caught.message);
+                guard::warn(&caught);
+                return None;
+            }
+        }
     }
     clicks.sort_by(|a, b| a.order(b));
-    clicks
+    Some(clicks)
 }
 
 fn click(row: &SpiHeapTupleData, session: &str) -> Option<Click> {
@@ -82,5 +93,5 @@ fn click(row: &SpiHeapTupleData, session: &str) -> Option<Click> {
 /// The zone of a session's last click, where some campaign asks for it: only the log knows.
 pub fn last_zone(client: &SpiClient, session: &str, campaigns: &Campaigns) -> Option<String> {
     let asked = campaigns.iter().any(|c| c.zoned);
-    if asked { clicks(client, session).pop().and_then(|click| click.zone) } else { None }
+    if asked { clicks(client, session)?.pop()?.zone } else { None }
 }
