@@ -25,7 +25,8 @@ DECLARE
         WHEN 'marketer' THEN '{assign_segment,go_live,explain,watch_stock,stock,arm_of,create_storage,need_storage}'
         WHEN 'operator' THEN '{train,train_segments,train_churn,train_ranking,run_training,tune,tune_churn,run_tuning,
             activate,rollback,drop_version,lock_mutex,try_mutex,export_model,import_model,refresh_segments,name_segment,judge_churn,score_sessions,score_query,explain,explain_churn,
-            events,session_events,events_query,event_query,event_order,sources,text_sql,number_sql,time_sql,base_type,live_offer,churn_probability,
+            events,session_events,events_query,event_query,event_order,own_rows,sources,misfits,warn_misfits,blame,text_sql,number_sql,time_sql,base_type,
+            live_offer,churn_probability,
             assign_segment,rank_categories,arm_of,stock,sweep,sweep_all,forget,create_storage,need_storage,
             missing_rights,access_rights,view_names}' END;
 BEGIN

@@ -5,191 +5,6 @@ LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'on_click_wrapper';
 COMMENT ON FUNCTION coupon.on_click() IS 'Trigger of watched tables: advances the sessions of the inserted rows and issues coupons';
 
--- The first thing that keeps a mapping from fitting a relation, if any.
-CREATE FUNCTION coupon.mapping_fault(relation regclass, columns jsonb, kind text, kinds jsonb,
-    OUT code text, OUT message text, OUT detail text, OUT hint text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    ours CONSTANT text[] := '{session,customer,at,kind,page,category,product,quantity,price,order_id,zone,attributes}';
-    our_kinds CONSTANT text[] := '{view,search,cart,uncart,checkout,purchase}';
-    relkind "char";
-    name text;
-    theirs text;
-    typ regtype;
-    category "char";
-    fits boolean;
-BEGIN
-    IF relation IS NULL OR columns IS NULL THEN
-        code := 'null_value_not_allowed'; message := 'relation and columns must not be NULL';
-        RETURN;
-    END IF;
-    SELECT c.relkind INTO relkind FROM pg_class c WHERE c.oid = relation;
-    IF relkind IS DISTINCT FROM 'r' AND relkind IS DISTINCT FROM 'p' THEN
-        code := 'wrong_object_type';
-        message := format('"%s" is not a table', relation);
-        detail := CASE relkind
-            WHEN 'v' THEN 'It is a view, and clicks are noticed where they are stored.'
-            WHEN 'm' THEN 'It is a materialized view, and clicks are noticed where they are stored.'
-            WHEN 'f' THEN 'It is a foreign table, and PostgreSQL has no transition tables there.'
-            ELSE 'Only ordinary and partitioned tables can be watched.' END;
-        hint := 'Watch the table the clicks are inserted into, or send them with coupon.record_click().';
-        RETURN;
-    END IF;
-    IF jsonb_typeof(columns) <> 'object' THEN
-        code := 'invalid_parameter_value'; message := 'columns must be a JSON object';
-        hint := 'For example {"session": "session_id", "at": "created_at"}.';
-        RETURN;
-    END IF;
-    SELECT k INTO name FROM jsonb_object_keys(columns) k WHERE k <> ALL (ours) ORDER BY k LIMIT 1;
-    IF FOUND THEN
-        code := 'invalid_parameter_value';
-        message := format('columns names "%s", which coupon_ext does not know', name);
-        hint := 'It knows ' || array_to_string(ours, ', ') || '.';
-        RETURN;
-    END IF;
-    SELECT k INTO name FROM jsonb_each(columns) e(k, v)
-    WHERE jsonb_typeof(v) <> 'string' AND NOT (k = 'attributes' AND jsonb_typeof(v) = 'array') ORDER BY k LIMIT 1;
-    IF FOUND THEN
-        code := 'invalid_parameter_value'; message := format('columns must map "%s" to the name of one column', name);
-        hint := 'Only attributes takes a list.';
-        RETURN;
-    END IF;
-    IF NOT columns ? 'at' OR NOT (columns ? 'session' OR columns ? 'customer' AND kind IS NOT DISTINCT FROM 'purchase') THEN
-        code := 'invalid_parameter_value';
-        message := format('columns of "%s" must name the columns for session and at', relation);
-        detail := 'Only a table of purchases may name customer instead of session.';
-        hint := format('Columns of "%s": %s.', relation, coupon.column_names(relation));
-        RETURN;
-    END IF;
-    IF kind IS NOT NULL AND columns ? 'kind' THEN
-        code := 'invalid_parameter_value'; message := 'kind and columns.kind exclude each other';
-        hint := 'Give the kind as a constant, or name the column that holds it.';
-        RETURN;
-    END IF;
-    IF kind <> ALL (our_kinds) THEN
-        code := 'invalid_parameter_value'; message := format('kind "%s" is not known', kind);
-        hint := 'Kinds are ' || array_to_string(our_kinds, ', ') || '.';
-        RETURN;
-    END IF;
-    IF kinds IS NOT NULL AND jsonb_typeof(kinds) <> 'object' THEN
-        code := 'invalid_parameter_value'; message := 'kinds must be a JSON object from their values to ours';
-        RETURN;
-    END IF;
-    SELECT v INTO name FROM jsonb_each_text(kinds) e(k, v) WHERE v <> ALL (our_kinds) ORDER BY v LIMIT 1;
-    IF FOUND THEN
-        code := 'invalid_parameter_value'; message := format('kinds maps to "%s", which is not known', name);
-        hint := 'Kinds are ' || array_to_string(our_kinds, ', ') || '.';
-        RETURN;
-    END IF;
-    IF jsonb_typeof(columns -> 'attributes') = 'array' AND jsonb_array_length(columns -> 'attributes') > 8 THEN
-        code := 'program_limit_exceeded'; message := 'at most 8 attributes';
-        hint := 'Name the facts about the visit that a person would look at first.';
-        RETURN;
-    END IF;
-    FOR name, theirs IN
-        SELECT e.key, coalesce(a.value, e.value #>> '{}')
-        FROM jsonb_each(columns) e
-        LEFT JOIN LATERAL jsonb_array_elements_text(
-            CASE jsonb_typeof(e.value) WHEN 'array' THEN e.value END) a(value) ON true
-        ORDER BY array_position(ours, e.key)
-    LOOP
-        SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE a.atttypid END, t.typcategory INTO typ, category
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = relation AND a.attname = theirs AND a.attnum > 0 AND NOT a.attisdropped;
-        IF NOT FOUND THEN
-            code := 'undefined_column';
-            message := format('column "%s" of relation "%s" does not exist', theirs, relation);
-            detail := format('columns maps "%s" to it.', name);
-            hint := format('Columns of "%s": %s.', relation, coupon.column_names(relation));
-            RETURN;
-        END IF;
-        fits := CASE
-            WHEN name = 'at' THEN typ IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype)
-            WHEN name IN ('quantity', 'price') THEN typ IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
-                'float4'::regtype, 'float8'::regtype, 'numeric'::regtype)
-            WHEN name = 'attributes' AND typ = 'text[]'::regtype THEN jsonb_typeof(columns -> name) = 'string'
-            ELSE category IN ('S', 'N', 'B', 'E', 'D') OR typ = 'uuid'::regtype END;
-        IF NOT fits THEN
-            code := 'datatype_mismatch';
-            message := format('column "%s" of relation "%s" is of type %s, which cannot serve as "%s"',
-                theirs, relation, typ, name);
-            hint := CASE WHEN name = 'at' THEN 'It must be timestamptz, timestamp or date.'
-                WHEN name IN ('quantity', 'price') THEN 'It must be a number.'
-                ELSE 'It must be text, a number, a boolean, an enum, a date or a uuid.' END;
-            RETURN;
-        END IF;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION coupon.mapping_fault(regclass, jsonb, text, jsonb) IS 'The first reason why a mapping does not fit a table; code is NULL when it fits';
-
-CREATE FUNCTION coupon.column_names(relation regclass) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
-    WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
-$$;
-COMMENT ON FUNCTION coupon.column_names(regclass) IS 'The columns of a relation, for error messages';
-
-CREATE VIEW coupon.watched AS
-SELECT t.tgrelid::regclass AS relation, m.mapping -> 'columns' AS columns, m.mapping ->> 'kind' AS kind,
-       m.mapping -> 'kinds' AS kinds, t.tgenabled <> 'D' AS live, f.message IS NULL AS fits, f.message AS problem
-FROM pg_catalog.pg_trigger t
-CROSS JOIN LATERAL (SELECT convert_from(substring(t.tgargs FOR octet_length(t.tgargs) - 1),
-    getdatabaseencoding())::jsonb) m(mapping)
-CROSS JOIN LATERAL coupon.mapping_fault(t.tgrelid::regclass, m.mapping -> 'columns', m.mapping ->> 'kind',
-    m.mapping -> 'kinds') f
-WHERE t.tgfoid = 'coupon.on_click'::regproc AND t.tgnargs = 1;
-COMMENT ON VIEW coupon.watched IS 'Which tables are watched, with which mapping, and whether it still fits the table';
-COMMENT ON COLUMN coupon.watched.relation IS 'The watched table';
-COMMENT ON COLUMN coupon.watched.kind IS 'The kind of all its rows, where it holds only one';
-COMMENT ON COLUMN coupon.watched.kinds IS 'From the table''s kinds to ours';
-COMMENT ON COLUMN coupon.watched.fits IS 'Whether the mapping still fits the table';
-COMMENT ON COLUMN coupon.watched.columns IS 'From our names to the table''s columns';
-COMMENT ON COLUMN coupon.watched.live IS 'False for a table that is only trained from: its trigger stands, disabled';
-COMMENT ON COLUMN coupon.watched.problem IS 'What no longer fits, for example a column that was renamed';
-
-CREATE FUNCTION coupon.watch(relation regclass, columns jsonb, kind text DEFAULT NULL, kinds jsonb DEFAULT '{}',
-    live boolean DEFAULT true) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    fault record;
-BEGIN
-    SELECT * INTO fault FROM coupon.mapping_fault(watch.relation, watch.columns, watch.kind, watch.kinds);
-    IF fault.code IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = fault.code, MESSAGE = fault.message,
-            DETAIL = coalesce(fault.detail, ''), HINT = coalesce(fault.hint, '');
-    END IF;
-    IF EXISTS (SELECT FROM coupon.watched w WHERE w.relation = watch.relation) THEN
-        RAISE EXCEPTION 'relation "%" is watched already', relation
-            USING ERRCODE = 'duplicate_object', HINT = format('SELECT coupon.unwatch(%L) first.', relation);
-    END IF;
-    PERFORM coupon.create_storage();
-    EXECUTE format('CREATE TRIGGER coupon_click AFTER INSERT ON %s REFERENCING NEW TABLE AS coupon_new '
-        'FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(%L)', relation,
-        jsonb_strip_nulls(jsonb_build_object('columns', columns, 'kind', kind, 'kinds', kinds)));
-    IF NOT live THEN
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER coupon_click', relation);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION coupon.watch(regclass, jsonb, text, jsonb, boolean) IS 'Notices every click inserted into a table; columns maps our names to the table''s columns';
-
-CREATE FUNCTION coupon.unwatch(relation regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    name name;
-BEGIN
-    SELECT tgname INTO name FROM pg_trigger t
-    WHERE t.tgrelid = unwatch.relation AND t.tgfoid = 'coupon.on_click'::regproc;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'relation "%" is not watched', relation
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT relation FROM coupon.watched shows what is.';
-    END IF;
-    EXECUTE format('DROP TRIGGER %I ON %s', name, relation);
-END
-$$;
-COMMENT ON FUNCTION coupon.unwatch(regclass) IS 'Stops noticing the clicks of a table; nothing that was learned or issued is lost';
-
 -- The conversions of the trigger, so that log and trigger agree: what does not fit is NULL, and fails nobody else's row.
 CREATE FUNCTION coupon.event_number(value numeric) RETURNS float8
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'event_number_wrapper';
@@ -231,7 +46,8 @@ BEGIN
         coupon.text_sql(relation, c ->> 'customer'), kind_sql, coupon.text_sql(relation, c ->> 'page'),
         coupon.text_sql(relation, c ->> 'category'), coupon.text_sql(relation, c ->> 'product'),
         coupon.number_sql(relation, c ->> 'quantity'), coupon.number_sql(relation, c ->> 'price'),
-        coupon.text_sql(relation, c ->> 'order_id'), coupon.text_sql(relation, c ->> 'zone'), attributes, relation);
+        coupon.text_sql(relation, c ->> 'order_id'), coupon.text_sql(relation, c ->> 'zone'), attributes,
+        coupon.own_rows(relation));
 END
 $$;
 COMMENT ON FUNCTION coupon.event_query(regclass, jsonb, text, jsonb) IS 'The SELECT that reads one watched table as events';
@@ -275,28 +91,63 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION coupon.time_sql(regclass, text) IS 'A column read as a time';
 
--- A partition whose parent is watched too is read through the parent only.
+-- A partitioned table holds its rows in its partitions. A trigger of any other table fires for the table's own rows alone,
+-- and not for those of the tables that inherit from it, whose own triggers do.
+CREATE FUNCTION coupon.own_rows(relation regclass) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN '' ELSE 'ONLY ' END
+        || relation::text;
+END
+$$;
+COMMENT ON FUNCTION coupon.own_rows(regclass) IS 'A watched table as a FROM clause names it: with its partitions, and without the tables that inherit from it';
+
+-- A partition whose parent is watched too is read through the parent only. (PL/pgSQL, which keeps its plans: this is asked
+-- for each session that is rebuilt.)
 CREATE FUNCTION coupon.sources() RETURNS TABLE (relation regclass, query text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    w record;
+#variable_conflict use_column
 BEGIN
-    FOR w IN SELECT * FROM coupon.watched x WHERE NOT EXISTS (
-            SELECT FROM pg_partition_ancestors(x.relation) p(relid) JOIN coupon.watched y ON y.relation = p.relid
-            WHERE p.relid <> x.relation) ORDER BY x.relation::text
-    LOOP
-        IF NOT w.fits THEN
-            RAISE EXCEPTION 'the mapping of "%" no longer fits: %', w.relation, w.problem
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                      HINT = format('SELECT coupon.unwatch(%L), then watch it with the right columns.', w.relation);
-        END IF;
-        relation := w.relation;
-        query := coupon.event_query(w.relation, w.columns, w.kind, w.kinds);
-        RETURN NEXT;
+    RETURN QUERY
+    WITH fit AS MATERIALIZED (SELECT w.* FROM coupon.watched w WHERE w.fits)
+    SELECT f.relation, coupon.event_query(f.relation, f.columns, f.kind, f.kinds) FROM fit f
+    WHERE NOT EXISTS (SELECT FROM pg_partition_ancestors(f.relation) p(relid) JOIN fit y ON y.relation = p.relid
+        WHERE p.relid <> f.relation)
+    ORDER BY f.relation::text;
+END
+$$;
+COMMENT ON FUNCTION coupon.sources() IS 'The tables events are read from, each row of each once, and the query that reads each; a table that does not fit its mapping is left out';
+
+CREATE FUNCTION coupon.misfits() RETURNS TABLE (relation regclass, problem text, sessions text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH every AS MATERIALIZED (SELECT w.* FROM coupon.watched w)
+    SELECT m.relation, m.problem, CASE WHEN a.attname IS NOT NULL THEN format('SELECT %s AS session FROM %s',
+        coupon.text_sql(m.relation, a.attname), coupon.own_rows(m.relation)) END
+    FROM every m LEFT JOIN pg_attribute a ON a.attrelid = m.relation AND a.attname = m.columns ->> 'session'
+        AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE NOT m.fits AND NOT EXISTS (SELECT FROM every y WHERE y.fits AND (y.relation = m.relation
+        OR y.relation IN (SELECT p.relid FROM pg_partition_ancestors(m.relation) p(relid))))
+    ORDER BY m.relation::text;
+END
+$$;
+COMMENT ON FUNCTION coupon.misfits() IS 'The watched tables that are left out because their mapping does not fit, why, and the SELECT of their session ids where these can still be read';
+
+CREATE FUNCTION coupon.warn_misfits() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    m record;
+BEGIN
+    FOR m IN SELECT * FROM coupon.misfits() LOOP
+        RAISE WARNING 'events of "%" are left out: %', m.relation, m.problem USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('SELECT coupon.unwatch(%L), then watch it with the right columns.', m.relation);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.sources() IS 'The tables events are read from, and the query that reads each';
+COMMENT ON FUNCTION coupon.warn_misfits() IS 'Warns of each watched table that is left out';
 
 -- Behind time and session: what makes the order of events total.
 CREATE FUNCTION coupon.event_order() RETURNS text
@@ -314,13 +165,44 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION coupon.events_query(text) IS 'The SELECT that reads all watched tables under a condition, in the total order; NULL when nothing is watched';
 
+-- One table whose rows cannot be read is named, so that it can be unwatched: its owner may have given it a policy that fails.
+CREATE FUNCTION coupon.blame(since timestamptz, until timestamptz) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET extra_float_digits = 1 AS $$
+DECLARE
+    source record;
+    why text;
+    more text;
+BEGIN
+    FOR source IN SELECT * FROM coupon.sources() LOOP
+        BEGIN
+            -- The whole row, or the columns that fail might not be read.
+            EXECUTE format('SELECT count(s) FROM (%s) s WHERE at >= $1 AND at < $2', source.query) USING since, until;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS why = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL;
+            RAISE EXCEPTION 'events of "%" cannot be read: %', source.relation, why USING ERRCODE = SQLSTATE, DETAIL = more,
+                HINT = format('SELECT coupon.unwatch(%L) to read the others without it.', source.relation);
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION coupon.blame(timestamptz, timestamptz) IS 'Fails with the name of the watched table whose events of [since, until) cannot be read, if there is one';
+
 CREATE FUNCTION coupon.events(since timestamptz, until timestamptz) RETURNS SETOF coupon.event
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET extra_float_digits = 1 AS $$
 DECLARE
     query text := coupon.events_query('at >= $1 AND at < $2');
 BEGIN
+    PERFORM coupon.warn_misfits();
     IF query IS NOT NULL THEN
-        RETURN QUERY EXECUTE query USING since, until;
+        BEGIN
+            RETURN QUERY EXECUTE query USING since, until;
+        EXCEPTION WHEN OTHERS THEN
+            -- What the server lacks is no table's fault.
+            IF SQLSTATE !~ '^(40|53|57|58|XX)' THEN
+                PERFORM coupon.blame(since, until);
+            END IF;
+            RAISE;
+        END;
     END IF;
 END
 $$;

@@ -10,7 +10,8 @@ GRANT EXECUTE ON FUNCTION coupon.clock(), coupon.storage_version(), coupon.growt
     coupon.estimated_sales(float8, float8, float8), coupon.normalise_code(text), coupon.budget_date(text), coupon.minor_units(text),
     coupon.worst_case(numeric, text, numeric), coupon.draw_arm(text, float8[], text),
     coupon.event_number(numeric), coupon.event_time(timestamp), coupon.event_time(date),
-    coupon.mapping_fault(regclass, jsonb, text, jsonb), coupon.column_names(regclass) TO PUBLIC;
+    coupon.mapping_fault(regclass, jsonb, text, jsonb), coupon.column_names(regclass),
+    coupon.watch_state(oid), coupon.foreign_partition(regclass), coupon.stock_fault(regclass, name, name) TO PUBLIC;
 GRANT SELECT ON coupon.watched TO PUBLIC;
 
 -- The data belongs to the shop: DROP EXTENSION … CASCADE takes functions, views and triggers, and leaves the schema with

@@ -3,29 +3,53 @@
 CREATE FUNCTION coupon.stock(category text) RETURNS numeric
 LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
 AS 'MODULE_PATHNAME', 'stock_wrapper';
-COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none';
+COMMENT ON FUNCTION coupon.stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none, and, with a warning, where the table can no longer be read';
 
--- With the rights of whoever names the table: what is read later is read with its owner's.
+CREATE FUNCTION coupon.stock_fault(relation regclass, category name, quantity name, OUT code text, OUT message text, OUT hint text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+BEGIN
+    SELECT x.relkind IN ('r', 'p') AS is_table, x.relpersistence = 't' AS brief, x.relrowsecurity INTO c
+    FROM pg_class x WHERE x.oid = stock_fault.relation;
+    IF c.is_table IS NOT TRUE OR c.brief THEN
+        code := 'wrong_object_type';
+        message := format('"%s" is %s', relation, CASE WHEN c.brief THEN 'a temporary table' ELSE 'not a table' END);
+        hint := 'Name the table that holds the stock.';
+    ELSIF c.relrowsecurity THEN
+        code := 'feature_not_supported';
+        message := format('"%s" has row security', relation);
+        hint := 'It would be read with the rights of its owner, whom policies do not bind. Name a table without row security.';
+    ELSIF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = stock_fault.relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND (a.attname = stock_fault.category OR a.attname = stock_fault.quantity
+                AND a.atttypid = ANY ('{int2,int4,int8,numeric,float4,float8}'::regtype[]))) <> 2 THEN
+        code := 'undefined_column';
+        message := format('"%s" has no columns "%s" and "%s" with a category and a number', relation, category, quantity);
+        hint := format('It has %s.', coupon.column_names(relation));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.stock_fault(regclass, name, name) IS 'Why a table cannot be read as the shop''s stock; code is NULL when it can';
+
+-- What is read later is read with the owner's rights, so that it is the owner who names the table.
 CREATE FUNCTION coupon.check_stock() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fault record;
 BEGIN
-    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = NEW.relation) THEN
-        RAISE EXCEPTION '"%" is not a table', NEW.relation USING ERRCODE = 'wrong_object_type',
-            HINT = 'Name the table that holds the stock.';
+    SELECT * INTO fault FROM coupon.stock_fault(NEW.relation, NEW.category, NEW.quantity);
+    IF fault.code IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = fault.code, MESSAGE = fault.message, HINT = fault.hint;
     END IF;
-    IF (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = NEW.relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attname = NEW.category OR a.attname = NEW.quantity
-                AND a.atttypid = ANY ('{int2,int4,int8,numeric,float4,float8}'::regtype[]))) <> 2 THEN
-        RAISE EXCEPTION '"%" has no columns "%" and "%" with a category and a number', NEW.relation, NEW.category, NEW.quantity
-            USING ERRCODE = 'undefined_column', HINT = format('It has %s.', coupon.column_names(NEW.relation));
-    END IF;
-    IF NOT has_table_privilege(NEW.relation, 'SELECT') THEN
-        RAISE EXCEPTION 'permission denied for table %', NEW.relation USING ERRCODE = 'insufficient_privilege';
+    IF NOT pg_has_role((SELECT c.relowner FROM pg_class c WHERE c.oid = NEW.relation), 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of table %', NEW.relation USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'What is in stock is read with the rights of the table''s owner.',
+            HINT = 'Its owner or a superuser can name it.';
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION coupon.check_stock() IS 'Trigger: the table of stock is one that whoever names it may read, with the columns that are named';
+COMMENT ON FUNCTION coupon.check_stock() IS 'Trigger: the table of stock is named by its owner, has the columns that are named and no row security';
 
 CREATE FUNCTION coupon.watch_stock(relation regclass, category name, quantity name) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -39,7 +63,7 @@ BEGIN
     ON CONFLICT (one) DO UPDATE SET relation = excluded.relation, category = excluded.category, quantity = excluded.quantity;
 END
 $$;
-COMMENT ON FUNCTION coupon.watch_stock(regclass, name, name) IS 'Names the shop''s table of stock: several rows of a category are added up';
+COMMENT ON FUNCTION coupon.watch_stock(regclass, name, name) IS 'Names the shop''s table of stock, as its owner or a superuser: several rows of a category are added up';
 
 CREATE FUNCTION coupon.in_hours(at timestamptz, time_zone text, days int[], from_time time, to_time time) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

@@ -13,7 +13,8 @@ BEGIN
                FILTER (WHERE w.columns ? 'session'),
            string_agg(format('SELECT at, customer, kind FROM (%s) s', s.query), ' UNION ALL ')
                FILTER (WHERE NOT w.columns ? 'session')
-    INTO named, unnamed FROM coupon.sources() s JOIN coupon.watched w USING (relation);
+    INTO named, unnamed FROM coupon.sources() s JOIN coupon.watched w ON w.relation = s.relation AND w.fits;
+    PERFORM coupon.warn_misfits();
     IF named IS NULL THEN
         RETURN NULL;
     END IF;

@@ -1,58 +1,44 @@
-//! A statement's clicks by session, in bounded memory: grouped where they fit, otherwise sorted by PostgreSQL, on disk if
-//! need be.
+//! A statement's clicks by session, in bounded memory: written down one behind the other (postcard) where they fit, otherwise
+//! sorted by PostgreSQL, on disk if need be.
 
 use crate::error::ok;
-use crate::transition::Texts;
+use coupon_model::events::{Interner, NONE};
 use coupon_model::live::Click;
 use coupon_model::memory;
 use pgrx::prelude::*;
-use std::collections::HashMap;
+use std::ops::Range;
 use std::ptr::null_mut;
 
 /// Sessions that are read, advanced and stored together: so few stay in the cache. (With a thousand, a COPY of 100,000 clicks
 /// took 380 ms instead of 322.)
-pub const CHUNK: usize = 100;
+const CHUNK: usize = 100;
 
 /// A session's clicks in a statement; purchases that know only their customer have no session.
 pub type Group<'a> = (Option<&'a str>, Vec<Click<&'a str>>);
 
-/// Clicks that fit into memory.
-#[derive(Default)]
-pub struct Grouped<'a> {
-    groups: Vec<Group<'a>>,
-    /// Where a session stands there.
-    places: HashMap<Option<&'a str>, usize>,
-    bytes: usize,
-}
-
-impl<'a> Grouped<'a> {
-    /// Whether there is room for more.
-    pub fn push(&mut self, click: Click<&'a str>) -> bool {
-        self.bytes += size(&click);
-        let place = match self.places.get(&click.session) {
-            Some(place) => *place,
-            None => {
-                ok(memory::double(&mut self.groups));
-                ok(memory::grow_map(&mut self.places));
-                self.places.insert(click.session, self.groups.len());
-                self.groups.push((click.session, Vec::new()));
-                self.groups.len() - 1
+/// Calls `advance` for the clicks that `read` hands over, a chunk of sessions at a time, in the order of the sessions, in
+/// which everybody locks; those without one last.
+pub fn by_session(read: impl FnOnce(&mut dyn FnMut(&Click<&str>)), mut advance: impl FnMut(&mut [Group])) {
+    // SAFETY: plain read of the context that outlives the rows.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
+    let (mut grouped, mut sorted) = (Grouped::default(), None::<Sorted>);
+    read(&mut |click| match &mut sorted {
+        Some(sorted) => sorted.push(click, &ok(written(click))),
+        None => {
+            grouped.push(click);
+            if grouped.size() > budget() {
+                let sorted = sorted.insert(Sorted::new(context));
+                std::mem::take(&mut grouped).drain(|click, bytes| sorted.push(&click, bytes));
             }
-        };
-        let clicks = &mut self.groups[place].1;
-        ok(memory::double(clicks));
-        clicks.push(click);
-        self.bytes <= budget()
-    }
-
-    /// The groups in the order of their sessions, in which everybody locks; those without one last.
-    pub fn sorted(mut self) -> Vec<Group<'a>> {
-        self.groups.sort_unstable_by_key(|group| (group.0.is_none(), group.0));
-        self.groups
-    }
-
-    pub fn into_clicks(self) -> impl Iterator<Item = Click<&'a str>> {
-        self.groups.into_iter().flat_map(|group| group.1)
+        }
+    });
+    match sorted {
+        None => grouped.chunks(advance),
+        Some(mut sorted) => {
+            sorted.sort();
+            while sorted.chunk(&mut advance) {}
+            sorted.end();
+        }
     }
 }
 
@@ -63,27 +49,98 @@ fn budget() -> usize {
     unsafe { pg_sys::get_hash_memory_limit() }.min(24 << 20)
 }
 
-/// Bytes of a click in memory.
-fn size(click: &Click<&str>) -> usize {
+/// At most so many bytes are written for a click: its texts and their lengths, its numbers.
+fn most(click: &Click<&str>) -> usize {
     let texts = [click.session, click.customer, click.page, click.category, click.product, click.order_id, click.zone];
     let all = texts.into_iter().chain(click.attributes.iter().copied()).flatten();
-    size_of::<Click<&str>>() + click.attributes.len() * size_of::<Option<&str>>() + all.map(str::len).sum::<usize>()
+    64 + 8 * texts.len() + 8 * click.attributes.len() + all.map(str::len).sum::<usize>()
 }
 
-/// Clicks that do not: session, time and the click itself (postcard) in a sort of PostgreSQL's, which spills to files of the
+fn write(click: &Click<&str>, mut bytes: Vec<u8>) -> coupon_model::Result<Vec<u8>> {
+    memory::amortised(&mut bytes, most(click))?;
+    Ok(postcard::to_extend(click, bytes).expect("a click can be written"))
+}
+
+fn written(click: &Click<&str>) -> coupon_model::Result<Vec<u8>> {
+    write(click, Vec::new())
+}
+
+fn read(bytes: &[u8]) -> (Click<&str>, &[u8]) {
+    postcard::take_from_bytes(bytes).expect("it was written by us")
+}
+
+/// Clicks that fit into memory.
+#[derive(Default)]
+struct Grouped {
+    bytes: Vec<u8>,
+    sessions: Interner,
+    /// Where each session's clicks begin.
+    places: Vec<Vec<u32>>,
+    /// Where those without a session do.
+    nobodys: Vec<u32>,
+    count: usize,
+}
+
+impl Grouped {
+    fn push(&mut self, click: &Click<&str>) {
+        let at = self.bytes.len() as u32;
+        self.bytes = ok(write(click, std::mem::take(&mut self.bytes)));
+        let session = ok(self.sessions.intern(click.session));
+        let places = if session == NONE {
+            &mut self.nobodys
+        } else {
+            if session as usize == self.places.len() {
+                ok(memory::double(&mut self.places));
+                self.places.push(Vec::new());
+            }
+            &mut self.places[session as usize]
+        };
+        ok(memory::double(places));
+        places.push(at);
+        self.count += 1;
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + self.sessions.bytes() + self.places.len() * size_of::<Vec<u32>>() + self.count * size_of::<u32>()
+    }
+
+    fn chunks(&self, mut advance: impl FnMut(&mut [Group])) {
+        let mut order: Vec<u32> = ok(memory::collect(0..self.places.len() as u32));
+        order.sort_unstable_by_key(|&session| self.sessions.get(session));
+        let clicks = |places: &[u32]| places.iter().map(|&at| read(&self.bytes[at as usize..]).0).collect();
+        for chunk in order.chunks(CHUNK) {
+            let group = |&session: &u32| (self.sessions.get(session), clicks(&self.places[session as usize]));
+            advance(&mut chunk.iter().map(group).collect::<Vec<Group>>());
+        }
+        for chunk in self.nobodys.chunks(CHUNK) {
+            advance(&mut [(None, clicks(chunk))]);
+        }
+    }
+
+    fn drain(self, mut push: impl FnMut(Click<&str>, &[u8])) {
+        let mut rest = &self.bytes[..];
+        while !rest.is_empty() {
+            let (click, behind) = read(rest);
+            push(click, &rest[..rest.len() - behind.len()]);
+            rest = behind;
+        }
+    }
+}
+
+/// Clicks that do not: session, time and the click as it is written, in a sort of PostgreSQL's, which spills to files of the
 /// transaction.
-pub struct Sorted {
+struct Sorted {
     sort: *mut pg_sys::Tuplesortstate,
     /// Of the three columns, to fill in, and of the sort's rows, to read.
     filled: *mut pg_sys::TupleTableSlot,
-    read: *mut pg_sys::TupleTableSlot,
+    row: *mut pg_sys::TupleTableSlot,
     /// A row was read that the next chunk begins with.
     ahead: bool,
 }
 
 impl Sorted {
     /// It lives in a memory context of the caller's.
-    pub fn new(context: pg_sys::MemoryContext) -> Sorted {
+    fn new(context: pg_sys::MemoryContext) -> Sorted {
         let columns = [(c"session", pg_sys::TEXTOID), (c"at", pg_sys::INT8OID), (c"click", pg_sys::BYTEAOID)];
         // SAFETY: the descriptor has three columns and outlives sort and slots, which end with the memory context and the
         // resource owner of the subtransaction; the operators are those of the types, C is text's bytewise collation.
@@ -105,15 +162,14 @@ impl Sorted {
                 pg_sys::TUPLESORT_NONE as i32,
             );
             let filled = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsVirtual);
-            let read = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
+            let row = pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsMinimalTuple);
             pg_sys::MemoryContextSwitchTo(before);
-            Sorted { sort, filled, read, ahead: false }
+            Sorted { sort, filled, row, ahead: false }
         }
     }
 
     /// The caller resets the memory context it is called in from time to time.
-    pub fn push(&mut self, click: &Click<&str>) {
-        let bytes = postcard::to_stdvec(click).expect("a click can be written");
+    fn push(&mut self, click: &Click<&str>, bytes: &[u8]) {
         let values = [click.session.into_datum(), click.at.into_datum(), bytes.into_datum()];
         // SAFETY: the slot has three columns; the sort copies the row.
         unsafe {
@@ -127,56 +183,68 @@ impl Sorted {
         }
     }
 
-    pub fn sort(&mut self) {
+    fn sort(&mut self) {
         // SAFETY: all rows are in.
         unsafe { pg_sys::tuplesort_performsort(self.sort) };
     }
 
-    /// The next sessions, their clicks in order of time; none when all were read. A session of very many clicks comes in
-    /// several chunks.
-    pub fn next_chunk<'a>(&mut self, texts: &'a Texts) -> Vec<Group<'a>> {
-        let mut chunk: Vec<Group> = Vec::new();
-        let mut bytes = 0;
-        while self.ahead || self.advance() {
+    /// Hands the next sessions over, their clicks in order of time; `false` when all were. A session of very many clicks
+    /// comes in several chunks.
+    fn chunk(&mut self, mut advance: impl FnMut(&mut [Group])) -> bool {
+        let mut bytes: Vec<u8> = Vec::new();
+        // The clicks of a session, one range each.
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        while self.ahead || self.next() {
             self.ahead = false;
-            let click = self.click(texts);
-            let same = chunk.last().is_some_and(|group| group.0 == click.session);
-            if !chunk.is_empty() && (bytes > budget() / 4 || !same && chunk.len() == CHUNK) {
+            // SAFETY: the third column is a bytea that is never NULL; its bytes are copied before the next row is read.
+            let row = unsafe {
+                pg_sys::slot_getsomeattrs_int(self.row, 3);
+                <&[u8]>::from_datum(*(*self.row).tts_values.add(2), false).expect("is not NULL")
+            };
+            let of = |range: &Range<usize>| read(&bytes[range.start..]).0.session;
+            let same = groups.last().is_some_and(|group| of(group) == read(row).0.session);
+            if bytes.len() > budget() / 8 || !same && groups.len() == CHUNK {
                 self.ahead = true;
                 break;
             }
-            bytes += size(&click);
-            if !same {
-                chunk.push((click.session, Vec::new()));
+            ok(memory::amortised(&mut bytes, row.len()));
+            let start = bytes.len();
+            bytes.extend_from_slice(row);
+            match groups.last_mut().filter(|_| same) {
+                Some(group) => group.end = bytes.len(),
+                None => groups.push(start..bytes.len()),
             }
-            let clicks = &mut chunk.last_mut().expect("there is one").1;
-            ok(memory::double(clicks));
-            clicks.push(click);
         }
-        chunk
+        let clicks = |range: &Range<usize>| {
+            let mut rest = &bytes[range.clone()];
+            let mut clicks = Vec::new();
+            while !rest.is_empty() {
+                let (click, behind) = read(rest);
+                ok(memory::double(&mut clicks));
+                clicks.push(click);
+                rest = behind;
+            }
+            (clicks[0].session, clicks)
+        };
+        let mut groups: Vec<Group> = groups.iter().map(clicks).collect();
+        if !groups.is_empty() {
+            advance(&mut groups);
+        }
+        !groups.is_empty()
     }
 
     /// After an ERROR the end of the subtransaction does the same.
-    pub fn end(self) {
+    fn end(self) {
         // SAFETY: what was read is not used any more.
         unsafe {
             pg_sys::ExecDropSingleTupleTableSlot(self.filled);
-            pg_sys::ExecDropSingleTupleTableSlot(self.read);
+            pg_sys::ExecDropSingleTupleTableSlot(self.row);
             pg_sys::tuplesort_end(self.sort);
         }
     }
 
-    fn advance(&mut self) -> bool {
+    fn next(&mut self) -> bool {
         // SAFETY: the slot is of the sort's rows.
-        unsafe { pg_sys::tuplesort_gettupleslot(self.sort, true, false, self.read, null_mut()) }
-    }
-
-    fn click<'a>(&self, texts: &'a Texts) -> Click<&'a str> {
-        // SAFETY: the third column is a bytea that is never NULL; its bytes are copied.
-        let bytes = unsafe {
-            pg_sys::slot_getsomeattrs_int(self.read, 3);
-            texts.keep_bytes(<&[u8]>::from_datum(*(*self.read).tts_values.add(2), false).expect("is not NULL"))
-        };
-        postcard::from_bytes(bytes).expect("it was written by push")
+        unsafe { pg_sys::tuplesort_gettupleslot(self.sort, true, false, self.row, null_mut()) }
     }
 }

@@ -1,11 +1,10 @@
 //! The trigger of watched tables: rows of the shop → clicks, by the mapping in the trigger's argument.
 
 use crate::error::{report, throw};
-use crate::clicks::{CHUNK, Grouped, Sorted};
 use crate::guard::{self, Caught, Patience};
 use crate::sessions::{self, Refused, Skipped};
-use crate::transition::{self, Column, Role, Row, Texts};
-use crate::{fault, settings};
+use crate::transition::{self, Column, Role, Row};
+use crate::{clicks, fault, firing, settings};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
 use pgrx::prelude::*;
@@ -14,6 +13,7 @@ use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Longest session and customer id, in bytes.
 pub const LONGEST_ID: usize = 256;
@@ -72,7 +72,10 @@ pub extern "C" fn pg_finfo_on_click_wrapper() -> &'static pg_sys::Pg_finfo_recor
 pub unsafe extern "C-unwind" fn on_click_wrapper(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL passes a valid call frame; from_fcinfo checks that it is a trigger's.
     match unsafe { fcinfo.as_ref() }.map(|f| unsafe { PgTrigger::from_fcinfo(f) }) {
-        Some(Ok(trigger)) => on_click(&trigger),
+        Some(Ok(trigger)) => match firing::refuse(&trigger) {
+            Some(answer) => return answer,
+            None => on_click(&trigger),
+        },
         _ => error!("coupon.on_click() is a trigger function"),
     }
     pg_sys::Datum::from(0)
@@ -90,12 +93,16 @@ fn on_click(trigger: &PgTrigger) {
     let patience = Patience::new(settings::max_wait());
     let mut attempts = 0;
     let skipped = loop {
-        match guard::attempt(|| statement.advance(&patience, attempts > 0)) {
+        let began = Instant::now();
+        match guard::attempt(patience.left(), || statement.advance(&patience, attempts > 0)) {
             Ok(skipped) => break skipped,
-            // Another transaction is about to store one of the sessions, or holds a whole table.
+            // Another transaction is about to store one of the sessions, or holds a whole table. The second attempt stores
+            // each on its own.
             Err(failure)
-                if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && patience.wait(attempts) =>
+                if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                    && (attempts == 0 || patience.wait(attempts)) =>
             {
+                patience.spend(began.elapsed());
                 attempts += 1;
             }
             Err(failure) => {
@@ -137,52 +144,18 @@ impl Statement<'_> {
             guard::set_local(c"datestyle", c"ISO, YMD");
             guard::set_local(c"extra_float_digits", c"1");
         }
-        let mut skipped = Skipped::default();
-        let (texts, mut row_texts) = (Texts::new(), Texts::new());
-        let (mut grouped, mut sorted) = (Grouped::default(), None::<Sorted>);
-        // SAFETY: plain read of the context that outlives the rows.
-        let context = unsafe { pg_sys::CurrentMemoryContext };
-        transition::for_each(&self.data, &self.relation, |row| {
-            if let Some(sorted) = &mut sorted {
-                match self::click(row, &mapping, &columns, &row_texts) {
-                    Ok(Some(click)) => sorted.push(&click),
+        let (mut unfit, mut skipped) = (Skipped::default(), Skipped::default());
+        clicks::by_session(
+            |found| {
+                transition::for_each(&self.data, &self.relation, |row| match click(row, &mapping, &columns) {
+                    Ok(Some(click)) => found(&click),
                     Ok(None) => {}
-                    Err(why) => skipped.add(why),
-                }
-                row_texts.clear();
-                return;
-            }
-            match self::click(row, &mapping, &columns, &texts) {
-                Ok(Some(click)) => {
-                    if !grouped.push(click) {
-                        let sorted = sorted.insert(Sorted::new(context));
-                        std::mem::take(&mut grouped).into_clicks().for_each(|click| sorted.push(&click));
-                    }
-                }
-                Ok(None) => {}
-                Err(why) => skipped.add(why),
-            }
-        });
-        match sorted {
-            None => {
-                for chunk in grouped.sorted().chunks_mut(CHUNK) {
-                    sessions::advance(chunk, patience, careful, &mut skipped);
-                }
-            }
-            Some(mut sorted) => {
-                sorted.sort();
-                loop {
-                    let texts = Texts::new();
-                    let mut chunk = sorted.next_chunk(&texts);
-                    if chunk.is_empty() {
-                        break;
-                    }
-                    sessions::advance(&mut chunk, patience, careful, &mut skipped);
-                }
-                sorted.end();
-            }
-        }
-        skipped
+                    Err(why) => unfit.add(why),
+                })
+            },
+            |groups| sessions::advance(groups, patience, careful, &mut skipped),
+        );
+        unfit.join(skipped)
     }
 
     /// Marks the sessions of a statement that could not be advanced, so that they are rebuilt before they go on; the first
@@ -194,7 +167,6 @@ impl Statement<'_> {
             let Some(Names::One(name)) = mapping.columns.get("session") else { return };
             let Ok(column) = transition::column(&self.relation, name, Role::Text) else { return };
             let mut sessions: Vec<String> = Vec::new();
-            let mut texts = Texts::new();
             let mut mark = |sessions: &mut Vec<String>| {
                 sessions.sort_unstable();
                 sessions.dedup();
@@ -203,8 +175,7 @@ impl Statement<'_> {
                 sessions.clear();
             };
             transition::for_each(&self.data, &self.relation, |row| {
-                sessions.extend(row.text(column, &texts).filter(|s| s.len() <= LONGEST_ID).map(str::to_string));
-                texts.clear();
+                sessions.extend(row.text(column).filter(|s| s.len() <= LONGEST_ID).map(str::to_string));
                 if sessions.len() == MARKED {
                     mark(&mut sessions);
                 }
@@ -273,22 +244,17 @@ fn resolve(mapping: &Mapping, relation: &PgRelation) -> Result<Columns, String> 
 
 /// A row as a click: `None` for a row whose kind is not an event's, an error for one that cannot be one. Mirrors
 /// coupon.event_query.
-fn click<'a>(
-    row: &Row,
-    mapping: &Mapping,
-    c: &Columns,
-    texts: &'a Texts,
-) -> Result<Option<Click<&'a str>>, sessions::Refused> {
-    let text = |column: Option<Column>| column.and_then(|c| row.text(c, texts));
+fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click<&'a str>>, Refused> {
+    let text = |column: Option<Column>| column.and_then(|c| row.text(c));
     let number = |column: Option<Column>| column.and_then(|c| row.number(c));
     let kind = match c.kind {
-        Some(column) => row.text(column, texts).map(|k| mapping.kinds.get(k).map_or(k, String::as_str)),
+        Some(column) => row.text(column).map(|k| mapping.kinds.get(k).map_or(k, String::as_str)),
         None => Some(mapping.kind.as_deref().unwrap_or("view")),
     };
     let Some(kind) = kind.and_then(Kind::parse) else { return Ok(None) };
     let (session, customer) = (text(c.session), text(c.customer));
     let refuse = |what: &str, hint: &str| {
-        Err(sessions::Refused {
+        Err(Refused {
             session: None,
             caught: Caught {
                 code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -307,7 +273,7 @@ fn click<'a>(
     let Some(at) = row.time(c.at) else {
         return refuse("a click without a finite time", "The row was kept and left out.");
     };
-    let attributes = c.attributes.iter().flat_map(|a| row.elements(*a, texts).unwrap_or_default()).take(MAX_ATTRIBUTES);
+    let attributes = c.attributes.iter().flat_map(|a| row.elements(*a, MAX_ATTRIBUTES)).take(MAX_ATTRIBUTES);
     Ok(Some(Click {
         at,
         session,

@@ -41,17 +41,17 @@ impl Failure {
 /// Runs `body` in an internal subtransaction. An ERROR or a panic inside is rolled back and returned; a cancel, a shutdown
 /// and, in SERIALIZABLE transactions, a serialisation failure are rethrown unchanged.
 pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
-    attempt(body).map_err(Failure::settle)
+    attempt(settings::max_wait(), body).map_err(Failure::settle)
 }
 
 /// The same for writing down what failed: never raised, whatever `coupon_ext.on_error` says.
 pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
-    attempt(body).map_err(|failure| failure.caught)
+    attempt(settings::max_wait(), body).map_err(|failure| failure.caught)
 }
 
-/// The same for what may be tried again before its failure is settled. No statement inside waits for a lock longer than
-/// `coupon_ext.max_wait`.
-pub fn attempt<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
+/// The same for what may be tried again before its failure is settled. No statement inside waits for a lock longer than so
+/// many milliseconds: for a table that is locked as a whole, above all.
+pub fn attempt<T>(wait: i32, body: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: the protocol of PL/pgSQL's exception blocks: begin, run under a handler, release or roll back, and put
     // memory context and resource owner back whatever happened.
     unsafe {
@@ -60,7 +60,7 @@ pub fn attempt<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let bounded = || {
-            set_local(c"lock_timeout", &milliseconds(settings::max_wait()));
+            set_local(c"lock_timeout", &milliseconds(wait));
             Ok(body())
         };
         let result = PgTryBuilder::new(AssertUnwindSafe(bounded))
@@ -79,7 +79,10 @@ pub fn attempt<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::CurrentResourceOwner = owner;
-                let caught = describe(&error);
+                let mut caught = describe(&error);
+                if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && was_queueing() {
+                    caught.code = PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
+                }
                 if rethrown(caught.code) {
                     error.rethrow();
                 }
@@ -132,6 +135,15 @@ impl Patience {
         Patience(Cell::new(Duration::from_millis(milliseconds.max(0) as u64)))
     }
 
+    /// Milliseconds that are left.
+    pub fn left(&self) -> i32 {
+        self.0.get().as_millis() as i32
+    }
+
+    pub fn spend(&self, spent: Duration) {
+        self.0.set(self.0.get().saturating_sub(spent));
+    }
+
     /// Sleeps about a millisecond, a tenth of that at first: most rows are held for less. `false` where patience is at
     /// its end.
     pub fn wait(&self, attempt: u32) -> bool {
@@ -144,17 +156,37 @@ impl Patience {
         // SAFETY: a plain sleep, which a signal ends early.
         unsafe { pg_sys::pg_usleep(pause.as_micros() as std::ffi::c_long) };
         pgrx::check_for_interrupts!();
-        self.0.set(left.saturating_sub(began.elapsed()));
+        self.spend(began.elapsed());
         true
     }
 }
 
-/// Runs `body` with a queue of a millisecond at most, inside a subtransaction of ours.
-pub fn with_short_queue<T>(body: impl FnOnce() -> T) -> T {
+thread_local! {
+    /// When the statement began that queues for a single row.
+    static QUEUEING: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Runs `body`, a statement about `rows` rows, with a queue of a millisecond at most, inside a subtransaction of ours.
+pub fn with_short_queue<T>(rows: usize, body: impl FnOnce() -> T) -> T {
+    // SAFETY: plain read of a setting.
+    let before = unsafe { pg_sys::LockTimeout };
     set_local(c"lock_timeout", c"1");
+    QUEUEING.set((rows == 1).then(Instant::now));
     let result = body();
-    set_local(c"lock_timeout", &milliseconds(settings::max_wait()));
+    QUEUEING.set(None);
+    set_local(c"lock_timeout", &milliseconds(before));
     result
+}
+
+/// Whether a cancel came from our own lock_timeout. Where it fires in the instant in which the wait is over, and the statement
+/// goes on to wait for another transaction, PostgreSQL takes it for a user's; a user's that comes in that millisecond is
+/// taken for ours, and asked for again.
+fn was_queueing() -> bool {
+    let Some(began) = QUEUEING.take() else { return false };
+    // SAFETY: plain reads.
+    let (limit, now) = unsafe { (pg_sys::StatementTimeout, pg_sys::GetCurrentTimestamp()) };
+    let run = now - unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    began.elapsed() >= Duration::from_millis(1) && (limit == 0 || run < i64::from(limit) * 1000)
 }
 
 /// A lock_timeout; 0 would be none.

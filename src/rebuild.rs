@@ -7,7 +7,7 @@ use crate::error::{report, spi, throw};
 use crate::rows::{self, Live, Scene, Stored};
 use crate::sessions::{begin, note, scoring};
 use crate::statement::{Fields, Statement};
-use crate::stored;
+use crate::{misfits, stored};
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -84,6 +84,9 @@ pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Sto
         return None;
     }
     let marks = marks(session)?;
+    if misfits::hold(client, session) {
+        return None;
+    }
     let clicks = stored::clicks(client, session);
     if let Some(why) = lost(&stored, &clicks) {
         give_up(client, session, &stored, marks, why);

@@ -61,15 +61,18 @@ pub enum Stored {
 /// A row that another transaction holds is passed by: to queue for it could make the shop's own transaction the victim of a
 /// deadlock. No EXISTS over many keys: PostgreSQL may hash the whole table to answer one.
 macro_rules! row_sql {
-    ($gap:literal, $more:literal, $from:literal) => {
+    ($gap:literal, $more:literal, $variables:literal, $from:literal, $customer:literal, $order:literal) => {
         concat!(
             "SELECT (SELECT revision FROM coupon.storage), ",
             $gap,
             ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
              s.interest, s.decided, s.state",
             $more,
+            $variables,
             " FROM ",
             $from,
+            $customer,
+            $order,
             "\0"
         )
     };
@@ -86,7 +89,10 @@ const FOUND: usize = 3;
 const LOCK_ONE: &str = row_sql!(
     "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
     "",
-    "coupon.session s WHERE s.session = $1 FOR UPDATE SKIP LOCKED"
+    "",
+    "coupon.session s WHERE s.session = $1",
+    "",
+    " FOR UPDATE SKIP LOCKED"
 );
 /// What is to be known of a session whose row was not to be had: whether there is one, and its customer's variables.
 const LOOK_ONE: &str = "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1), \
@@ -94,21 +100,37 @@ const LOOK_ONE: &str = "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHER
      k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables \
      FROM coupon.storage t LEFT JOIN coupon.customer k ON k.customer = $2\0";
 const VARIABLES: usize = 4;
-/// Both of many sessions, locked in a nested loop in the order of the keys.
-const LOCK_ALL: &str = row_sql!(
-    "(SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1)",
-    ", s.session IS NOT NULL, CASE WHEN s.session IS NULL THEN \
-     (SELECT true FROM coupon.session y WHERE y.session = u.session) END, k.spending_last_month, k.average_payment, \
-     k.items_per_purchase, k.searches_last_month, k.stay_per_session, k.visits_last_month, k.definition, k.variables",
-    "unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) LEFT JOIN LATERAL \
-     (SELECT * FROM coupon.session x WHERE x.session = u.session FOR UPDATE SKIP LOCKED) s ON true \
-     LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true ORDER BY u.n"
+/// Both of many sessions, locked in a nested loop in the order of the keys. Marks are looked for one by one only where there
+/// are any.
+macro_rules! lock_all {
+    ($variables:literal, $customer:literal) => {
+        row_sql!(
+            "CASE WHEN (SELECT EXISTS (SELECT FROM coupon.gap)) THEN \
+             (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1) END",
+            ", s.session IS NOT NULL, CASE WHEN s.session IS NULL THEN \
+             (SELECT true FROM coupon.session y WHERE y.session = u.session) END",
+            $variables,
+            "unnest($1::text[], $2::text[]) WITH ORDINALITY u(session, customer, n) LEFT JOIN LATERAL \
+             (SELECT * FROM coupon.session x WHERE x.session = u.session FOR UPDATE SKIP LOCKED) s ON true",
+            $customer,
+            " ORDER BY u.n"
+        )
+    };
+}
+const LOCK_ALL: &str = lock_all!("", "");
+const LOCK_CUSTOMERS: &str = lock_all!(
+    ", k.spending_last_month, k.average_payment, k.items_per_purchase, k.searches_last_month, k.stay_per_session, \
+     k.visits_last_month, k.definition, k.variables",
+    " LEFT JOIN LATERAL (SELECT * FROM coupon.customer z WHERE z.customer = u.customer LIMIT 1) k ON true"
 );
 const OF_MANY: usize = 15;
 const PEEK_ONE: &str = row_sql!(
     "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
     ", s.session IS NOT NULL, EXISTS (SELECT FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL)",
-    "(VALUES (1)) one LEFT JOIN coupon.session s ON s.session = $1"
+    "",
+    "(VALUES (1)) one LEFT JOIN coupon.session s ON s.session = $1",
+    "",
+    ""
 );
 
 const UPDATE: &str = "UPDATE coupon.session SET customer = $2, last_at = $3, views = $4, frozen = $5, purchased = $6, \
@@ -134,12 +156,32 @@ mod types {
     pub const KEYS: [Oid; 2] = [TEXTOID; 2];
     pub const ARRAYS: [Oid; 2] = [TEXTARRAYOID; 2];
     pub const ROW: [Oid; 12] = [
-        TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, BOOLOID, BOOLOID, FLOAT8OID, FLOAT8OID, BYTEAOID, TIMESTAMPTZOID,
-        INT4OID, INT8OID,
+        TEXTOID,
+        TEXTOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        BOOLOID,
+        BOOLOID,
+        FLOAT8OID,
+        FLOAT8OID,
+        BYTEAOID,
+        TIMESTAMPTZOID,
+        INT4OID,
+        INT8OID,
     ];
     pub const ROWS: [Oid; 12] = [
-        TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID, BOOLARRAYOID, FLOAT8ARRAYOID,
-        FLOAT8ARRAYOID, BYTEAARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT8ARRAYOID,
+        TEXTARRAYOID,
+        TEXTARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        BOOLARRAYOID,
+        BOOLARRAYOID,
+        FLOAT8ARRAYOID,
+        FLOAT8ARRAYOID,
+        BYTEAARRAYOID,
+        TIMESTAMPTZARRAYOID,
+        INT4ARRAYOID,
+        INT8ARRAYOID,
     ];
     pub const fn changed(all: &[Oid; 12]) -> &[Oid] {
         all.split_at(9).0
@@ -150,6 +192,7 @@ thread_local! {
     static LOCK: Statement = const { Statement::new(c_str!(LOCK_ONE), &types::KEY) };
     static LOOK: Statement = const { Statement::new(c_str!(LOOK_ONE), &types::KEYS) };
     static LOCK_MANY: Statement = const { Statement::new(c_str!(LOCK_ALL), &types::ARRAYS) };
+    static LOCK_KNOWN: Statement = const { Statement::new(c_str!(LOCK_CUSTOMERS), &types::ARRAYS) };
     static PEEK: Statement = const { Statement::new(c_str!(PEEK_ONE), &types::KEY) };
     static WRITE: Statement = const { Statement::new(c_str!(UPDATE), types::changed(&types::ROW)) };
     static WRITE_MANY: Statement = const { Statement::new(c_str!(UPDATE_MANY), types::changed(&types::ROWS)) };
@@ -176,7 +219,8 @@ pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>
 }
 
 fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
-    let rows = LOCK_MANY.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
+    let statement = if customers.iter().any(Option::is_some) { &LOCK_KNOWN } else { &LOCK_MANY };
+    let rows = statement.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
     let scene = scene_of(&rows.row(0));
     let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
         let (row_found, held) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
@@ -298,7 +342,10 @@ where
 }
 
 /// The parameters of an insert: what a click changes, and what stays as it began.
-fn with<const N: usize>(changed: [Option<pg_sys::Datum>; 9], began: [Option<pg_sys::Datum>; 3]) -> [Option<pg_sys::Datum>; N] {
+fn with<const N: usize>(
+    changed: [Option<pg_sys::Datum>; 9],
+    began: [Option<pg_sys::Datum>; 3],
+) -> [Option<pg_sys::Datum>; N] {
     let mut all = changed.into_iter().chain(began);
     std::array::from_fn(|_| all.next().flatten())
 }
@@ -327,7 +374,7 @@ pub fn insert(rows: &[Live]) -> Vec<usize> {
         let version = row.version.as_ref().map(|v| v.number);
         [micros(row.started_at).into_datum(), (row.segment as i32).into_datum(), version.into_datum()]
     };
-    let stored = guard::with_short_queue(|| match rows {
+    let stored = guard::with_short_queue(rows.len(), || match rows {
         [] => None,
         [row] => Some(STORE.with(|store| store.run(with::<12>(changed(row), began(row))))),
         _ => {

@@ -37,6 +37,10 @@ impl Skipped {
         self.count += 1;
         self.first.get_or_insert(refused);
     }
+
+    pub fn join(self, other: Skipped) -> Skipped {
+        Skipped { first: self.first.or(other.first), count: self.count + other.count }
+    }
 }
 
 /// A session and the clicks of a statement that are its.
@@ -138,7 +142,7 @@ fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
     if !careful || rows.is_empty() {
         return stored(rows::insert(rows));
     }
-    match guard::attempt(|| rows::insert(rows)) {
+    match guard::attempt(1, || rows::insert(rows)) {
         Ok(taken) => stored(taken),
         Err(failure) if failure.caught.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => failure.raise(),
         Err(_) if rows.len() == 1 => vec![(0, Missed::Held)],

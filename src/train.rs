@@ -7,6 +7,7 @@ use coupon_model::artefact::Artefact;
 use coupon_model::events::Log;
 use coupon_model::training::{Estimate, Job, Observer, Report, Spec, Stages, customers, train};
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 use pgrx::{JsonB, Spi, name};
 use serde_json::Value;
 use std::sync::atomic::AtomicBool;
@@ -107,6 +108,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         let mut told = None;
         tell("reading the log", &mut told);
         let read = store::read_log(client, since, until, budget, |n| tell(&format!("{n} events read"), &mut told));
+        let left_out = left_out(client);
         let treatments = store::treatments(client, &read.log);
         let base = store::active_with_stages(client);
         let end = end(until, &read.log);
@@ -144,7 +146,11 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             // Whatever was told just before.
             Told::Estimate(e) => tell(&announce(&e, budget), &mut None),
         });
-        let (outcome, customers) = ok(trained);
+        let (mut outcome, customers) = ok(trained);
+        if !left_out.is_empty() {
+            let of_sessions = outcome.stages.iter_mut().filter(|s| s.stage == "sessions");
+            of_sessions.for_each(|s| s.card["relations_left_out"] = left_out.clone().into());
+        }
         tell("begins saving", &mut told);
         store::one_at_a_time(client);
         let build = store::BUILD.to_string();
@@ -167,6 +173,12 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         lines.push((Report { stage: "deploy", note: Some(verdict), ..Report::default() }, 0.0));
         lines.into_iter().map(|line| row(version, line)).collect()
     })
+}
+
+/// The watched tables that could not be read, and why, as the card tells it.
+fn left_out(client: &SpiClient) -> Vec<Value> {
+    let sql = "SELECT jsonb_build_object('relation', m.relation::text, 'problem', m.problem) FROM coupon.misfits() m";
+    spi(client.select(sql, None, &[])).filter_map(|row| spi(row.get::<JsonB>(1))).map(|found| found.0).collect()
 }
 
 /// The defaults with what was given; the timeout that sessions have live, unless another is given.

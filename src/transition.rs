@@ -5,66 +5,11 @@ use crate::settings;
 use pgrx::prelude::*;
 use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice};
 use pgrx::{PgBox, PgMemoryContexts, PgRelation, direct_function_call};
-use std::cell::Cell;
 use std::ffi::CStr;
-use std::ptr::null_mut;
 
-/// A value a row may hold.
+/// A row, for as long as it is looked at.
 pub struct Row {
     slot: *mut pg_sys::TupleTableSlot,
-}
-
-/// Texts of a statement, one behind the other and freed together: a click has four or five, and to allocate and free each
-/// by itself took a fifth of a large COPY's time.
-pub struct Texts {
-    context: PgMemoryContexts,
-    /// What is left of the last block.
-    free: Cell<*mut u8>,
-    left: Cell<usize>,
-}
-
-impl Texts {
-    const BLOCK: usize = 32 << 10;
-
-    pub fn new() -> Texts {
-        Texts { context: PgMemoryContexts::new("coupon_ext texts"), free: Cell::new(null_mut()), left: Cell::new(0) }
-    }
-
-    fn keep(&self, text: &str) -> &str {
-        // SAFETY: a copy of a whole text.
-        unsafe { std::str::from_utf8_unchecked(self.keep_bytes(text.as_bytes())) }
-    }
-
-    pub fn keep_bytes(&self, bytes: &[u8]) -> &[u8] {
-        if bytes.is_empty() {
-            return &[];
-        }
-        // SAFETY: every piece of a block is given out once and lives as long as the context, which `self` owns.
-        unsafe {
-            let block = |size| pg_sys::MemoryContextAllocHuge(self.context.value(), size).cast::<u8>();
-            let to = if bytes.len() <= self.left.get() {
-                self.free.get()
-            } else if bytes.len() > Self::BLOCK / 8 {
-                let own = block(bytes.len());
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), own, bytes.len());
-                return std::slice::from_raw_parts(own, bytes.len());
-            } else {
-                self.left.set(Self::BLOCK);
-                block(Self::BLOCK)
-            };
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-            self.free.set(to.add(bytes.len()));
-            self.left.set(self.left.get() - bytes.len());
-            std::slice::from_raw_parts(to, bytes.len())
-        }
-    }
-
-    /// Frees all that is kept, to begin anew.
-    pub fn clear(&mut self) {
-        // SAFETY: nothing that borrows from us is left.
-        unsafe { self.context.reset() };
-        self.left.set(0);
-    }
 }
 
 /// A column of the watched relation, looked up anew in every statement: it may have been altered since the last.
@@ -78,7 +23,9 @@ pub struct Column {
 impl Column {
     /// Whether its text may depend on a setting: dates and floats do, and what is not known may.
     pub fn styled(self) -> bool {
-        use pg_sys::{BOOLOID, BPCHAROID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID, TEXTOID, UUIDOID, VARCHAROID};
+        use pg_sys::{
+            BOOLOID, BPCHAROID, INT2OID, INT4OID, INT8OID, NUMERICOID, TEXTARRAYOID, TEXTOID, UUIDOID, VARCHAROID,
+        };
         ![TEXTOID, VARCHAROID, BPCHAROID, TEXTARRAYOID, INT2OID, INT4OID, INT8OID, NUMERICOID, BOOLOID, UUIDOID]
             .contains(&self.typ)
     }
@@ -237,34 +184,23 @@ impl Row {
         }
     }
 
-    /// The value as `value::text` would be, kept in `texts`.
-    pub fn text<'a>(&self, column: Column, texts: &'a Texts) -> Option<&'a str> {
+    /// The value as text, as coupon.text_sql reads it.
+    pub fn text(&self, column: Column) -> Option<&str> {
         let datum = self.datum(column)?;
         match column.typ {
             // SAFETY: the datum is of the type its column has.
-            pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { <&str>::from_datum(datum, false) }.map(|s| texts.keep(s)),
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => unsafe { <&str>::from_datum(datum, false) },
             // SAFETY: as above; the cast to text drops the padding, the output function does not.
-            pg_sys::BPCHAROID => {
-                unsafe { <&str>::from_datum(datum, false) }.map(|s| texts.keep(s.trim_end_matches(' ')))
-            }
+            pg_sys::BPCHAROID => unsafe { <&str>::from_datum(datum, false) }.map(|s| s.trim_end_matches(' ')),
             // In UTC, whatever the session's time zone is: as the timestamp of the same number.
-            pg_sys::TIMESTAMPTZOID => {
-                // SAFETY: both types are a number of microseconds.
-                let text = unsafe { direct_function_call::<&CStr>(pg_sys::timestamp_out, &[Some(datum)]) }?;
-                Some(texts.keep(&text.to_string_lossy()))
-            }
+            pg_sys::TIMESTAMPTZOID => written(pg_sys::F_TIMESTAMP_OUT.into(), datum),
             // The cast to text spells booleans out, the output function does not.
             pg_sys::BOOLOID => Some(if datum.value() != 0 { "true" } else { "false" }),
             typ => {
                 let (mut output, mut varlena) = (pg_sys::Oid::INVALID, false);
-                // SAFETY: catalogue look-up of a type that exists, then its own output function on its own value.
-                unsafe {
-                    pg_sys::getTypeOutputInfo(typ, &mut output, &mut varlena);
-                    let text = pg_sys::OidOutputFunctionCall(output, datum);
-                    let kept = texts.keep(&CStr::from_ptr(text).to_string_lossy());
-                    pg_sys::pfree(text.cast());
-                    Some(kept)
-                }
+                // SAFETY: catalogue look-up of a type that exists.
+                unsafe { pg_sys::getTypeOutputInfo(typ, &mut output, &mut varlena) };
+                written(output, datum)
             }
         }
     }
@@ -296,13 +232,29 @@ impl Row {
         }
     }
 
-    /// The elements of a text[]; any other type is one element.
-    pub fn elements<'a>(&self, column: Column, texts: &'a Texts) -> Option<Vec<Option<&'a str>>> {
+    /// The elements of a text[], at most so many; any other type is one element.
+    pub fn elements(&self, column: Column, most: usize) -> Vec<Option<&str>> {
         if column.typ != pg_sys::TEXTARRAYOID {
-            return Some(vec![self.text(column, texts)]);
+            return vec![self.text(column)];
         }
         // SAFETY: the datum is of the type its column has.
-        let array = unsafe { pgrx::Array::<&str>::from_datum(self.datum(column)?, false) }?;
-        Some(array.iter().map(|element| element.map(|text| texts.keep(text))).collect())
+        let array = self.datum(column).and_then(|datum| unsafe { pgrx::Array::<&str>::from_datum(datum, false) });
+        array.map_or_else(Vec::new, |array| array.iter().take(most).map(|element| element.map(copied)).collect())
+    }
+}
+
+/// What a type's output function makes of a value, in the row's memory context.
+fn written<'a>(output: pg_sys::Oid, datum: pg_sys::Datum) -> Option<&'a str> {
+    // SAFETY: the type's own output function on its own value; the text lives as long as the row is looked at.
+    unsafe { CStr::from_ptr(pg_sys::OidOutputFunctionCall(output, datum)) }.to_str().ok()
+}
+
+/// A text in the row's memory context.
+fn copied<'a>(text: &str) -> &'a str {
+    // SAFETY: as many bytes as are copied, of a whole text.
+    unsafe {
+        let to = pg_sys::palloc(text.len().max(1)).cast::<u8>();
+        std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len());
+        std::str::from_utf8_unchecked(std::slice::from_raw_parts(to, text.len()))
     }
 }

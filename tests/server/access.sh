@@ -56,7 +56,7 @@ may_not analyst "$codes" "SELECT * FROM coupon.session" "SELECT * FROM coupon.de
     "SELECT coupon.revoke_access('operator_$$')" "SELECT coupon.restore_access()"
 
 note "marketer"
-q "CREATE TABLE stock (category text, quantity int); CREATE TABLE secret (category text, quantity int); GRANT SELECT ON stock TO marketer_$$"
+q "CREATE TABLE stock (category text, quantity int); CREATE TABLE secret (category text, quantity int); GRANT SELECT ON secret TO marketer_$$; ALTER TABLE stock OWNER TO marketer_$$"
 may marketer "$run_campaigns" "INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('m', 'a', 'at_risk', 1)" "SELECT coupon.go_live('m')" \
     "UPDATE coupon.campaign SET budget = 200 WHERE campaign = 'm'" "SELECT * FROM coupon.explain('$session')" "SELECT coupon.arm_of('m', 'x')" \
     "SELECT coupon.watch_stock('stock', 'category', 'quantity'); SELECT coupon.stock('c1')" "SELECT * FROM coupon.budget" "SELECT * FROM coupon.conversion_by_scenario" \

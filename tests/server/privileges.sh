@@ -34,13 +34,13 @@ expect "nobody but the owner and PUBLIC has anything on anything" "" "$(q "
         UNION ALL SELECT 'pg_namespace', n.oid, n.nspacl, n.nspowner FROM pg_namespace n WHERE n.nspname = 'coupon') o
     CROSS JOIN LATERAL aclexplode(o.acl) a WHERE a.grantee NOT IN (0, o.owner) OR a.grantee = 0 AND a.is_grantable")"
 expect "PUBLIC executes these, which only compute" \
-    "budget_date clock column_names draw_arm estimated_sales event_number event_time event_time growth mapping_fault minor_units normalise_code storage_version worst_case" \
+    "budget_date clock column_names draw_arm estimated_sales event_number event_time event_time foreign_partition growth mapping_fault minor_units normalise_code stock_fault storage_version watch_state worst_case" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p WHERE has_function_privilege('$role', p.oid, 'EXECUTE')")"
 expect "PUBLIC reads one view, which is of the catalogue" watched \
     "$(q "SELECT string_agg(c.relname, ' ') FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
           WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'SELECT')
           WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'SELECT') OR has_any_column_privilege('$role', c.oid, 'SELECT') END")"
-expect "SQL is put together in these functions, from quoted names" "change_rights create_views events unwatch watch" \
+expect "SQL is put together in these functions, from quoted names" "blame change_rights check_trigger create_views events keep_inserts unwatch watch" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
           WHERE l.lanname = 'plpgsql' AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
 expect "none of them a definer's" "" "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
@@ -66,7 +66,7 @@ has analyst assign_segment "" ""
 has marketer "arm_of assign_segment create_storage explain go_live need_storage stock watch_stock" \
     "arm DELETE, arm INSERT, arm UPDATE, campaign DELETE, campaign INSERT, campaign UPDATE, stock_source DELETE, stock_source INSERT, stock_source UPDATE" \
     "arm campaign stock_source"
-has operator "access_rights activate arm_of assign_segment base_type churn_probability create_storage drop_version event_order event_query events events_query explain explain_churn export_model forget import_model judge_churn live_offer lock_mutex missing_rights name_segment need_storage number_sql rank_categories refresh_segments rollback run_training run_tuning score_query score_sessions session_events sources stock sweep sweep_all text_sql time_sql train train_churn train_ranking train_segments try_mutex tune tune_churn view_names" \
+has operator "access_rights activate arm_of assign_segment base_type blame churn_probability create_storage drop_version event_order event_query events events_query explain explain_churn export_model forget import_model judge_churn live_offer lock_mutex misfits missing_rights name_segment need_storage number_sql own_rows rank_categories refresh_segments rollback run_training run_tuning score_query score_sessions session_events sources stock sweep sweep_all text_sql time_sql train train_churn train_ranking train_segments try_mutex tune tune_churn view_names warn_misfits" \
     "customer DELETE, customer INSERT, customer UPDATE, deployment INSERT, model INSERT, segment_name DELETE, segment_name INSERT, tuning INSERT, version INSERT" \
     "arm attempt audit campaign click coupon customer decision deployment fault gap grantee holder model mutex presenter purse segment_name session stock_source storage total tuning version"
 q "SELECT coupon.revoke_access(NULL)" >/dev/null

@@ -3,8 +3,6 @@
 //! is what Rust makes of any other allocation that fails.
 
 use crate::{Error, Result};
-use std::collections::HashMap;
-use std::hash::Hash;
 
 /// Room for `more` elements. Grows by an eighth at a time: large vectors move without being copied, and a doubled one
 /// would ask for address space that is never used.
@@ -34,9 +32,9 @@ pub fn double<T>(list: &mut Vec<T>) -> Result<()> {
     list.try_reserve_exact(more).map_err(|_| refused::<T>(list.len() + more))
 }
 
-/// Room for one more key of a map.
-pub fn grow_map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) -> Result<()> {
-    map.try_reserve(1).map_err(|_| refused::<(K, V)>(2 * map.len()))
+/// Room for `more` elements of a list that is given away soon: it doubles.
+pub fn amortised<T>(list: &mut Vec<T>, more: usize) -> Result<()> {
+    list.try_reserve(more).map_err(|_| refused::<T>(list.len() + more))
 }
 
 /// An empty list with room for `n` elements.

@@ -94,6 +94,43 @@ CREATE TABLE "Stock" (product int, "Category" varchar, pieces int);
 INSERT INTO "Stock" VALUES (1, :'third', 3), (2, :'third', 4);
 SELECT coupon.watch_stock('"Stock"', 'Category', 'pieces');
 SELECT coupon.stock(:'third') AS stock, coupon.stock('nothing') AS nothing, coupon.stock(NULL) AS no_category;
+-- Its owner names it, since it is read with the owner's rights; whoever may read it may not.
+CREATE ROLE regress_coupon_marketer;
+SELECT coupon.grant_access('regress_coupon_marketer', 'marketer');
+GRANT SELECT ON "Stock" TO regress_coupon_marketer;
+SET ROLE regress_coupon_marketer;
+SELECT refused($$SELECT coupon.watch_stock('"Stock"', 'Category', 'pieces')$$);
+SELECT refused($$UPDATE coupon.stock_source SET quantity = 'product'$$);
+SELECT refused($$INSERT INTO coupon.stock_source VALUES (true, '"Stock"', 'Category', 'pieces')$$);
+RESET ROLE;
+CREATE TABLE "Secret" (category text, owner name, quantity int);
+INSERT INTO "Secret" VALUES (:'third', 'postgres', 99999);
+ALTER TABLE "Secret" ENABLE ROW LEVEL SECURITY;
+SELECT refused($$SELECT coupon.watch_stock('"Secret"', 'category', 'quantity')$$);
+SELECT refused($$UPDATE coupon.stock_source SET relation = '"Secret"', category = 'category', quantity = 'quantity'$$);
+-- Of a table that may no longer be read no stock is known: that is said once, and no click is lost by it.
+CREATE FUNCTION stock_after(change text, category text) RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+    found numeric;
+BEGIN
+    EXECUTE change;
+    found := coupon.stock(category);
+    RAISE EXCEPTION USING MESSAGE = coalesce(found::text, 'unknown'), ERRCODE = 'UUUUU';
+EXCEPTION WHEN SQLSTATE 'UUUUU' THEN
+    RETURN nullif(SQLERRM, 'unknown');
+END
+$$;
+SELECT stock_after('SELECT 1', category) AS before, stock_after('ALTER TABLE "Stock" ENABLE ROW LEVEL SECURITY', category) AS row_security,
+    stock_after('REVOKE SELECT ON "Stock" FROM postgres; ALTER TABLE "Stock" OWNER TO regress_coupon_marketer; REVOKE SELECT ON "Stock" FROM regress_coupon_marketer', category) AS revoked,
+    stock_after('ALTER TABLE "Stock" RENAME pieces TO number', category) AS renamed, stock_after('ALTER TABLE "Stock" ALTER pieces TYPE text', category) AS retyped,
+    stock_after('ALTER TABLE "Stock" ALTER pieces TYPE float8 USING 1e308', category) AS overflow,
+    stock_after('DROP TABLE "Stock"', category) AS gone
+FROM (VALUES (:'third')) c(category);
+SELECT coupon.revoke_access('regress_coupon_marketer');
+DROP OWNED BY regress_coupon_marketer;
+DROP ROLE regress_coupon_marketer;
+DROP FUNCTION stock_after(text, text);
+DROP TABLE "Secret";
 CALL set_only(format('categories = ''{%s}'', minimum_stock = 8', :'third'));
 SELECT rule, replace(detail, :'third', 'the third') AS detail, noted, coupon FROM stopped_by('r18');
 CALL set_only('minimum_stock = 7');
