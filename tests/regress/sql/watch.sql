@@ -18,6 +18,8 @@ CREATE FUNCTION w.seen(prefix text) RETURNS TABLE (session text, events bigint, 
 --
 CREATE TABLE good (session text, at timestamptz);
 CREATE TABLE bad (session text, at timestamptz);
+-- As everything here is published.
+ALTER TABLE bad REPLICA IDENTITY FULL;
 SELECT coupon.watch('good', '{"session": "session", "at": "at"}');
 SELECT coupon.watch('bad', '{"session": "session", "at": "at"}');
 INSERT INTO good VALUES ('good-1', '2025-09-01 10:00:00+00');
@@ -97,6 +99,7 @@ ALTER TABLE good DISABLE ROW LEVEL SECURITY;
 --
 -- CREATE TRIGGER refuses it.
 CREATE TABLE odd (session text, at timestamptz);
+ALTER TABLE odd REPLICA IDENTITY FULL;
 CREATE VIEW odd_view AS SELECT * FROM odd;
 \set odd '\'{"columns": {"session": "session", "at": "at"}}\''
 CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
