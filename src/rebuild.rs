@@ -4,11 +4,10 @@
 //! has all marks alone before the log is read: so it shows every click that counts on one of them.
 
 use crate::error::{report, spi, throw};
-use crate::misfits;
 use crate::rows::{self, Live, Scene, Stored};
 use crate::sessions::{begin, note, scoring};
 use crate::statement::{Fields, Statement};
-use crate::stored;
+use crate::{misfits, stored};
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;

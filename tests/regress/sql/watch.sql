@@ -18,7 +18,7 @@ CREATE FUNCTION w.seen(prefix text) RETURNS TABLE (session text, events bigint, 
 --
 CREATE TABLE good (session text, at timestamptz);
 CREATE TABLE bad (session text, at timestamptz);
--- Tests run under a publication of all tables, which wants a key.
+-- As everything here is published.
 ALTER TABLE bad REPLICA IDENTITY FULL;
 SELECT coupon.watch('good', '{"session": "session", "at": "at"}');
 SELECT coupon.watch('bad', '{"session": "session", "at": "at"}');
