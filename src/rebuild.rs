@@ -6,7 +6,7 @@
 use crate::error::{report, spi, throw};
 use crate::rows::{self, Live, Scene, Stored};
 use crate::sessions::{begin, note, scoring};
-use crate::statement::{Fields, Statement};
+use crate::statement::{Fields, Statement, with_snapshot};
 use crate::{misfits, stored};
 use coupon_model::live::{Click, Visit};
 use pgrx::prelude::*;
@@ -84,10 +84,10 @@ pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Sto
         return None;
     }
     let marks = marks(session)?;
-    if misfits::hold(client, session) {
-        return None;
-    }
-    let clicks = stored::clicks(client, session)?;
+    // In a snapshot of after the lock: that of the statement that asks may lack clicks which the row already counts.
+    let clicks = with_snapshot(|| {
+        if misfits::hold(client, session) { None } else { stored::clicks(client, session) }
+    })?;
     if let Some(why) = lost(&stored, &clicks) {
         give_up(client, session, &stored, marks, why);
         return None;

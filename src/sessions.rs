@@ -7,6 +7,7 @@ use crate::error::ok;
 use crate::guard::{self, Caught, Patience};
 use crate::issue::{self, Due};
 use crate::rows::{self, Found, Live, Scene, Stored};
+use crate::statement::with_snapshot;
 use crate::{rebuild, settings, stored};
 use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
@@ -293,7 +294,7 @@ pub fn consider(session: &str) -> bool {
         if !issue::fresh(last_at, scene.clock) {
             return false;
         }
-        let zone = stored::last_zone(client, session, &scene.world.campaigns);
+        let zone = with_snapshot(|| stored::last_zone(client, session, &scene.world.campaigns));
         if let Some(due) = issue::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
             issue::decide(client, &due, scene.clock);
         }
