@@ -60,6 +60,29 @@ for shop in '' shop_; do
     done
 done
 
+# --- a transaction of many clicks, and a question that nothing is due for ------------------------------------------------
+say "a transaction of 1,000 clicks, and issue_coupon with nothing due"
+thousand() { # table: milliseconds
+    psql -XAt -v ON_ERROR_STOP=1 -c '\timing on' -c "DO \$\$ BEGIN FOR i IN 1..1000 LOOP INSERT INTO $1 (session, at, kind, page, category, price)
+        VALUES ('t' || i % 100, now(), 'view', 'p' || i % 50, 'c' || i % 5, 19.90); END LOOP; END \$\$" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p'
+}
+ask() { # SQL: microseconds
+    echo "$1" >"$work/ask.sql"
+    pgbench -n -M prepared -c 1 -T "$seconds" -f "$work/ask.sql" 2>/dev/null | awk '/^tps = / {print 1e6 / $3}'
+}
+for ((round = 1; round <= rounds; round++)); do
+    for name in plain click; do thousand "shop_$name" >>"$work/thousand.$name"; done
+    ask "SELECT 'a constant'" >>"$work/ask.constant"
+    ask '\set s random(1, 10000)
+SELECT issue_coupon('"'s'"' || :s)' >>"$work/ask.issue"
+done
+without=$(median <"$work/thousand.plain")
+with=$(median <"$work/thousand.click")
+row "1,000 clicks in one transaction, a shop's table" "$(calc "$without" 0) ms" "$(calc "$with" 0) ms" "$(calc "$with / $without") ×" "reported"
+without=$(median <"$work/ask.constant")
+with=$(median <"$work/ask.issue")
+row "issue_coupon, nothing due, beside a constant" "$(calc "$without" 0) µs" "$(calc "$with" 0) µs" "$(calc "$with - $without" 0) µs" "≤ 30 µs more"
+
 # --- whatever a DBA adds to coupon.session -----------------------------------------------------------------------------
 altered() { # what, how, how it is undone
     local round name
