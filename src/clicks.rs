@@ -101,7 +101,10 @@ impl Grouped {
     }
 
     fn size(&self) -> usize {
-        self.bytes.len() + self.sessions.bytes() + self.places.len() * size_of::<Vec<u32>>() + self.count * size_of::<u32>()
+        self.bytes.len()
+            + self.sessions.bytes()
+            + self.places.len() * size_of::<Vec<u32>>()
+            + self.count * size_of::<u32>()
     }
 
     fn chunks(&self, mut advance: impl FnMut(&mut [Group])) {

@@ -181,7 +181,8 @@ impl Statement<'_> {
                 fault::missed(&sessions, &customers, caught);
             };
             transition::for_each(&self.data, &self.relation, |row| {
-                let text = |column: Option<Column>| column.and_then(|c| row.text(c)).filter(|id| id.len() <= LONGEST_ID);
+                let text =
+                    |column: Option<Column>| column.and_then(|c| row.text(c)).filter(|id| id.len() <= LONGEST_ID);
                 missed.extend(text(session).map(|session| (session.to_string(), text(customer).map(str::to_string))));
                 if missed.len() == MARKED {
                     mark(&mut missed);

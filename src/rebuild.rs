@@ -36,7 +36,8 @@ pub fn mark(client: &mut SpiClient, session: &str, customer: Option<&str>, reaso
     if in_one_snapshot() {
         // It may show marks that are gone, and a lock on one of those is an ERROR.
         let sql = "INSERT INTO coupon.gap (session, customer, reason) VALUES ($1, $2, $3)";
-        return drop(spi(client.update(sql, None, &[session.into(), customer.into(), reason.into()])));
+        spi(client.update(sql, None, &[session.into(), customer.into(), reason.into()]));
+        return;
     }
     MARK.with(|mark| mark.run([session.into_datum(), customer.into_datum(), reason.into_datum()]));
 }
@@ -46,11 +47,8 @@ pub fn mark_many(client: &mut SpiClient, sessions: &[String], customers: &[Optio
     if in_one_snapshot() {
         let sql = "INSERT INTO coupon.gap (session, customer, reason) \
                    SELECT u.*, $3 FROM unnest($1::text[], $2::text[]) u(session, customer)";
-        return drop(spi(client.update(
-            sql,
-            None,
-            &[sessions.to_vec().into(), customers.to_vec().into(), reason.into()],
-        )));
+        spi(client.update(sql, None, &[sessions.to_vec().into(), customers.to_vec().into(), reason.into()]));
+        return;
     }
     let args = [sessions.to_vec().into_datum(), customers.to_vec().into_datum(), reason.into_datum()];
     MARK_MANY.with(|mark| mark.run(args));
@@ -85,9 +83,7 @@ pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Sto
     }
     let marks = marks(session)?;
     // In a snapshot of after the lock: that of the statement that asks may lack clicks which the row already counts.
-    let clicks = with_snapshot(|| {
-        if misfits::hold(client, session) { None } else { stored::clicks(client, session) }
-    })?;
+    let clicks = with_snapshot(|| if misfits::hold(client, session) { None } else { stored::clicks(client, session) })?;
     if let Some(why) = lost(&stored, &clicks) {
         give_up(client, session, &stored, marks, why);
         return None;

@@ -63,7 +63,8 @@ pub fn clicks(client: &SpiClient, session: &str) -> Option<Vec<Click>> {
         match guard::quiet_subtransaction(found) {
             Ok(found) => clicks.extend(found),
             Err(mut caught) => {
-                caught.message = format!("\"{relation}\" cannot be read, so a session is not rebuilt: {}", caught.message);
+                caught.message =
+                    format!("\"{relation}\" cannot be read, so a session is not rebuilt: {}", caught.message);
                 guard::warn(&caught);
                 return None;
             }
