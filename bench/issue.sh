@@ -35,6 +35,7 @@ q "CREATE TABLE click $columns; CREATE TABLE plain $columns"
 q "SELECT coupon.watch('click', '{\"session\": \"session\", \"at\": \"at\", \"kind\": \"kind\", \"page\": \"page\", \"category\": \"category\", \"price\": \"price\"}')" >/dev/null
 
 # --- the trigger with three campaigns, budgets and a daily limit, beside one without ---------------------------------
+q "UPDATE coupon.campaign SET budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default'" # no budget: nothing but the trigger is measured
 q "SELECT coupon.go_live('default')" >/dev/null
 q "INSERT INTO coupon.campaign (campaign, max_discount, budget, budget_day, coupons_day, per_customer, cool_down, paced)
    VALUES ('second', 5, 1e7, 1e6, 1000000, 3, '1 day', true), ('third', 5, 1e7, 1e6, 1000000, 3, '1 day', false)"

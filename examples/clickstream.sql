@@ -71,10 +71,11 @@ SELECT min(version) AS every_view, max(version) AS last FROM training \gset
 \set ECHO queries
 SELECT coupon.activate(:every_view);
 \set ECHO none
-\echo 'A fixed salt makes the draws the same in every run of this example.'
+\echo 'A fixed salt makes the draws the same in every run of this example. No order of this log is paid with its coupons, so no budget'
+\echo 'bounds them: a shop keeps one.'
 \echo
 \set ECHO queries
-UPDATE coupon.campaign SET salt = 'first shop' WHERE campaign = 'default';
+UPDATE coupon.campaign SET salt = 'first shop', budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default';
 SET coupon_ext.clock = :'val';
 SELECT coupon.go_live('default');
 CREATE TEMP TABLE first AS SELECT session_id FROM arriving WHERE split = 'val' GROUP BY session_id ORDER BY min(at) LIMIT 500;

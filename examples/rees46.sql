@@ -72,10 +72,11 @@ FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
 \echo
 \echo '== 3  Live: the rest of the log, click by click ==================================================================='
 \echo
-\echo 'A fixed salt makes the draws the same in every run of this example.'
+\echo 'A fixed salt makes the draws the same in every run of this example. No order of this log is paid with its coupons, so no budget'
+\echo 'bounds them: a shop keeps one.'
 \echo
 \set ECHO queries
-UPDATE coupon.campaign SET salt = 'first shop' WHERE campaign = 'default';
+UPDATE coupon.campaign SET salt = 'first shop', budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default';
 SET coupon_ext.clock = :'until';
 SELECT coupon.go_live('default');
 DO $$

@@ -15,7 +15,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon.create_access_storage_1() IS 'The table of storage version 1 that remembers access; called by create_storage';
 
-CREATE FUNCTION coupon.access_rights(access text) RETURNS TABLE (kind text, object oid, rights text)
+CREATE FUNCTION coupon.access_rights(access text) RETURNS TABLE (kind text, object oid, rights text, columns name[])
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     routines CONSTANT name[] := CASE access
@@ -29,40 +29,54 @@ DECLARE
             live_offer,churn_probability,
             assign_segment,rank_categories,arm_of,stock,sweep,sweep_all,forget,create_storage,need_storage,
             missing_rights,access_rights,view_names}' END;
+    -- Whoever knows a campaign's salt knows who is held out; whoever sets it, or when it went live, chooses them.
+    unseen CONSTANT name[] := '{salt}';
+    unset CONSTANT name[] := '{salt,live_since,holdout_next,holdout_from}';
 BEGIN
     RETURN QUERY
-    SELECT 'ROUTINE', p.oid, 'EXECUTE' FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
+    SELECT 'ROUTINE', p.oid, 'EXECUTE', NULL::name[] FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
     WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
         AND d.refobjid = (SELECT e.oid FROM pg_extension e WHERE e.extname = 'coupon_ext') AND p.proname = ANY (routines);
     RETURN QUERY
-    SELECT 'TABLE', c.oid, 'SELECT' FROM pg_class c
+    SELECT 'TABLE', c.oid, 'SELECT', NULL::name[] FROM pg_class c
     WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
         WHEN access = 'operator' THEN c.relkind IN ('r', 'p', 'v')
         WHEN access IN ('analyst', 'marketer') THEN c.relkind = 'v' AND c.relname = ANY (coupon.view_names())
             AND c.relname <> 'access' END;
     RETURN QUERY
-    SELECT 'TABLE', to_regclass('coupon.' || t.name)::oid, t.rights
-    FROM (VALUES ('marketer', 'campaign', 'SELECT, INSERT, UPDATE, DELETE'),
+    SELECT 'TABLE', to_regclass('coupon.' || t.name)::oid, t.rights, NULL::name[]
+    FROM (VALUES ('marketer', 'campaign', 'DELETE'),
         ('marketer', 'arm', 'SELECT, INSERT, UPDATE, DELETE'),
         ('marketer', 'stock_source', 'SELECT, INSERT, UPDATE, DELETE'),
         ('operator', 'version', 'INSERT'), ('operator', 'model', 'INSERT'), ('operator', 'deployment', 'INSERT'),
         ('operator', 'tuning', 'INSERT'), ('operator', 'segment_name', 'INSERT, DELETE'),
         ('operator', 'customer', 'INSERT, UPDATE, DELETE')) t(access, name, rights)
     WHERE t.access = access_rights.access;
+    RETURN QUERY
+    SELECT 'TABLE', a.attrelid, t.rights, array_agg(a.attname ORDER BY a.attnum)
+    FROM (VALUES ('marketer', 'campaign', 'SELECT', unseen), ('marketer', 'campaign', 'INSERT, UPDATE', unset))
+        t(access, name, rights, but)
+    JOIN pg_attribute a ON a.attrelid = to_regclass('coupon.' || t.name) AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attname <> ALL (t.but)
+    WHERE t.access = access_rights.access GROUP BY a.attrelid, t.rights;
 END
 $$;
-COMMENT ON FUNCTION coupon.access_rights(text) IS 'What an access is made of: routines, views and tables, and the rights on each';
+COMMENT ON FUNCTION coupon.access_rights(text) IS 'What an access is made of: routines, views and tables, and the rights on each, where columns is not NULL on those only';
 
 CREATE FUNCTION coupon.missing_rights(role oid, access text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN ARRAY(
-        SELECT format('%s on %s', r.want, CASE r.kind WHEN 'TABLE' THEN r.object::regclass::text ELSE r.object::regprocedure::text END)
-        FROM (SELECT a.kind, a.object, w.want
-            FROM coupon.access_rights(access) a CROSS JOIN LATERAL string_to_table(a.rights, ', ') w(want)) r
+        SELECT format('%s%s on %s', r.want, ' (' || string_agg(quote_ident(r.col), ', ' ORDER BY r.col) || ')',
+            CASE r.kind WHEN 'TABLE' THEN r.object::regclass::text ELSE r.object::regprocedure::text END)
+        FROM (SELECT a.kind, a.object, w.want, c.col
+            FROM coupon.access_rights(access) a CROSS JOIN LATERAL string_to_table(a.rights, ', ') w(want)
+            LEFT JOIN LATERAL unnest(a.columns) c(col) ON true) r
         -- AND may be worked out in any order, CASE not: an object's number says nothing about its kind.
-        WHERE NOT CASE r.kind WHEN 'TABLE' THEN has_table_privilege(role, r.object, r.want)
-                              ELSE has_function_privilege(role, r.object, r.want) END
+        WHERE NOT CASE WHEN r.kind <> 'TABLE' THEN has_function_privilege(role, r.object, r.want)
+            WHEN r.col IS NULL THEN has_table_privilege(role, r.object, r.want)
+            ELSE has_column_privilege(role, r.object, r.col, r.want) END
+        GROUP BY r.kind, r.object, r.want
         ORDER BY 1);
 END
 $$;
@@ -73,7 +87,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r record;
 BEGIN
-    FOR r IN SELECT * FROM coupon.access_rights(access) ORDER BY kind, object LOOP
+    FOR r IN SELECT a.kind, a.object, (SELECT string_agg(w.want || coalesce(' (' || c.list || ')', ''), ', ')
+                FROM string_to_table(a.rights, ', ') w(want),
+                    LATERAL (SELECT string_agg(quote_ident(n), ', ') AS list FROM unnest(a.columns) n) c) AS rights
+        FROM coupon.access_rights(access) a ORDER BY a.kind, a.object
+    LOOP
         EXECUTE format(CASE verb WHEN 'GRANT' THEN 'GRANT %s ON %s %s TO %s' ELSE 'REVOKE %s ON %s %s FROM %s' END, r.rights,
             r.kind, CASE r.kind WHEN 'TABLE' THEN r.object::regclass::text ELSE r.object::regprocedure::text END,
             role::regrole);

@@ -40,14 +40,14 @@ BEGIN
         budget numeric CHECK (budget >= 0 AND budget < 'Infinity'),
         budget_day numeric CHECK (budget_day >= 0 AND budget_day < 'Infinity'),
         coupons bigint CHECK (coupons >= 0), coupons_day bigint CHECK (coupons_day >= 0),
-        paced boolean NOT NULL DEFAULT false,
+        paced boolean NOT NULL DEFAULT false, unlimited boolean NOT NULL DEFAULT false,
         live_since timestamptz,
         CHECK (unit = 'money' OR discount <= 100),
         CHECK (ends_at > starts_at), CHECK ((from_time IS NULL) = (to_time IS NULL)), CHECK (from_time <> to_time),
         CONSTRAINT budget_needs_max_discount
             CHECK (budget IS NULL AND budget_day IS NULL OR unit = 'money' OR max_discount IS NOT NULL),
         CONSTRAINT pace_needs_a_day CHECK (NOT paced OR budget_day IS NOT NULL OR coupons_day IS NOT NULL));
-    COMMENT ON TABLE coupon.campaign IS 'What is given to whom; shadow decides and logs everything and issues nothing';
+    COMMENT ON TABLE coupon.campaign IS 'What is given to whom; shadow decides and logs everything and issues nothing. The campaign "default" begins in shadow, with a budget of 100 EUR of which a coupon takes at most 10';
     COMMENT ON COLUMN coupon.campaign.campaign IS 'Its name';
     COMMENT ON COLUMN coupon.campaign.state IS 'draft → shadow → live → paused → ended; only shadow and live decide';
     COMMENT ON COLUMN coupon.campaign.priority IS 'The highest that may give to a session does; then by name';
@@ -87,7 +87,8 @@ BEGIN
     COMMENT ON COLUMN coupon.campaign.coupons IS 'Coupons that may be issued in all';
     COMMENT ON COLUMN coupon.campaign.coupons_day IS 'Coupons that may be issued on one day of time_zone';
     COMMENT ON COLUMN coupon.campaign.paced IS 'Spreads the day''s budget evenly: ahead of it, fewer of the eligible sessions are issued; coupon.decision logs the probability';
-    COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s';
+    COMMENT ON COLUMN coupon.campaign.unlimited IS 'Gives without a budget: otherwise a campaign is live only with budget or budget_day, or with coupons or coupons_day that each take off a bounded amount';
+    COMMENT ON COLUMN coupon.campaign.salt IS 'Makes this campaign''s draws independent of every other''s. Whoever knows it knows who is held out, so a marketer may not read it, and names the columns he reads: SELECT * is refused to him';
     COMMENT ON COLUMN coupon.campaign.live_since IS 'When it first went live';
 
     CREATE TABLE coupon.arm (
@@ -97,6 +98,7 @@ BEGIN
             CHECK (ranking IN ('personal', 'popular')),
         share float8 NOT NULL CHECK (share > 0 AND share <= 1), PRIMARY KEY (campaign, arm));
     COMMENT ON TABLE coupon.arm IS 'The scenarios a campaign compares; every session is assigned to one by hash at its first view';
+    COMMENT ON COLUMN coupon.arm.policy IS 'at_risk and risk ask the churn model, and issue nothing under a version without one; random draws the target share';
     COMMENT ON COLUMN coupon.arm.segments IS 'Whether the churn model of the session''s segment scores, or the pooled one';
     COMMENT ON COLUMN coupon.arm.share IS 'Share of sessions; the shares of a campaign are taken in proportion';
 
@@ -208,7 +210,7 @@ BEGIN
     COMMENT ON COLUMN coupon.audit.detail IS 'Of a campaign or arm, columns as [before, after]; of a coupon, the amounts';
 
     PERFORM coupon.create_campaign_triggers();
-    INSERT INTO coupon.campaign (campaign, state) VALUES ('default', 'shadow');
+    INSERT INTO coupon.campaign (campaign, state, max_discount, budget) VALUES ('default', 'shadow', 10, 100);
     INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
 END
 $$;
@@ -219,6 +221,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     CREATE OR REPLACE TRIGGER check_campaign BEFORE INSERT OR UPDATE OR DELETE ON coupon.campaign
         FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign();
+    CREATE OR REPLACE TRIGGER check_arm AFTER DELETE OR UPDATE OF campaign ON coupon.arm
+        FOR EACH ROW EXECUTE FUNCTION coupon.check_arm();
+    CREATE OR REPLACE TRIGGER check_no_arm AFTER TRUNCATE ON coupon.arm
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon.check_arm();
     CREATE OR REPLACE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
         FOR EACH ROW EXECUTE FUNCTION coupon.fund();
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
@@ -244,6 +250,8 @@ CREATE FUNCTION coupon.check_campaign() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was text := CASE WHEN TG_OP = 'INSERT' THEN 'draft' ELSE OLD.state END;
+    decimals int := coupon.minor_units(NEW.currency);
+    bad record;
 BEGIN
     IF TG_OP = 'DELETE' THEN
         IF EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = OLD.campaign) THEN
@@ -271,6 +279,43 @@ BEGIN
         RAISE EXCEPTION 'time zone "%" is not known', NEW.time_zone USING ERRCODE = 'invalid_parameter_value',
             HINT = 'SELECT name FROM pg_timezone_names shows what there is.';
     END;
+    SELECT a.name, a.amount INTO bad FROM (VALUES ('discount', CASE NEW.unit WHEN 'money' THEN NEW.discount END),
+        ('max_discount', NEW.max_discount), ('minimum_basket', NEW.minimum_basket), ('budget', NEW.budget),
+        ('budget_day', NEW.budget_day)) a(name, amount)
+    WHERE scale(trim_scale(a.amount)) > decimals LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% of campaign "%" cannot be paid: % %', bad.name, NEW.campaign, bad.amount, NEW.currency
+            USING ERRCODE = 'check_violation',
+                  HINT = format('Amounts of %s have %s decimals: coupon.minor_units(''%1$s'').', NEW.currency,
+                      CASE decimals WHEN 0 THEN 'no' ELSE decimals::text END);
+    END IF;
+    IF NEW.state = 'live' AND NOT EXISTS (SELECT FROM coupon.arm a WHERE a.campaign = coalesce(OLD.campaign, NEW.campaign)) THEN
+        RAISE EXCEPTION 'campaign "%" is not live without an arm', NEW.campaign
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'INSERT INTO coupon.arm (campaign, arm, policy, share) first; pause the campaign before its last arm goes.';
+    END IF;
+    IF NEW.state = 'live' AND NOT NEW.unlimited AND num_nonnulls(NEW.budget, NEW.budget_day) = 0
+        AND (num_nonnulls(NEW.coupons, NEW.coupons_day) = 0
+            OR coupon.worst_case(NEW.discount, NEW.unit, NEW.max_discount) IS NULL) THEN
+        RAISE EXCEPTION 'campaign "%" is not live without a budget', NEW.campaign
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'Nothing bounds the money that all its coupons together take off.',
+                  HINT = 'Set budget or budget_day; or coupons or coupons_day where unit is money or max_discount is set; '
+                      'or unlimited = true to give without a budget.';
+    END IF;
+    -- Only where it goes live: one whose version loses its churn model later issues nothing, and can still be paused.
+    IF NEW.state = 'live' AND was <> 'live' THEN
+        SELECT a.arm, t.why INTO bad FROM coupon.arm a
+        CROSS JOIN LATERAL (SELECT coupon.threshold_fault(a.policy, a.segments, NEW.target)) t(why)
+        WHERE a.campaign = coalesce(OLD.campaign, NEW.campaign) AND t.why IS NOT NULL ORDER BY a.arm LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'campaign "%" has nobody to give to: %', NEW.campaign, bad.why
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL = format('Arm "%s" has no thresholds under the active version.', bad.arm),
+                      HINT = 'SELECT * FROM coupon.train() trains a version; with too few sessions or buyers for a churn model '
+                          'only arms of policy random can issue.';
+        END IF;
+    END IF;
     -- Within a day all eligible sessions are drawn with one probability, or the day's comparison mixes two.
     IF TG_OP = 'UPDATE' AND was = 'live' AND NEW.holdout <> OLD.holdout THEN
         NEW.holdout_next := NEW.holdout;
@@ -284,7 +329,21 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION coupon.check_campaign() IS 'Trigger: a campaign''s state only moves the way it may, its time zone exists, and what has issued stays';
+COMMENT ON FUNCTION coupon.check_campaign() IS 'Trigger: a campaign''s state only moves the way it may, its time zone exists, its amounts can be paid in its currency, what is live has arms, a budget and, when it goes live, thresholds, and what has issued stays';
+
+-- The campaign is written, not only locked: a transaction of an older snapshot that lets it go live fails then.
+CREATE FUNCTION coupon.check_arm() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE coupon.campaign SET state = state;
+    ELSE
+        UPDATE coupon.campaign c SET state = c.state WHERE c.campaign = OLD.campaign;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_arm() IS 'Trigger: has coupon.check_campaign() look again at a campaign that lost an arm';
 
 CREATE FUNCTION coupon.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -96,11 +96,15 @@ COMMENT ON FUNCTION @extschema@.issue_coupon(uuid) IS 'The same for shops whose 
 CREATE FUNCTION coupon.explain(session text)
     RETURNS TABLE (campaign text, step int, condition text, holds boolean, detail text)
 LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'explain_wrapper';
-COMMENT ON FUNCTION coupon.explain(text) IS 'What would happen to a session now and why, condition by condition, with no side effect';
+COMMENT ON FUNCTION coupon.explain(text) IS 'What would happen to a session now and why, condition by condition, with no side effect. It says whether the customer is known, not who it is';
+
+CREATE FUNCTION coupon.threshold_fault(policy text, segments boolean, target float8) RETURNS text
+LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'threshold_fault_wrapper';
+COMMENT ON FUNCTION coupon.threshold_fault(text, boolean, float8) IS 'Why an arm would find nobody eligible under the active version; NULL where it has thresholds';
 
 CREATE FUNCTION coupon.draw_arm(salt text, shares float8[], session text) RETURNS int
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'draw_arm_wrapper';
-COMMENT ON FUNCTION coupon.draw_arm(text, float8[], text) IS 'Which arm a session falls into, from 1, by SHA-256 of salt and session; shares in order of the arms'' names';
+COMMENT ON FUNCTION coupon.draw_arm(text, float8[], text) IS 'Which arm a session falls into, from 1, by SHA-256 of salt and session; shares in order of the arms'' names, none negative and their sum above 0';
 
 CREATE FUNCTION coupon.arm_of(campaign text, session text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -117,7 +121,7 @@ COMMENT ON FUNCTION coupon.arm_of(text, text) IS 'The arm of a campaign that a s
 
 CREATE FUNCTION coupon.normalise_code(code text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'normalise_code_wrapper';
-COMMENT ON FUNCTION coupon.normalise_code(text) IS 'A code as it is stored: case, look-alikes, spaces and hyphens forgiven; NULL when its check symbol is wrong';
+COMMENT ON FUNCTION coupon.normalise_code(text) IS 'A code as it is stored: case, look-alikes, spaces and hyphens forgiven; NULL when its check symbol is wrong, and for more than 64 characters';
 
 CREATE FUNCTION coupon.go_live(campaign text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -130,7 +134,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon.go_live(text) IS 'The one statement that makes coupons flow';
+COMMENT ON FUNCTION coupon.go_live(text) IS 'The one statement that makes coupons flow; refused, with the reason, to a campaign without an arm, a budget or thresholds under the active version';
 
 CREATE FUNCTION coupon.sweep(batch int DEFAULT 10000) RETURNS TABLE (expired bigint, rebuilt bigint, compacted bigint,
     sessions bigint, coupons bigint, decisions bigint, notes bigint)

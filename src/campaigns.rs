@@ -1,8 +1,8 @@
 //! The running campaigns: their arms, and the thresholds a version gives them.
 
 use crate::cache::Decoded;
-use crate::error::ok;
 use crate::statement::{Fields, Statement};
+use coupon_model::Error;
 use coupon_model::churn::BESIDE;
 use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
 use pgrx::prelude::*;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 pub struct Arm {
     pub name: String,
-    policy: Policy,
+    pub policy: Policy,
     pub segments: bool,
     pub popular: bool,
 }
@@ -38,8 +38,11 @@ pub struct Campaign {
     /// costs 0.3 µs a draw.
     drawn: RefCell<VecDeque<Drawn>>,
     /// By the version's digest and the arm.
-    thresholds: RefCell<Vec<(String, usize, Rc<Thresholds>)>>,
+    thresholds: RefCell<Vec<(String, usize, Found)>>,
 }
+
+/// Thresholds, or why there are none.
+type Found = Result<Rc<Thresholds>, Rc<str>>;
 
 /// The draws of a session in a campaign.
 #[derive(Clone, Copy)]
@@ -144,22 +147,42 @@ impl Campaign {
         *drawn(&mut self.drawn.borrow_mut(), session).view.get_or_insert_with(view)
     }
 
-    /// The policy an arm follows under a version, and its thresholds.
-    pub fn thresholds(&self, arm: usize, version: &Decoded) -> Rc<Thresholds> {
+    /// The thresholds of an arm under a version, or why it has none and issues nothing.
+    pub fn thresholds(&self, arm: usize, version: &Decoded) -> Found {
         let mut kept = self.thresholds.borrow_mut();
         if let Some((.., found)) = kept.iter().find(|(digest, of, _)| (digest, *of) == (&version.digest, arm)) {
             return found.clone();
         }
-        let (plan, of) = (&version.version.plan, &self.arms[arm]);
-        let replay = if of.segments { &plan.segments } else { &plan.pooled };
-        let policy = if version.version.churn.is_some() { of.policy } else { Policy::Random };
-        let found = Rc::new(ok(replay.thresholds(policy, self.target)));
+        let of = &self.arms[arm];
+        let found = thresholds(of.policy, of.segments, self.target, version).map(Rc::new).map_err(Into::into);
         if kept.len() >= 16 {
             kept.clear();
         }
         kept.push((version.digest.clone(), arm, found.clone()));
         found
     }
+}
+
+/// The thresholds of a policy under a version. A policy that asks the churn model has none without one: it never becomes
+/// a coin.
+fn thresholds(policy: Policy, segments: bool, target: f64, version: &Decoded) -> Result<Thresholds, String> {
+    let plan = &version.version.plan;
+    if policy != Policy::Random && version.version.churn.is_none() {
+        return Err(format!("version {} has no churn model", version.number));
+    }
+    let replay = if segments { &plan.segments } else { &plan.pooled };
+    replay.thresholds(policy, target).map_err(|why| match why {
+        Error::Spec(why) | Error::TooLittle(why) => why,
+        other => other.to_string(),
+    })
+}
+
+/// Why an arm would issue nothing under the active version; NULL where it has thresholds.
+#[pg_extern(sql = false)]
+fn threshold_fault(policy: &str, segments: bool, target: f64) -> Option<String> {
+    let Some(active) = Spi::connect(crate::world::active) else { return Some("no model is active".into()) };
+    let Some(policy) = Policy::parse(policy) else { return Some(format!("there is no policy \"{policy}\"")) };
+    thresholds(policy, segments, target, &active).err()
 }
 
 /// Whether some running campaign has put the session into an arm that scores without segments.

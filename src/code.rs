@@ -16,8 +16,24 @@ fn normalise_code(code: &str) -> Option<String> {
 }
 
 #[pg_extern(sql = false)]
-fn draw_arm(salt: &str, shares: Vec<f64>, session: &str) -> i32 {
-    arm(draw(SALT_ARM, salt, session), &shares) as i32 + 1
+fn draw_arm(salt: &str, shares: Array<f64>, session: &str) -> i32 {
+    let given: Option<Vec<f64>> = shares.iter().collect();
+    // SAFETY: an array that PostgreSQL passed.
+    let dimensions = unsafe { (*shares.into_array_type()).ndim };
+    let why = match &given {
+        _ if dimensions > 1 => "shares has more than one dimension",
+        None => "shares holds a NULL",
+        Some(shares) if shares.iter().any(|share| !(*share >= 0.0 && share.is_finite())) => {
+            "shares holds a number that is no share: negative, infinite or NaN"
+        }
+        Some(shares) if !(shares.iter().sum::<f64>() > 0.0 && shares.iter().sum::<f64>().is_finite()) => {
+            "the sum of shares is not above 0 and finite"
+        }
+        Some(shares) => return arm(draw(SALT_ARM, salt, session), shares) as i32 + 1,
+    };
+    let hint = "It is the list of the arms' shares, in order of the arms' names: SELECT array_agg(share ORDER BY arm \
+                COLLATE \"C\") FROM coupon.arm WHERE campaign = …";
+    throw(report(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, why, hint))
 }
 
 /// 80 bits from PostgreSQL's strong random source.

@@ -57,10 +57,11 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     }
     let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
         format!(
+            // Who the customer is, is nobody's business here.
             "{} views, segment {}, customer {}",
             l.visit.views,
             l.segment,
-            l.customer.as_deref().unwrap_or("unknown")
+            if l.customer.is_some() { "known" } else { "unknown" }
         )
     });
     if !say(None, "the session is known", live.is_some(), seen) {
@@ -88,14 +89,21 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
         let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
-        let t = campaign.thresholds(at, &version);
-        let m = issue::moment(&live, campaign, t.policy);
+        let policy = campaign.arms[at].policy;
         say(
             name,
             "arm",
             true,
-            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, t.policy.name()),
+            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, policy.name()),
         );
+        let t = match campaign.thresholds(at, &version) {
+            Ok(found) => found,
+            Err(why) => {
+                say(name, "its policy has thresholds", false, format!("{why}, so this arm issues nothing"));
+                continue;
+            }
+        };
+        let m = issue::moment(&live, campaign, policy);
         say(name, "enough views", m.view >= t.min_views, format!("{} of at least {}", m.view, t.min_views));
         match t.policy {
             Policy::AtRisk | Policy::Risk => {
@@ -106,10 +114,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
                 say(name, "it is leaving", m.churn >= t.tau, format!("P(churn) {:.4}, at least {:.4}", m.churn, t.tau));
             }
             Policy::Random => {
-                let mut detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
-                if version.version.churn.is_none() {
-                    detail += "; there is no churn model, so half of them are held out";
-                }
+                let detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
                 say(name, "drawn", eligible(&t, &m), detail);
             }
         }

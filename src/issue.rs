@@ -17,8 +17,6 @@ use std::rc::Rc;
 
 /// How many categories of the ranking a decision keeps.
 const KEPT: usize = 5;
-/// Where a version has no churn model, a coin decides and half are held out: the quickest way to learn an effect.
-const BLIND_HOLDOUT: f64 = 0.5;
 
 /// Whether a click is recent enough on the clock to decide by: neither old nor of the future.
 pub fn fresh(at: i64, clock: i64) -> bool {
@@ -76,7 +74,8 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
         if live.decided.len() >= campaign.per_session || live.decided.contains(&campaign.name) {
             continue;
         }
-        let thresholds = campaign.thresholds(campaign.arm(&live.session), &version);
+        // An arm that has none finds nobody eligible.
+        let Ok(thresholds) = campaign.thresholds(campaign.arm(&live.session), &version) else { continue };
         if eligible(&thresholds, &moment(live, campaign, thresholds.policy)) {
             let draws = campaign.draws(&live.session);
             candidates.push(Candidate { campaign: campaign.clone(), draws, thresholds });
@@ -204,12 +203,7 @@ fn decide_one(
         note(client, due, candidate, &Outcome { reason: rule, ..stopped }, clock);
         return false;
     }
-    let blind = due.version.version.churn.is_none();
-    let probability = match (campaign.live, blind) {
-        (false, _) => 0.0,
-        (true, false) => pace * (1.0 - campaign.holdout(clock)),
-        (true, true) => pace * (1.0 - BLIND_HOLDOUT),
-    };
+    let probability = if campaign.live { pace * (1.0 - campaign.holdout(clock)) } else { 0.0 };
     let issued = draw < probability;
     if campaign.live {
         let sql = "SELECT coupon.claim($1, $2, $3, $4)";
@@ -228,8 +222,7 @@ fn decide_one(
         true if issued => "issued",
         true => "held out",
     };
-    let reason = if blind { "no churn model: policy random" } else { "eligible" };
-    note(client, due, candidate, &Outcome { name, reason, probability, ..stopped }, clock);
+    note(client, due, candidate, &Outcome { name, reason: "eligible", probability, ..stopped }, clock);
     if name == "issued" {
         issue(client, due, campaign, category, clock);
     }

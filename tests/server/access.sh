@@ -60,7 +60,12 @@ q "CREATE TABLE stock (category text, quantity int); CREATE TABLE secret (catego
 may marketer "$run_campaigns" "INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('m', 'a', 'at_risk', 1)" "SELECT coupon.go_live('m')" \
     "UPDATE coupon.campaign SET budget = 200 WHERE campaign = 'm'" "SELECT * FROM coupon.explain('$session')" "SELECT coupon.arm_of('m', 'x')" \
     "SELECT coupon.watch_stock('stock', 'category', 'quantity'); SELECT coupon.stock('c1')" "SELECT * FROM coupon.budget" "SELECT * FROM coupon.conversion_by_scenario" \
+    "SELECT campaign, state, budget, holdout, holdout_next, live_since FROM coupon.campaign" "UPDATE coupon.campaign SET holdout = 0.3, unlimited = true WHERE campaign = 'm'" \
     "INSERT INTO coupon.campaign (campaign) VALUES ('draft'); DELETE FROM coupon.campaign WHERE campaign = 'draft'" "DELETE FROM coupon.stock_source"
+# Whoever knows the salt, or sets it, knows who is held out: coupon.draw_arm() is no secret.
+may_not marketer "SELECT salt FROM coupon.campaign" "SELECT * FROM coupon.campaign" "UPDATE coupon.campaign SET salt = 'mine' WHERE campaign = 'm'" "INSERT INTO coupon.campaign (campaign, salt) VALUES ('n', 'mine')" \
+    "UPDATE coupon.campaign SET live_since = now()" "UPDATE coupon.campaign SET holdout_next = 0.9, holdout_from = now()" "DELETE FROM coupon.campaign WHERE salt = ''"
+expect "explain says that a customer is known, not who" "known 0" "$(q "SELECT coupon.record_click('of-anna', customer => 'anna')" >/dev/null; as "marketer_$$" q "SELECT substring(string_agg(detail, ' ') FROM 'customer (\w+)') || ' ' || count(*) FILTER (WHERE detail LIKE '%anna%') FROM coupon.explain('of-anna')")"
 expect "a campaign that has issued stays" 23001 "$(as "marketer_$$" psql -XAtq -v VERBOSITY=sqlstate -c "DELETE FROM coupon.campaign WHERE campaign = 'default'" 2>&1 | sed 's/.*: *//')"
 expect "its budget was filled" 200 "$(q "SELECT trim_scale(available) FROM coupon.budget WHERE campaign = 'm'")"
 expect "and it is in the audit by its name" "marketer_$$" "$(q "SELECT DISTINCT by FROM coupon.audit WHERE name = 'm'")"
@@ -94,6 +99,8 @@ expect "granting twice is granting once" "4 $before" "$(q "SELECT count(*) FROM 
 expect_error "an access that is none" 22023 "SELECT coupon.grant_access('analyst_$$', 'boss')"
 expect_error "a role that is none" 42704 "SELECT coupon.grant_access(4000000000::oid::regrole, 'analyst')"
 q "REVOKE SELECT ON coupon.budget FROM analyst_$$"
+q "REVOKE UPDATE (budget, holdout) ON coupon.campaign FROM marketer_$$"
+expect "columns too" "UPDATE (budget, holdout) on coupon.campaign" "$(q "SELECT substring(problem FROM ': (.*)') FROM coupon.access WHERE role = 'marketer_$$'")"
 expect "what somebody took away is seen" "SELECT on coupon.budget" "$(q "SELECT substring(problem FROM ': (.*)') FROM coupon.access WHERE role = 'analyst_$$'")"
 q "SELECT coupon.create_storage()" >/dev/null
 expect_true "and given again" "SELECT holds FROM coupon.access WHERE role = 'analyst_$$'"
@@ -121,6 +128,8 @@ PGDATABASE=$restored psql -Xq -v ON_ERROR_STOP=1 -f "$work/dump.sql" >/dev/null 
     q "UPDATE coupon.grantee SET cluster = 1, number = number::bigint + 1000000; SELECT coupon.create_storage()" >/dev/null
     expect_true "what is remembered holds again" "SELECT count(*) = 4 AND bool_and(holds) FROM coupon.access"
     as "renamed_$$" q "SELECT * FROM coupon.budget" >/dev/null
+    as "marketer_$$" q "UPDATE coupon.campaign SET budget = 300 WHERE campaign = 'm'" >/dev/null
+    as "marketer_$$" expect_error "the salt stays unseen" 42501 "SELECT salt FROM coupon.campaign"
     as "application_$$" q "$clicks" >/dev/null
     as "application_$$" expect_error "and no more" 42501 "$codes"
 )
@@ -133,7 +142,7 @@ echo "ok: what another access needs as well stays"
 for role in operator_$$ marketer_$$ application_$$ renamed_$$; do
     q "SELECT coupon.revoke_access('$role')" >/dev/null
     expect "$role has nothing left" "" "$(q "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname <> 'watched'
-            AND has_table_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE, DELETE')
+            AND (has_table_privilege('$role', c.oid, 'DELETE') OR has_any_column_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE'))
         UNION ALL SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace = 'coupon'::regnamespace AND p.prosecdef AND has_function_privilege('$role', p.oid, 'EXECUTE')")"
 done
 expect "and the audit has it all" "grant 6, revoke 6" "$(q "SELECT string_agg(event || ' ' || n, ', ' ORDER BY event) FROM (SELECT event, count(*) AS n FROM coupon.audit WHERE subject = 'access' GROUP BY 1) a")"

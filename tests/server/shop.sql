@@ -8,7 +8,7 @@ SELECT coupon.watch('click', '{"session": "session", "at": "at", "kind": "kind",
 
 -- A campaign that gives a coupon to many, so that a test need not wait for one. Thresholds are set by training: before it.
 UPDATE coupon.arm SET policy = 'random' WHERE campaign = 'default';
-UPDATE coupon.campaign SET target = 0.5, holdout = 0.05 WHERE campaign = 'default';
+UPDATE coupon.campaign SET target = 0.5, holdout = 0.05, budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default';
 
 -- Enough sessions and buyers for a churn model; one epoch, because these tests ask what holds, not how good it is.
 SELECT coupon.simulate(customers => 800, days => 20, seed => 1);

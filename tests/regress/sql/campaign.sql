@@ -22,8 +22,9 @@ SELECT count(*) AS none FROM coupon.campaign WHERE campaign = 'nonsense';
 
 -- A campaign for each rule, and the default one out of the way.
 UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
-INSERT INTO coupon.campaign (campaign, state, salt, target, discount) VALUES ('spring', 'live', 'regress', 0.5, 20);
+INSERT INTO coupon.campaign (campaign, salt, target, discount, unlimited) VALUES ('spring', 'regress', 0.5, 20, true);
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
+SELECT coupon.go_live('spring');
 SET coupon_ext.clock = '2026-03-07 23:30:00';
 -- What stops a new session now; and that the trigger noted the same.
 CREATE FUNCTION stopped_by(prefix text, customer text DEFAULT NULL, zone text DEFAULT NULL) RETURNS TABLE (rule text, detail text, noted text, coupon boolean) LANGUAGE plpgsql AS $$
@@ -152,8 +153,9 @@ SELECT outcome FROM coupon.decision WHERE session = :'held';
 SELECT * FROM stopped_by('r26', 'vera');
 
 -- Several campaigns: by priority, then name; the next one where a rule stops the first; each session once.
-INSERT INTO coupon.campaign (campaign, state, salt, target, priority) VALUES ('harvest', 'live', 'regress', 0.5, 5), ('beach', 'live', 'regress', 0.5, 5);
+INSERT INTO coupon.campaign (campaign, salt, target, priority, unlimited) VALUES ('harvest', 'regress', 0.5, 5, true), ('beach', 'regress', 0.5, 5, true);
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('harvest', 'all', 'random', 1), ('beach', 'all', 'random', 1);
+SELECT coupon.go_live('harvest'), coupon.go_live('beach');
 SELECT name_it('m1-', true) AS m1, name_it('m2-', true) AS m2, name_it('m3-', true) AS m3 \gset
 CALL give(:'m1');
 UPDATE coupon.campaign SET segments = '{9}' WHERE campaign = 'harvest';

@@ -23,7 +23,8 @@ $$;
 -- A campaign of its own salt, so that draws can be told in advance; the share of sessions is larger than any shop would want.
 TRUNCATE coupon.decision;
 UPDATE coupon.session SET decided = NULL;
-UPDATE coupon.campaign SET salt = 'regress', target = 0.2 WHERE campaign = 'default';
+SELECT max_discount, budget, currency, unlimited FROM coupon.campaign;
+UPDATE coupon.campaign SET salt = 'regress', target = 0.2, max_discount = NULL, budget = NULL, unlimited = true WHERE campaign = 'default';
 SELECT campaign, state, discount, valid_for, display_seconds, holdout, priority, live_since IS NULL AS never_live FROM coupon.campaign;
 SELECT * FROM coupon.arm;
 
@@ -296,7 +297,7 @@ RESET coupon_ext.notify;
 --
 -- Two campaigns: the first by priority, then by name, that finds a session eligible takes it
 --
-INSERT INTO coupon.campaign (campaign, state, target, salt, priority, discount) VALUES ('autumn', 'shadow', 0.5, 'regress', 0, 20), ('winter', 'draft', 0.5, 'regress', 5, 30);
+INSERT INTO coupon.campaign (campaign, state, target, salt, priority, discount, unlimited) VALUES ('autumn', 'shadow', 0.5, 'regress', 0, 20, false), ('winter', 'draft', 0.5, 'regress', 5, 30, true);
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('autumn', 'x', 'random', 1), ('winter', 'x', 'random', 1);
 SELECT name_it('first-', true) AS first, name_it('second-', true) AS second \gset
 CALL look(:'first', 6);
@@ -315,7 +316,8 @@ DELETE FROM coupon.arm WHERE campaign IN ('autumn', 'winter');
 CREATE FUNCTION transition(was text, becomes text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     -- Every way here is one that is allowed.
-    INSERT INTO coupon.campaign (campaign) VALUES ('walk');
+    INSERT INTO coupon.campaign (campaign, unlimited) VALUES ('walk', true);
+    INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('walk', 'all', 'random', 1);
     IF was IN ('shadow', 'paused') THEN UPDATE coupon.campaign SET state = 'shadow' WHERE campaign = 'walk'; END IF;
     IF was <> 'draft' THEN UPDATE coupon.campaign SET state = was WHERE campaign = 'walk'; END IF;
     UPDATE coupon.campaign SET state = becomes WHERE campaign = 'walk';
@@ -336,6 +338,8 @@ SELECT s AS assignment, left(r, 5) AS sqlstate FROM unnest(ARRAY['discount = 0',
 SELECT s AS assignment, left(r, 5) AS sqlstate FROM unnest(ARRAY[$$policy = 'value'$$, $$policy = NULL$$, $$ranking = 'best'$$, 'share = 0', 'share = 1.1', $$share = 'NaN'$$, $$arm = ''$$, $$campaign = 'nobody'$$]) s, LATERAL refused('UPDATE coupon.arm SET ' || s) r WHERE r !~ '^(detail|hint)';
 -- A campaign without arms decides nothing.
 BEGIN;
+UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
+UPDATE coupon.campaign SET state = 'shadow' WHERE campaign = 'default';
 DELETE FROM coupon.arm;
 CALL look('armless', 6);
 SELECT count(*) AS decisions FROM coupon.decision WHERE session = 'armless';
@@ -360,15 +364,25 @@ ROLLBACK;
 SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
 
 --
--- Without a churn model: a coin at the fourth view, half held out
+-- Without a churn model: an arm of policy random draws the target share at the fourth view, and the campaign's own hold-out counts
 --
 BEGIN;
 DO $$ BEGIN PERFORM coupon.train(until => '2026-01-07'); END $$;
 SET LOCAL coupon_ext.clock = '2026-02-10 18:00:00';
 INSERT INTO coupon.click (session, at, kind) SELECT 'coin-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 100) i, generate_series(0, 5) j;
 SELECT count(*) = count(*) FILTER (WHERE draw('view', 'regress', session) < t.share) AS only_the_drawn, count(*) = (SELECT count(*) FROM generate_series(1, 100) i WHERE draw('view', 'regress', 'coin-' || i) < max(t.share)) AS all_of_them,
-    count(*) FILTER (WHERE view <> 4 OR policy <> 'random' OR issue_probability <> 0.5 OR churn IS NOT NULL OR reason <> 'no churn model: policy random') AS odd,
-    count(*) FILTER (WHERE outcome <> CASE WHEN issue_draw < 0.5 THEN 'issued' ELSE 'held out' END) AS against_the_draw
+    count(*) FILTER (WHERE view <> 4 OR policy <> 'random' OR issue_probability <> 0.8 OR churn IS NOT NULL OR reason <> 'eligible') AS odd,
+    count(*) FILTER (WHERE outcome <> CASE WHEN issue_draw < 0.8 THEN 'issued' ELSE 'held out' END) AS against_the_draw
 FROM coupon.decision d, (SELECT least(1, 0.5 * (card -> 'segments' ->> 'sessions')::float8 / (card -> 'segments' -> 'reaching' ->> 0)::float8) AS share FROM coupon.model WHERE stage = 'issue' ORDER BY version DESC LIMIT 1) t WHERE session LIKE 'coin-%';
+-- Arms that ask the churn model find nobody eligible, in a campaign that is live already, and say so; paused, it does not come back.
+UPDATE coupon.arm SET policy = 'risk';
+INSERT INTO coupon.click (session, at, kind) SELECT 'blind-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 100) i, generate_series(0, 5) j;
+SELECT count(*) AS decisions FROM coupon.decision WHERE session LIKE 'blind-%';
+SELECT state, (SELECT issue_coupon('blind-1') IS NULL) AS no_coupon FROM coupon.campaign WHERE campaign = 'default';
+SELECT condition, holds, regexp_replace(detail, 'version \d+', 'version N') AS detail FROM coupon.explain('blind-1') WHERE campaign = 'default';
+UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
+SELECT regexp_replace(refused($$SELECT coupon.go_live('default')$$), 'version \d+', 'version N') AS refused;
+UPDATE coupon.arm SET policy = 'random';
+SELECT coupon.go_live('default');
 ROLLBACK;
 SELECT sqlstate, message FROM coupon.fault;

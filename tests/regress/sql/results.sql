@@ -16,7 +16,7 @@ SELECT coupon.growth(0.1, 0) AS nobody_bought, coupon.growth(NULL, 0.1) AS none_
 SELECT coupon.estimated_sales(0, 5, 0.1) AS none_issued, coupon.estimated_sales(1, 0, 0.1) AS all_issued_in_vain, coupon.estimated_sales(0.5, 1, 0.5) AS even, coupon.estimated_sales(NULL, 1, 0.1) AS unknown, coupon.estimated_sales(0.1, NULL, 0.1) AS no_growth_known;
 
 -- Planted sessions of a campaign with two arms. In arm s1 eight were issued a coupon, two of them bought; twenty were not, two of them bought, two were held out.
-INSERT INTO coupon.campaign (campaign, state, salt, discount) VALUES ('planted', 'draft', 'planted', 25);
+INSERT INTO coupon.campaign (campaign, state, salt, discount, unlimited) VALUES ('planted', 'draft', 'planted', 25, true);
 INSERT INTO coupon.arm (campaign, arm, policy, segments, ranking, share) VALUES ('planted', 's1', 'at_risk', true, 'personal', 0.5), ('planted', 's4', 'random', false, 'popular', 0.5);
 SELECT scenario, segments, churn_model, personalised, issued, issued_conversion, not_issued, not_issued_conversion, growth, issue_rate, causal FROM coupon.conversion_by_scenario WHERE campaign = 'planted' ORDER BY scenario;
 SET coupon_ext.clock = '2030-01-01 00:00:00';

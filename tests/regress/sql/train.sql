@@ -158,7 +158,7 @@ SELECT count(*) AS clicks_kept FROM coupon.click WHERE session = 'damaged';
 SELECT sqlstate, message LIKE '%corrupt%' AS says_so FROM coupon.fault;
 ROLLBACK;
 
--- A small log has no churn model, says so, and its campaign falls back to a coin with half held out.
+-- A small log has no churn model, says so, and its campaign, which asks one, finds nobody eligible.
 BEGIN;
 SELECT stage, regexp_replace(note, '\d+', 'N', 'g') AS note FROM coupon.train(until => '2026-01-07', spec => '{"churn": {"epochs": 1}}') WHERE note LIKE '%no churn model%' OR stage = 'deploy';
 SELECT count(*) FILTER (WHERE stage = 'churn') AS churn_models, array_agg(DISTINCT stage ORDER BY stage) AS stages FROM coupon.model WHERE version = (SELECT max(version) FROM coupon.version);

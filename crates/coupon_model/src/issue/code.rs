@@ -4,6 +4,9 @@
 //! number modulo 37 as a symbol of its own alphabet, which adds `*~$=U`. 37 is prime and above 32, so every single wrong
 //! symbol and every swap of two neighbours is noticed. Written in fours: `XXXX-XXXX-XXXX-XXXX-C`.
 
+/// The longest text that is looked at, in characters: a code with a space around each of its symbols and more.
+const LONGEST: usize = 64;
+
 /// The 37 check symbols; the first 32 are the digits.
 const SYMBOLS: &[u8; 37] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ*~$=U";
 
@@ -19,8 +22,11 @@ pub fn encode(bits: [u8; 10]) -> String {
 
 /// A code as a person typed it, in the form [`encode`] gives: case, hyphens and spaces do not matter, `O` is read as
 /// `0`, `I` and `L` as `1`. None if it has another length, a symbol that codes do not use, or a check symbol that does
-/// not fit.
+/// not fit; None too for a text of more than 64 characters, of which no more is read.
 pub fn normalise(code: &str) -> Option<String> {
+    if code.chars().nth(LONGEST).is_some() {
+        return None;
+    }
     let mut symbols = [0u8; DIGITS + 1];
     let mut length = 0;
     for c in code.chars().filter(|c| *c != '-' && !c.is_whitespace()) {
@@ -86,6 +92,10 @@ mod tests {
         assert!(normalise("0000-0000-0000-0014-u").is_some());
         assert_eq!(normalise("U000-0000-0000-0014-0"), None);
         assert_eq!(normalise(&"0".repeat(1_000_000)), None);
+        // Spaces are forgiven, a megabyte of them is not.
+        assert_eq!(normalise(&format!("{code}{}", " ".repeat(64 - code.len()))).as_deref(), Some(code));
+        assert_eq!(normalise(&format!("{code}{}", " ".repeat(65 - code.len()))), None);
+        assert_eq!(normalise(&format!("{}{code}", " ".repeat(1_000_000))), None);
     }
 
     proptest! {

@@ -186,6 +186,32 @@ fn without_a_churn_model() {
     assert_eq!(Replay::fallback(&[], &spec).unwrap().thresholds(Policy::Random, 0.02).unwrap().random_share, 0.02);
 }
 
+/// What a policy draws is never above its target where the training saw nobody, or hardly anybody, go on to a view at
+/// which a coupon can be issued: those who come later may all go on.
+#[test]
+fn few_long_sessions_are_no_reason_to_draw_everybody() {
+    let spec = Spec::default();
+    for long in [0, 1, 29] {
+        let counts: Vec<usize> = (0..300).map(|i| if i < long { 6 } else { 1 }).collect();
+        let replay = Replay::fallback(&counts, &spec).unwrap();
+        let thresholds = replay.thresholds(Policy::Random, 0.0134).unwrap();
+        assert_eq!(thresholds.random_share, 0.0134, "{long} of 300");
+        assert!((thresholds.realised - 0.0134 * long as f64 / 300.0).abs() < 1e-12);
+        let decided = (0..60).filter(|i| {
+            let unit = f64::from(*i) / 60.0;
+            eligible(&thresholds, &Moment { view: 6, max_purchase: 0.0, churn: 0.0, unit })
+        });
+        assert_eq!(decided.count(), 1, "{long} of 300");
+    }
+    let paths: Vec<Vec<f64>> = vec![vec![0.9]; 300];
+    let replay = replay(&paths, &spec).unwrap();
+    assert_eq!(replay.thresholds(Policy::Random, 0.0134).unwrap().random_share, 0.0134);
+    for policy in [Policy::AtRisk, Policy::Risk] {
+        let refused = replay.thresholds(policy, 0.0134).unwrap_err();
+        assert!(matches!(&refused, Error::TooLittle(why) if why.contains("none of the 300 sessions")), "{refused}");
+    }
+}
+
 #[test]
 fn policies_have_names() {
     for policy in Policy::ALL {

@@ -4,6 +4,10 @@ use super::{MOST_TARGETS, MOST_VIEWS, Spec};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// So many training sessions must have gone on to the view at which `random` issues before their share is believed. From
+/// fewer, or none, dividing by it would draw many times the target, up to every visitor.
+const ENOUGH_SESSIONS: f64 = 30.0;
+
 /// Which sessions get the coupons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,7 +51,8 @@ pub struct Thresholds {
     pub tau: f64,
     /// The share of all sessions that do become eligible, in the replay.
     pub realised: f64,
-    /// The share of sessions that `random` draws: above the target, because some end before their view; 1 for others.
+    /// The share of sessions that `random` draws: above the target where enough sessions show how many end before their
+    /// view; 1 for others.
     pub random_share: f64,
     /// View numbers and their shares (sum 1): where this policy's sessions became eligible; `random` draws from it.
     pub views: Vec<(u32, f64)>,
@@ -164,20 +169,30 @@ impl Replay {
 
     /// The thresholds of a policy for any target share. Between two targets of the replay, η, τ, the realised share and
     /// the shares of views are interpolated linearly; the share that `random` draws is computed exactly from them.
-    /// [`Error::Spec`] for a target outside the replayed ones, or (but for `random`) where there are none.
+    /// Refused, but for `random`: with [`Error::Spec`] a target outside the replayed ones, or where there are none; with
+    /// [`Error::TooLittle`] where no session was eligible in the replay, because its thresholds are above every score that
+    /// was seen and say nothing of a score that was not.
     pub fn thresholds(&self, policy: Policy, target: f64) -> Result<Thresholds> {
         if !(target > 0.0 && target <= 1.0) {
             return Err(Error::Spec(format!("the target share {target} is not above 0 and at most 1")));
         }
         let found = self.between(policy, target);
         if policy != Policy::Random {
-            return found.ok_or_else(|| match (self.rows.first(), self.rows.last()) {
+            let found = found.ok_or_else(|| match (self.rows.first(), self.rows.last()) {
                 (Some(a), Some(b)) => Error::Spec(format!(
                     "the target share {target} is not between {} and {}",
                     a.at_risk.target, b.at_risk.target
                 )),
                 _ => Error::Spec(format!("policy {} needs a churn model", policy.name())),
-            });
+            })?;
+            if found.realised > 0.0 {
+                return Ok(found);
+            }
+            return Err(Error::TooLittle(format!(
+                "none of the {} sessions of the training was eligible under policy {} at the target share {target}",
+                self.sessions,
+                policy.name()
+            )));
         }
         // Outside the replayed targets the nearest one's views serve.
         let nearest = match self.rows.first() {
@@ -215,7 +230,8 @@ impl Replay {
     }
 
     /// Policy `random` at a target: drawing a share q of sessions, of which those go on to their view, makes
-    /// q · Σ P(view) · P(session reaches view) of them eligible.
+    /// q · Σ P(view) · P(session reaches view) of them eligible. Where too few sessions tell that probability, q is the
+    /// target: never more, whoever comes.
     pub(super) fn random(&self, target: f64, mut views: Vec<(u32, f64)>) -> Thresholds {
         if views.is_empty() {
             views.push((self.min_views, 1.0));
@@ -225,7 +241,8 @@ impl Replay {
             self.reaching.get(index).copied().unwrap_or(0) as f64 / self.sessions.max(1) as f64
         };
         let go_on: f64 = views.iter().map(|&(view, share)| share * reach(view)).sum();
-        let random_share = if self.sessions == 0 { target } else { (target / go_on).min(1.0) };
+        let seen = go_on * self.sessions as f64;
+        let random_share = if seen < ENOUGH_SESSIONS { target } else { (target / go_on).min(1.0) };
         Thresholds {
             policy: Policy::Random,
             target,

@@ -176,9 +176,9 @@ fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Resu
     learn(ground, segments, [0..border, border..all.len()], warm, "refit", observer)
 }
 
-/// The stage where there is too little to learn from: a coin decides instead.
+/// The stage where there is too little to learn from: only arms of policy `random` can issue under such a version.
 fn without(ground: &Ground, reason: &str, observer: &mut dyn Observer) -> Result<Trained> {
-    let note = format!("no churn model: {reason}; campaigns fall back to policy random with half held out");
+    let note = format!("no churn model: {reason}; only arms of policy random can issue");
     observer.report(Report { stage: "churn", note: Some(note), ..Report::default() });
     let counts: Vec<usize> = ground.sessions.sessions.iter().map(|s| s.len()).collect();
     let replay = Replay::fallback(&counts, &ground.job.spec.issue)?;

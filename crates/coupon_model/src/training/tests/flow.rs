@@ -177,7 +177,7 @@ fn a_typo_is_refused_by_name() {
     assert!(message(json!({"churn": {"epochs": 0}})).contains("epochs"));
 }
 
-/// A version without a churn model, and a plan by which a coin still issues the target share.
+/// A version without a churn model, and a plan by which an arm of policy random still issues the target share.
 fn blind(world: &World) -> Version {
     let mut watcher = Watcher::default();
     let outcome = train(&world.job(0, Stages::All), &mut watcher).unwrap();
@@ -193,7 +193,7 @@ fn blind(world: &World) -> Version {
 }
 
 #[test]
-fn too_small_a_log_falls_back_to_a_coin() {
+fn too_small_a_log_leaves_only_policy_random() {
     let world = &shop().world;
     let mut no_buyers = world.clicks.clone();
     no_buyers.retain(|c| c.kind != Kind::Purchase);
