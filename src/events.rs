@@ -151,7 +151,7 @@ impl Statement<'_> {
                 transition::for_each(&self.data, &self.relation, |row| match click(row, &mapping, &columns) {
                     Ok(Some(click)) => found(&click),
                     Ok(None) => {}
-                    Err(why) => unfit.add(why),
+                    Err(why) => unfit.add(*why),
                 })
             },
             |groups| sessions::advance(groups, patience, careful, &mut skipped),
@@ -256,7 +256,7 @@ fn resolve(mapping: &Mapping, relation: &PgRelation) -> Result<Columns, String> 
 
 /// A row as a click: `None` for a row whose kind is not an event's, an error for one that cannot be one. Mirrors
 /// coupon.event_query.
-fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click<&'a str>>, Refused> {
+fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Click<&'a str>>, Box<Refused>> {
     let text = |column: Option<Column>| column.and_then(|c| row.text(c));
     let number = |column: Option<Column>| column.and_then(|c| row.number(c));
     let kind = match c.kind {
@@ -266,7 +266,7 @@ fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Clic
     let Some(kind) = kind.and_then(Kind::parse) else { return Ok(None) };
     let (session, customer) = (text(c.session), text(c.customer));
     let refuse = |what: &str, hint: &str| {
-        Err(Refused {
+        Err(Box::new(Refused {
             session: None,
             customer: customer.map(str::to_string),
             caught: Caught {
@@ -275,7 +275,7 @@ fn click<'a>(row: &'a Row, mapping: &Mapping, c: &Columns) -> Result<Option<Clic
                 detail: None,
                 hint: Some(hint.to_string()),
             },
-        })
+        }))
     };
     if session.is_none() && customer.is_none() {
         return refuse("a click without a session", "The row was kept; it belongs to no session and was left out.");
