@@ -2,19 +2,16 @@
 --
 -- What is left of a budget is the sum of its purses. Issuing takes from one that nobody holds, so two transactions wait for
 -- each other only where none is large enough; what was not used is put into any purse, or into a new one. At every instant
--- granted = available + held + spent. Whoever moves money shares an advisory lock of the campaign; whoever changes the
--- budget has it alone.
+-- granted = available + held + spent.
+--
+-- A budget that changes gives the difference to its purses or takes it from them, when the marketer commits: until then he
+-- keeps nobody waiting. Only one that was not there before is filled by what is committed, and must miss no coupon: issuing
+-- shares the row 'campaign …' of coupon.mutex, and whoever sets a budget holds it alone. Not the campaign's own row: on one
+-- that was updated twice in an open transaction, FOR KEY SHARE SKIP LOCKED waits.
 --
 -- A body that begins with BEGIN ATOMIC was looked up when it was made, so no search_path of its caller's reaches it. Without
 -- one of its own PostgreSQL puts it into the caller's expression, where it would else plan it anew in every transaction
 -- (15 to 60 µs each, ten times a decision).
-CREATE FUNCTION coupon.lock_key(what text, name text) RETURNS bigint
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT hashtextextended('coupon_ext ' || what || ' ' || name, 0);
-END;
-COMMENT ON FUNCTION coupon.lock_key(text, text) IS 'Key of the advisory lock of a campaign, an order or a customer';
-
 CREATE FUNCTION coupon.minor_units(currency text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -55,6 +52,19 @@ END
 $$;
 COMMENT ON FUNCTION coupon.give(text, text, date, numeric) IS 'Puts back what was not used; never waits';
 
+CREATE FUNCTION coupon.gather(campaign text, unit text, day date) RETURNS numeric
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (WITH free AS (
+        SELECT x.id FROM coupon.purse x WHERE x.campaign = gather.campaign AND x.unit = gather.unit AND x.day = gather.day
+            AND NOT x.opens
+        FOR UPDATE SKIP LOCKED),
+        gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount)
+    SELECT sum(amount) FROM gone);
+END
+$$;
+COMMENT ON FUNCTION coupon.gather(text, text, date) IS 'Empties the purses of a budget that nobody holds; NULL where there is none. Never waits';
+
 CREATE FUNCTION coupon.take(campaign text, unit text, day date, need numeric, decimals int, really boolean)
     RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,12 +79,7 @@ BEGIN
         RETURN true;
     END IF;
     -- None that is free is large enough: all that are free are joined, and shared out anew.
-    WITH free AS (
-        SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
-            AND NOT x.opens
-        FOR UPDATE SKIP LOCKED),
-        gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount)
-    SELECT sum(amount) INTO rest FROM gone;
+    rest := coupon.gather(campaign, unit, day);
     IF rest IS NULL THEN
         RETURN false;
     END IF;
@@ -112,93 +117,222 @@ END
 $$;
 COMMENT ON FUNCTION coupon.committed(text, text, date) IS 'What of a budget is spent, or held for coupons that are out';
 
-CREATE FUNCTION coupon.fill(name text, unit text, day date, granted numeric) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    c record;
-    used numeric;
+CREATE FUNCTION coupon.check_committed(name text, unit text, day date, granted numeric, used numeric) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM coupon.purse p WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day;
-    IF granted IS NULL THEN
-        RETURN;
-    END IF;
-    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
-    used := coupon.committed(name, unit, day);
     IF used > granted THEN
         RAISE EXCEPTION 'campaign "%" has committed more than that already', name
             USING ERRCODE = 'check_violation',
                 DETAIL = format('%s %s %s: spent, or held for coupons that are out.', trim_scale(used),
-                    CASE unit WHEN 'money' THEN c.currency ELSE unit END,
+                    CASE unit WHEN 'money' THEN (SELECT c.currency FROM coupon.campaign c WHERE c.campaign = name) ELSE unit END,
                     CASE day WHEN '-infinity' THEN 'in all' ELSE 'on ' || day END),
                 HINT = CASE unit WHEN 'money' THEN 'What is held comes back as coupons expire (coupon.sweep); pause the campaign meanwhile.'
                     ELSE 'Pause the campaign to issue no more.' END;
     END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_committed(text, text, date, numeric, numeric) IS 'Refuses a budget below what is spent or held';
+
+CREATE FUNCTION coupon.check_bounded(name text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = name AND c.closed_at IS NULL
+            AND coupon.worst_case(c.discount, c.unit, c.max_discount) IS NULL) THEN
+        RAISE EXCEPTION 'campaign "%" has coupons out that nothing bounds', name
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                DETAIL = 'They were issued in percent without a max_discount, so no money can be held for them.',
+                HINT = 'Pause the campaign and set the budget when they are redeemed or expired.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.check_bounded(text) IS 'Refuses a money budget while coupons are out that no money can be held for';
+
+CREATE FUNCTION coupon.fill(name text, unit text, day date, granted numeric, patient boolean) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    used numeric;
+    ids bigint[];
+    seen bigint[];
+BEGIN
     -- Who has an older snapshot does not see the purses, and fails here instead of filling them once more.
-    INSERT INTO coupon.purse (campaign, unit, day, amount, opens) VALUES (name, fill.unit, fill.day, 0, true)
+    INSERT INTO coupon.purse (campaign, unit, day, amount, opens, granted) VALUES (name, fill.unit, fill.day, 0, true, fill.granted)
     ON CONFLICT DO NOTHING;
-    PERFORM coupon.put(name, unit, day, granted - used,
-        CASE unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Money that came back while there was no budget is counted with the coupons it came from. Both are read by one
+    -- snapshot, in which no purse is changing: what comes back later is put into a purse that it does not show.
+    LOOP
+        IF patient THEN
+            ids := ARRAY(SELECT p.id FROM coupon.purse p WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day
+                AND NOT p.opens ORDER BY p.id FOR UPDATE);
+        ELSE
+            ids := ARRAY(SELECT p.id FROM coupon.purse p WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day
+                AND NOT p.opens ORDER BY p.id FOR UPDATE SKIP LOCKED);
+        END IF;
+        SELECT coupon.committed(name, fill.unit, fill.day), ARRAY(SELECT p.id FROM coupon.purse p
+            WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day AND NOT p.opens) INTO used, seen;
+        EXIT WHEN seen <@ ids;
+        IF NOT patient THEN
+            RAISE lock_not_available;
+        END IF;
+    END LOOP;
+    IF NOT patient AND used > granted THEN
+        RAISE lock_not_available;
+    END IF;
+    PERFORM coupon.check_committed(name, fill.unit, fill.day, fill.granted, used);
+    DELETE FROM coupon.purse p WHERE p.id = ANY (ids);
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    PERFORM coupon.put(name, fill.unit, fill.day, granted - used,
+        CASE fill.unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
+        coupon.minor_units(c.currency));
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION coupon.fill(text, text, date, numeric, boolean) IS 'Fills a budget''s purses with what is not committed; false where they are filled. The caller holds the campaign''s lock alone, or opens a day; one who is not patient fails with 55P03 instead of waiting';
+
+CREATE FUNCTION coupon.adjust(name text, unit text, day date, granted numeric) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    was numeric;
+    free numeric;
+    waited boolean;
+BEGIN
+    SELECT p.granted INTO was FROM coupon.purse p
+    WHERE p.campaign = name AND p.unit = adjust.unit AND p.day = adjust.day AND p.opens;
+    IF was IS NULL THEN
+        -- Coupons that are being issued are waited for: they are counted, or see the budget.
+        PERFORM coupon.lock_mutex('campaign ' || name);
+        IF adjust.unit = 'money' THEN
+            PERFORM coupon.check_bounded(name);
+        END IF;
+        IF coupon.fill(name, adjust.unit, adjust.day, adjust.granted, true) THEN
+            RETURN;
+        END IF;
+        SELECT p.granted INTO was FROM coupon.purse p
+        WHERE p.campaign = name AND p.unit = adjust.unit AND p.day = adjust.day AND p.opens;
+    END IF;
+    IF was = adjust.granted THEN
+        RETURN;
+    END IF;
+    UPDATE coupon.purse p SET granted = adjust.granted
+    WHERE p.campaign = name AND p.unit = adjust.unit AND p.day = adjust.day AND p.opens;
+    free := coalesce(coupon.gather(name, adjust.unit, adjust.day), 0);
+    -- Nobody waits for a purse but who lowers a budget, so nobody waits for him in turn.
+    WHILE free < was - adjust.granted LOOP
+        PERFORM FROM coupon.purse p WHERE p.campaign = name AND p.unit = adjust.unit AND p.day = adjust.day AND NOT p.opens
+        ORDER BY p.id LIMIT 1 FOR UPDATE;
+        waited := FOUND;
+        free := free + coalesce(coupon.gather(name, adjust.unit, adjust.day), 0);
+        EXIT WHEN NOT waited;
+    END LOOP;
+    IF free < was - adjust.granted THEN
+        PERFORM coupon.check_committed(name, adjust.unit, adjust.day, adjust.granted, was - free);
+    END IF;
+    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    PERFORM coupon.put(name, adjust.unit, adjust.day, free + adjust.granted - was,
+        CASE adjust.unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
         coupon.minor_units(c.currency));
 END
 $$;
-COMMENT ON FUNCTION coupon.fill(text, text, date, numeric) IS 'Fills a budget''s purses anew with what is not committed; the caller has the campaign''s lock alone, or opens a day';
+COMMENT ON FUNCTION coupon.adjust(text, text, date, numeric) IS 'Gives the difference to a budget''s purses or takes it from them; fills them where there are none';
+
+CREATE FUNCTION coupon.unbound(name text, unit text, total boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = unbound.unit
+            AND (p.day = '-infinity') = total) THEN
+        -- Or one who read the budget before it went could open a day of it after.
+        PERFORM coupon.lock_mutex('campaign ' || name);
+        DELETE FROM coupon.purse p WHERE p.campaign = name AND p.unit = unbound.unit AND (p.day = '-infinity') = total;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.unbound(text, text, boolean) IS 'Removes the purses of a budget that is no longer there, or of all its days: a day that is over bounds nothing then, so that a cancelled order''s coupon lives again';
 
 CREATE FUNCTION coupon.fund() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    today date;
+    b record;
 BEGIN
     IF TG_OP = 'DELETE' THEN
         DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
+        DELETE FROM coupon.mutex m WHERE m.name = 'campaign ' || OLD.campaign;
         RETURN NULL;
-    END IF;
-    IF TG_OP = 'UPDATE' AND (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day)
-        IS NOT DISTINCT FROM (OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day) THEN
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO coupon.mutex VALUES ('campaign ' || NEW.campaign) ON CONFLICT DO NOTHING;
+    ELSIF (NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day)
+        IS NOT DISTINCT FROM (OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day) THEN
         RETURN NULL;
-    END IF;
-    -- Under another level the coupons issued meanwhile would not be seen.
-    IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
+    ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- Under another level the coupons issued meanwhile would not be seen.
         RAISE EXCEPTION 'a budget is changed in READ COMMITTED only' USING ERRCODE = 'active_sql_transaction';
+    ELSIF coalesce(OLD.budget, OLD.budget_day) IS NULL AND coalesce(NEW.budget, NEW.budget_day) IS NOT NULL THEN
+        PERFORM coupon.check_bounded(NEW.campaign);
     END IF;
-    today := coupon.budget_date(NEW.time_zone);
-    PERFORM pg_advisory_xact_lock(coupon.lock_key('campaign', NEW.campaign));
-    IF TG_OP = 'UPDATE' AND coalesce(OLD.budget, OLD.budget_day) IS NULL AND coalesce(NEW.budget, NEW.budget_day) IS NOT NULL THEN
-        -- Coupons that were issued without a budget are held for from now on.
-        IF EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = NEW.campaign AND c.closed_at IS NULL
-                AND coupon.worst_case(c.discount, c.unit, c.max_discount) IS NULL) THEN
-            RAISE EXCEPTION 'campaign "%" has coupons out that nothing bounds', NEW.campaign
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                    DETAIL = 'They were issued in percent without a max_discount, so no money can be held for them.',
-                    HINT = 'Pause the campaign and set the budget when they are redeemed or expired.';
+    FOR b IN SELECT * FROM (VALUES ('money', '-infinity'::date, NEW.budget),
+            ('coupons', '-infinity', NEW.coupons::numeric), ('money', coupon.budget_date(NEW.time_zone), NEW.budget_day),
+            ('coupons', coupon.budget_date(NEW.time_zone), NEW.coupons_day::numeric)) v(unit, day, granted)
+        WHERE v.granted IS NOT NULL
+    LOOP
+        IF TG_OP = 'INSERT' THEN
+            PERFORM coupon.adjust(NEW.campaign, b.unit, b.day, b.granted);
+        ELSE
+            -- What cannot be is said at once; what is, is settled when the transaction commits.
+            PERFORM coupon.check_committed(NEW.campaign, b.unit, b.day, b.granted,
+                coupon.committed(NEW.campaign, b.unit, b.day));
         END IF;
-        UPDATE coupon.coupon c SET
-            held = CASE WHEN c.closed_at IS NULL THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 0 END
-        WHERE c.campaign = NEW.campaign AND c.held IS NULL;
-    END IF;
-    IF TG_OP = 'UPDATE' AND NEW.campaign <> OLD.campaign THEN
-        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
-    END IF;
-    PERFORM coupon.fill(NEW.campaign, 'money', '-infinity', NEW.budget);
-    PERFORM coupon.fill(NEW.campaign, 'coupons', '-infinity', NEW.coupons);
-    PERFORM coupon.fill(NEW.campaign, 'money', today, NEW.budget_day);
-    PERFORM coupon.fill(NEW.campaign, 'coupons', today, NEW.coupons_day);
-    -- A day that is over bounds nothing once there is no daily budget: a cancelled order's coupon lives again.
-    IF NEW.budget_day IS NULL THEN
-        DELETE FROM coupon.purse p WHERE p.campaign = NEW.campaign AND p.unit = 'money' AND p.day > '-infinity';
-    END IF;
+    END LOOP;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.fund() IS 'Trigger: fills a campaign''s purses when its budgets change';
+COMMENT ON FUNCTION coupon.fund() IS 'Trigger: fills the purses of a new campaign, and refuses a change of its budgets that cannot be';
+
+CREATE FUNCTION coupon.settle_budget() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    c record;
+    b record;
+BEGIN
+    IF OLD.campaign <> NEW.campaign AND NOT EXISTS (SELECT FROM coupon.campaign x WHERE x.campaign = OLD.campaign) THEN
+        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
+        DELETE FROM coupon.mutex m WHERE m.name = 'campaign ' || OLD.campaign;
+    END IF;
+    -- As the transaction leaves it, however often it was changed.
+    SELECT x.*, coupon.budget_date(x.time_zone) AS today INTO c FROM coupon.campaign x WHERE x.campaign = NEW.campaign;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    FOR b IN SELECT * FROM (VALUES ('money', true, c.budget), ('coupons', true, c.coupons::numeric),
+            ('money', false, c.budget_day), ('coupons', false, c.coupons_day::numeric)) v(unit, total, granted)
+    LOOP
+        IF b.granted IS NULL THEN
+            PERFORM coupon.unbound(c.campaign, b.unit, b.total);
+        ELSIF b.total THEN
+            PERFORM coupon.adjust(c.campaign, b.unit, '-infinity', b.granted);
+        ELSE
+            -- Today, opened by us or another; and days after it, which others may have opened while this waited.
+            PERFORM coupon.adjust(c.campaign, b.unit, c.today, b.granted);
+            PERFORM coupon.adjust(c.campaign, b.unit, p.day, b.granted) FROM coupon.purse p
+            WHERE p.campaign = c.campaign AND p.unit = b.unit AND p.opens AND p.day > c.today;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION coupon.settle_budget() IS 'Trigger, when a transaction commits: a campaign''s purses follow its budgets';
 
 CREATE FUNCTION coupon.available(campaign text, unit text, day date) RETURNS numeric
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Money that came back where there is no budget bounds nothing.
     RETURN (SELECT sum(p.amount) FROM coupon.purse p
-        WHERE p.campaign = available.campaign AND p.unit = available.unit AND p.day = available.day);
+        WHERE p.campaign = available.campaign AND p.unit = available.unit AND p.day = available.day HAVING bool_or(p.opens));
 END
 $$;
-COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL for a day that nothing was issued on yet';
+COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL where there is none, and for a day that nothing was issued on yet';
 
 CREATE FUNCTION coupon.claim_budget(name text, really boolean) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -256,30 +390,32 @@ COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and 
 CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    own CONSTANT text := current_setting('lock_timeout');
     scope record;
 BEGIN
     FOR scope IN SELECT * FROM (VALUES (coupons_day, 'coupons'), (budget_day, 'money')) s(granted, unit)
         WHERE granted IS NOT NULL AND NOT EXISTS (
-            SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = s.unit AND p.day = today)
+            SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = s.unit AND p.day = today AND p.opens)
     LOOP
-        -- One opens the day; for the others it has not begun yet.
-        IF NOT pg_try_advisory_xact_lock(coupon.lock_key('day of ' || scope.unit, name)) THEN
+        BEGIN
+            -- One opens the day; for the others it has not begun yet.
+            PERFORM set_config('lock_timeout', '1ms', true);
+            PERFORM coupon.fill(name, scope.unit, today, scope.granted, false);
+            PERFORM set_config('lock_timeout', own, true);
+        EXCEPTION WHEN lock_not_available THEN
             RETURN false;
-        END IF;
-        IF coupon.available(name, scope.unit, today) IS NULL THEN
-            PERFORM coupon.fill(name, scope.unit, today, scope.granted);
-        END IF;
+        END;
     END LOOP;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it';
+COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it, which is waited for no longer than a millisecond';
 
 CREATE FUNCTION coupon.see_budget(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Under the two upper levels a budget that changed since the snapshot is not seen; this fails then, with 40001. A row
-    -- that is just being changed is passed by: its budget cannot be, under the lock that we share.
+    -- Under the two upper levels a budget that was set since the snapshot is not seen; this fails then, with 40001. A row
+    -- that is just being changed is passed by: under the lock that we share, no budget can be set where there was none.
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         PERFORM FROM coupon.campaign c WHERE c.campaign = name FOR SHARE SKIP LOCKED;
     END IF;
@@ -287,31 +423,30 @@ END
 $$;
 COMMENT ON FUNCTION coupon.see_budget(text) IS 'Makes sure that the transaction sees a campaign''s budget as it is; the caller shares the campaign''s lock';
 
-CREATE FUNCTION coupon.share_budget(name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', name));
-    PERFORM coupon.see_budget(name);
-END
-$$;
-COMMENT ON FUNCTION coupon.share_budget(text) IS 'Keeps a campaign''s budget from being changed until the transaction ends; waits while it is';
-
 CREATE FUNCTION coupon.return_money(name text, day date, amount numeric) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    scope date;
+    known boolean;
 BEGIN
     IF amount IS NULL OR amount = 0 THEN
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM coupon.campaign c WHERE c.campaign = name AND c.budget IS NOT NULL) THEN
-        PERFORM coupon.give(name, 'money', '-infinity', amount);
-    END IF;
-    -- Where the day has purses; a day that is over takes back what was its own, too.
-    IF coupon.available(name, 'money', day) IS NOT NULL THEN
-        PERFORM coupon.give(name, 'money', day, amount);
-    END IF;
+    -- A day that is over takes back what was its own, too. Where there is no budget nothing comes back, unless one is just
+    -- being set, or was since the snapshot: that one has counted the coupon as it was.
+    FOREACH scope IN ARRAY array_remove(ARRAY['-infinity', day], NULL) LOOP
+        known := coupon.available(name, 'money', scope) IS NOT NULL
+            OR current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
+        IF NOT known THEN
+            known := NOT coupon.try_lock('campaign ' || name, false);
+        END IF;
+        IF known OR coupon.available(name, 'money', scope) IS NOT NULL THEN
+            PERFORM coupon.give(name, 'money', scope, amount);
+        END IF;
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.return_money(text, date, numeric) IS 'Money that was held for a coupon comes back to its campaign and its day; the caller shares the campaign''s lock';
+COMMENT ON FUNCTION coupon.return_money(text, date, numeric) IS 'Money that was held for a coupon comes back to its campaign and its day; never waits';
 
 CREATE FUNCTION coupon.expire(name text, most int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -319,8 +454,6 @@ DECLARE
     closed bigint := 0;
     back record;
 BEGIN
-    -- Before any row: whoever changes a budget holds it and waits for rows.
-    PERFORM coupon.share_budget(c.campaign) FROM (SELECT x.campaign FROM coupon.campaign x WHERE name IS NULL OR x.campaign = name ORDER BY 1) c;
     FOR back IN
         WITH due AS MATERIALIZED (
             SELECT x.session, x.id, x.held FROM coupon.coupon x
