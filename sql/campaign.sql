@@ -165,15 +165,20 @@ BEGIN
     CREATE TABLE coupon.attempt (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, action text NOT NULL,
         session text, customer text, coupon uuid, order_id text, order_amount numeric, status text NOT NULL,
-        reason text NOT NULL);
+        reason text NOT NULL, times int NOT NULL DEFAULT 1, presenters text CHECK (presenters IN ('unknown', 'blocked')),
+        backend int, CHECK ((presenters IS NULL) = (backend IS NULL)));
+    CREATE INDEX attempt_backend ON coupon.attempt (backend, at) WHERE backend IS NOT NULL;
     CREATE INDEX attempt_session ON coupon.attempt (session) WHERE session IS NOT NULL;
     CREATE INDEX attempt_customer ON coupon.attempt (customer) WHERE customer IS NOT NULL;
-    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not';
+    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not, of transactions that committed';
+    COMMENT ON COLUMN coupon.attempt.times IS 'Attempts that are counted in the row: refused ones of presenters who are not known or blocked share one for each connection, action, reason and ten minutes';
+    COMMENT ON COLUMN coupon.attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen) or blocked';
+    COMMENT ON COLUMN coupon.attempt.backend IS 'Of such a row, the process that counts in it';
     COMMENT ON COLUMN coupon.attempt.session IS 'The presenter''s; the coupon''s own where an order is released';
 
     CREATE TABLE coupon.presenter (presenter text PRIMARY KEY, since timestamptz NOT NULL, refused int NOT NULL)
         WITH (fillfactor = 70);
-    COMMENT ON TABLE coupon.presenter IS 'Sessions and customers that presented codes that are not theirs, and how often lately';
+    COMMENT ON TABLE coupon.presenter IS 'Sessions and customers that presented codes that are not theirs, and how often lately, in transactions that committed; each connection counts the others in its memory';
 
     CREATE TABLE coupon.holder (
         campaign text, customer text, decisions int NOT NULL, last_at timestamptz NOT NULL,
@@ -233,11 +238,12 @@ BEGIN
     CREATE OR REPLACE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
         FOR EACH ROW EXECUTE FUNCTION coupon.fund();
     -- At the end of the transaction, so that a marketer who does not commit keeps nobody waiting.
-    DROP TRIGGER IF EXISTS settle_budget ON coupon.campaign;
-    CREATE CONSTRAINT TRIGGER settle_budget AFTER UPDATE ON coupon.campaign DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-        WHEN ((OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day)
-            IS DISTINCT FROM (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day))
-        EXECUTE FUNCTION coupon.settle_budget();
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = 'coupon.campaign'::regclass AND t.tgname = 'settle_budget') THEN
+        CREATE CONSTRAINT TRIGGER settle_budget AFTER UPDATE ON coupon.campaign DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            WHEN ((OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day)
+                IS DISTINCT FROM (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day))
+            EXECUTE FUNCTION coupon.settle_budget();
+    END IF;
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
         FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm

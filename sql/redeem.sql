@@ -36,53 +36,6 @@ END
 $$;
 COMMENT ON FUNCTION coupon.check_presented(text, text, numeric) IS 'Refuses misuse: NULLs, an order without an id, an amount that is none';
 
-CREATE FUNCTION coupon.note_attempt(action text, session text, customer text, coupon uuid, order_id text,
-    order_amount numeric, answer coupon.redemption) RETURNS coupon.redemption
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO coupon.attempt (at, action, session, customer, coupon, order_id, order_amount, status, reason)
-    VALUES (coupon.clock(), action, left(session, 256), left(customer, 256), note_attempt.coupon, order_id, order_amount,
-        answer.status, answer.reason);
-    RETURN answer;
-END
-$$;
-COMMENT ON FUNCTION coupon.note_attempt(text, text, text, uuid, text, numeric, coupon.redemption) IS 'Notes an attempt and passes its answer on';
-
-CREATE FUNCTION coupon.count_stranger(session text, customer text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Nobody is never blocked; one row for all that are nobody would make their checkouts wait for each other.
-    IF num_nonnulls(session, customer) = 0 THEN
-        RETURN;
-    END IF;
-    INSERT INTO coupon.presenter AS p (presenter, since, refused)
-    SELECT coupon.presenter_name(session, customer), coupon.clock(), 1
-    ON CONFLICT (presenter) DO UPDATE
-    SET since = CASE WHEN p.since < excluded.since - interval '10 minutes' THEN excluded.since ELSE p.since END,
-        refused = CASE WHEN p.since < excluded.since - interval '10 minutes' THEN 1 ELSE p.refused + 1 END;
-END
-$$;
-COMMENT ON FUNCTION coupon.count_stranger(text, text) IS 'Counts a code that is not the presenter''s';
-
-CREATE FUNCTION coupon.presenter_name(session text, customer text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT left(coalesce('customer ' || customer, 'session ' || session, 'nobody'), 256);
-END;
-COMMENT ON FUNCTION coupon.presenter_name(text, text) IS 'Whom attempts are counted for';
-
-CREATE FUNCTION coupon.blocked(session text, customer text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Nobody is not blocked: with eighty random bits, guessing is hopeless, and one who asks for all would block all.
-    RETURN num_nonnulls(session, customer) > 0 AND EXISTS (SELECT FROM coupon.presenter p
-        WHERE p.presenter = coupon.presenter_name(session, customer)
-            AND p.refused >= current_setting('coupon_ext.max_attempts')::int
-            AND p.since >= coupon.clock() - interval '10 minutes');
-END
-$$;
-COMMENT ON FUNCTION coupon.blocked(text, text) IS 'Whether a presenter has offered too many codes of others within ten minutes';
-
 CREATE FUNCTION coupon.present(action text, code text, order_id text, order_amount numeric, ttl interval, session text,
     customer text) RETURNS coupon.redemption
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -91,6 +44,7 @@ DECLARE
     plain text := coupon.normalise_code(code);
     deadline CONSTANT timestamptz := clock_timestamp() + make_interval(secs => coupon.redeem_wait() / 1000.0);
     c record;
+    ours boolean;
     locked boolean := true;
     reserved boolean;
     free numeric;
@@ -110,14 +64,17 @@ BEGIN
     END IF;
     -- In one order for all: the order, the coupon, the purses.
     IF order_id IS NOT NULL THEN
-        locked := coupon.lock_order(order_id, deadline);
+        ours := coupon.lock_order(order_id, deadline);
+        locked := ours;
     END IF;
     IF locked THEN
         locked := coupon.lock_coupon(c.session, c.id, deadline);
         SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     END IF;
     IF locked IS NULL THEN
-        PERFORM coupon.leave_order(order_id);
+        IF ours THEN
+            PERFORM coupon.leave_order(order_id);
+        END IF;
         -- Erased since it was found, with all that named its session: no id is noted that could never be found again.
         RETURN coupon.note_attempt(action, NULL, NULL, NULL, NULL, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
@@ -174,7 +131,7 @@ BEGIN
         IF action = 'redeem' THEN
             PERFORM coupon.return_money(c.campaign, c.budget_day, c.held - answer.discount);
         END IF;
-    ELSIF locked THEN
+    ELSIF ours THEN
         PERFORM coupon.leave_order(order_id);
     END IF;
     RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount, answer);
@@ -233,6 +190,7 @@ DECLARE
     plain text := coupon.normalise_code(code);
     deadline CONSTANT timestamptz := clock_timestamp() + make_interval(secs => coupon.redeem_wait() / 1000.0);
     c record;
+    ours boolean;
     locked boolean;
     answer coupon.redemption;
 BEGIN
@@ -243,7 +201,8 @@ BEGIN
     END IF;
     SELECT x.session, x.id INTO c FROM coupon.coupon x WHERE x.code IN (plain, coupon.hash_code(plain));
     IF FOUND THEN
-        locked := coupon.lock_order(order_id, deadline) AND coupon.lock_coupon(c.session, c.id, deadline);
+        ours := coupon.lock_order(order_id, deadline);
+        locked := ours AND coupon.lock_coupon(c.session, c.id, deadline);
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     -- Whether money is held for a coupon that lives again depends on a budget that must not be set meanwhile.
@@ -266,7 +225,7 @@ BEGIN
             answer := (answer.status, 'valid again', answer.discount)::coupon.redemption;
         END IF;
     END IF;
-    IF locked IS NOT FALSE THEN
+    IF ours THEN
         PERFORM coupon.leave_order(order_id);
     END IF;
     RETURN coupon.note_attempt('release', c.session, c.customer, c.id, release_coupon.order_id, NULL, answer);
