@@ -172,7 +172,7 @@ BEGIN
     CREATE INDEX attempt_customer ON coupon.attempt (customer) WHERE customer IS NOT NULL;
     COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not, of transactions that committed';
     COMMENT ON COLUMN coupon.attempt.times IS 'Attempts that are counted in the row: refused ones of presenters who are not known or blocked share one for each connection, action, reason and ten minutes';
-    COMMENT ON COLUMN coupon.attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen) or blocked';
+    COMMENT ON COLUMN coupon.attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen; or the coupon was busy, and might be being erased) or blocked';
     COMMENT ON COLUMN coupon.attempt.backend IS 'Of such a row, the process that counts in it';
     COMMENT ON COLUMN coupon.attempt.session IS 'The presenter''s; the coupon''s own where an order is released';
 

@@ -69,20 +69,20 @@ BEGIN
     END IF;
     IF locked THEN
         locked := coupon.lock_coupon(c.session, c.id, deadline);
-        SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     END IF;
-    IF locked IS NULL THEN
+    IF locked IS NOT TRUE THEN
         IF ours THEN
             PERFORM coupon.leave_order(order_id);
         END IF;
-        -- Erased since it was found, with all that named its session: no id is noted that could never be found again.
+        -- Erased since it was found, or perhaps being erased, with all that named its session: no id is noted that could
+        -- never be found again.
         RETURN coupon.note_attempt(action, NULL, NULL, NULL, NULL, order_amount,
-            ('refused', 'not valid', NULL)::coupon.redemption);
+            ('refused', CASE WHEN locked IS NULL THEN 'not valid' ELSE 'busy, try again' END, NULL)::coupon.redemption);
     END IF;
+    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     reserved := c.state = 'reserved' AND c.reserved_until > at;
     free := coupon.left_of_order(order_id, order_amount, c.session, c.id);
     answer := CASE
-        WHEN NOT locked THEN ('refused', 'busy, try again', NULL)::coupon.redemption
         -- The same order asking again gets the same answer.
         WHEN c.state = 'redeemed' AND c.order_id = present.order_id
             THEN ('redeemed', 'redeemed before', c.discount_amount)::coupon.redemption
@@ -210,8 +210,14 @@ BEGIN
         locked := coupon.try_lock('campaign ' || c.campaign, false);
         PERFORM coupon.see_budget(c.campaign);
     END IF;
+    IF NOT locked THEN
+        IF ours THEN
+            PERFORM coupon.leave_order(order_id);
+        END IF;
+        RETURN coupon.note_attempt('release', NULL, NULL, NULL, NULL, NULL,
+            ('refused', 'busy, try again', NULL)::coupon.redemption);
+    END IF;
     answer := CASE
-        WHEN NOT locked THEN ('refused', 'busy, try again', NULL)::coupon.redemption
         WHEN (c.order_id = release_coupon.order_id) IS NOT TRUE
             THEN ('refused', 'not taken for this order', NULL)::coupon.redemption
         WHEN c.state = 'released' THEN ('released', 'released before', NULL)::coupon.redemption
