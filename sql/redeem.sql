@@ -62,6 +62,14 @@ BEGIN
         RETURN coupon.note_attempt(action, coupon.known_session(session), customer, c.id, order_id, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
+    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
+    -- What is redeemed needs no lock to be refused.
+    IF c.state = 'redeemed' THEN
+        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
+            -- The same order asking again gets the same answer.
+            CASE WHEN c.order_id = present.order_id THEN ('redeemed', 'redeemed before', c.discount_amount)::coupon.redemption
+            ELSE ('refused', 'already redeemed', NULL)::coupon.redemption END);
+    END IF;
     -- In one order for all: the order, the coupon, the purses.
     IF order_id IS NOT NULL THEN
         ours := coupon.lock_order(order_id, deadline);
@@ -120,7 +128,8 @@ BEGIN
             order_id = coalesce(present.order_id, x.order_id),
             order_amount = CASE action WHEN 'redeem' THEN present.order_amount ELSE x.order_amount END,
             discount_amount = CASE action WHEN 'redeem' THEN answer.discount END,
-            promised = CASE action WHEN 'reserve' THEN coalesce(answer.discount, x.promised) WHEN 'redeem' THEN NULL ELSE x.promised END,
+            promised = CASE WHEN action = 'redeem' THEN NULL WHEN action = 'reserve' AND answer.reason = 'ok' THEN answer.discount
+                WHEN action = 'reserve' THEN coalesce(answer.discount, x.promised) ELSE x.promised END,
             held = CASE WHEN action = 'redeem' AND x.held IS NOT NULL THEN 0 ELSE x.held END
         WHERE x.session = c.session AND x.id = c.id;
         IF order_id IS NOT NULL THEN

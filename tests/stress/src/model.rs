@@ -100,6 +100,8 @@ pub struct Coupon {
     pub reserved_until: i64,
     pub order: Option<String>,
     pub discount: Option<i64>,
+    /// What it was said to take off the order it is reserved for.
+    pub promised: Option<i64>,
     /// Every state it entered, as the audit must have them.
     pub history: Vec<State>,
 }
@@ -352,6 +354,7 @@ impl Model {
             reserved_until: i64::MIN,
             order: None,
             discount: None,
+            promised: None,
             history: vec![State::Issued],
         });
     }

@@ -59,6 +59,7 @@ const EVERY: [&str; 24] = [
     "Redeem refused below the minimum basket",
     "Redeem refused reserved for another order",
     "Redeem refused not with the order's other coupon",
+    "Redeem refused nothing is left of the order",
     "Redeem refused not valid",
     "Reserve reserved ok",
     "Reserve reserved reserved before",
