@@ -189,6 +189,8 @@ pub struct Model {
     counted: HashMap<(usize, String), u32>,
     last: HashMap<String, i64>,
     strangers: HashMap<String, (i64, u32)>,
+    /// The same as the connection remembers it, which no ROLLBACK reaches.
+    pub here: HashMap<String, (i64, u32)>,
 }
 
 impl Campaign {
@@ -202,7 +204,7 @@ impl Model {
     pub fn new(at: i64, campaigns: Vec<Campaign>) -> Model {
         let (coupons, sessions) = (Vec::new(), HashMap::new());
         let (counted, last, strangers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Model { at, campaigns, coupons, sessions, counted, last, strangers }
+        Model { at, campaigns, coupons, sessions, counted, last, strangers, here: HashMap::new() }
     }
 
     pub fn today(&self) -> i64 {

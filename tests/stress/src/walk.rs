@@ -134,7 +134,9 @@ impl Walk {
                 self.offer()?;
                 self.compare_budgets()?;
                 self.client.batch_execute(end)?;
+                let here = std::mem::take(&mut self.model.here);
                 self.model = before;
+                self.model.here = here;
                 self.note(format!("undone by {end}"));
             }
             _ => self.offer()?,

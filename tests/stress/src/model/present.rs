@@ -4,14 +4,17 @@ use super::*;
 
 impl Model {
     fn blocked(&self, presenter: Option<&str>) -> bool {
-        let found = presenter.and_then(|p| self.strangers.get(p));
-        found.is_some_and(|&(since, count)| count >= MAX_ATTEMPTS && since >= self.at - WINDOW)
+        let many = |&(since, count): &(i64, u32)| count >= MAX_ATTEMPTS && since >= self.at - WINDOW;
+        let Some(presenter) = presenter else { return false };
+        self.strangers.get(presenter).is_some_and(many) || self.here.get(presenter).is_some_and(many)
     }
 
     fn count_stranger(&mut self, presenter: Option<&str>) {
         let Some(presenter) = presenter else { return };
-        let counted = self.strangers.entry(presenter.to_string()).or_insert((self.at, 0));
-        *counted = if counted.0 < self.at - WINDOW { (self.at, 1) } else { (counted.0, counted.1 + 1) };
+        for counts in [&mut self.strangers, &mut self.here] {
+            let counted = counts.entry(presenter.to_string()).or_insert((self.at, 0));
+            *counted = if counted.0 < self.at - WINDOW { (self.at, 1) } else { (counted.0, counted.1 + 1) };
+        }
     }
 
     pub fn present(&mut self, p: &Presented) -> Answer {
