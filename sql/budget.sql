@@ -2,19 +2,16 @@
 --
 -- What is left of a budget is the sum of its purses. Issuing takes from one that nobody holds, so two transactions wait for
 -- each other only where none is large enough; what was not used is put into any purse, or into a new one. At every instant
--- granted = available + held + spent. Whoever moves money shares an advisory lock of the campaign; whoever changes the
--- budget has it alone.
+-- granted = available + held + spent.
+--
+-- A budget that changes gives the difference to its purses or takes it from them, when the marketer commits: until then he
+-- keeps nobody waiting. Only one that was not there before is filled by what is committed, and must miss no coupon: issuing
+-- shares the row 'campaign …' of coupon.mutex, and whoever sets a budget holds it alone. Not the campaign's own row: on one
+-- that was updated twice in an open transaction, FOR KEY SHARE SKIP LOCKED waits.
 --
 -- A body that begins with BEGIN ATOMIC was looked up when it was made, so no search_path of its caller's reaches it. Without
 -- one of its own PostgreSQL puts it into the caller's expression, where it would else plan it anew in every transaction
 -- (15 to 60 µs each, ten times a decision).
-CREATE FUNCTION coupon.lock_key(what text, name text) RETURNS bigint
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT hashtextextended('coupon_ext ' || what || ' ' || name, 0);
-END;
-COMMENT ON FUNCTION coupon.lock_key(text, text) IS 'Key of the advisory lock of a campaign, an order or a customer';
-
 CREATE FUNCTION coupon.minor_units(currency text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -55,6 +52,19 @@ END
 $$;
 COMMENT ON FUNCTION coupon.give(text, text, date, numeric) IS 'Puts back what was not used; never waits';
 
+CREATE FUNCTION coupon.gather(campaign text, unit text, day date, OUT amount numeric)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH free AS (
+        SELECT x.id FROM coupon.purse x WHERE x.campaign = gather.campaign AND x.unit = gather.unit AND x.day = gather.day
+            AND NOT x.opens
+        FOR UPDATE SKIP LOCKED),
+        gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount AS n)
+    SELECT sum(gone.n) INTO amount FROM gone;
+END
+$$;
+COMMENT ON FUNCTION coupon.gather(text, text, date) IS 'Empties the purses of a budget that nobody holds; NULL where there is none. Never waits';
+
 CREATE FUNCTION coupon.take(campaign text, unit text, day date, need numeric, decimals int, really boolean)
     RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -69,12 +79,7 @@ BEGIN
         RETURN true;
     END IF;
     -- None that is free is large enough: all that are free are joined, and shared out anew.
-    WITH free AS (
-        SELECT x.id FROM coupon.purse x WHERE x.campaign = take.campaign AND x.unit = take.unit AND x.day = take.day
-            AND NOT x.opens
-        FOR UPDATE SKIP LOCKED),
-        gone AS (DELETE FROM coupon.purse p USING free WHERE p.id = free.id RETURNING p.amount)
-    SELECT sum(amount) INTO rest FROM gone;
+    rest := coupon.gather(campaign, unit, day);
     IF rest IS NULL THEN
         RETURN false;
     END IF;
@@ -112,93 +117,15 @@ END
 $$;
 COMMENT ON FUNCTION coupon.committed(text, text, date) IS 'What of a budget is spent, or held for coupons that are out';
 
-CREATE FUNCTION coupon.fill(name text, unit text, day date, granted numeric) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    c record;
-    used numeric;
-BEGIN
-    DELETE FROM coupon.purse p WHERE p.campaign = name AND p.unit = fill.unit AND p.day = fill.day;
-    IF granted IS NULL THEN
-        RETURN;
-    END IF;
-    SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
-    used := coupon.committed(name, unit, day);
-    IF used > granted THEN
-        RAISE EXCEPTION 'campaign "%" has committed more than that already', name
-            USING ERRCODE = 'check_violation',
-                DETAIL = format('%s %s %s: spent, or held for coupons that are out.', trim_scale(used),
-                    CASE unit WHEN 'money' THEN c.currency ELSE unit END,
-                    CASE day WHEN '-infinity' THEN 'in all' ELSE 'on ' || day END),
-                HINT = CASE unit WHEN 'money' THEN 'What is held comes back as coupons expire (coupon.sweep); pause the campaign meanwhile.'
-                    ELSE 'Pause the campaign to issue no more.' END;
-    END IF;
-    -- Who has an older snapshot does not see the purses, and fails here instead of filling them once more.
-    INSERT INTO coupon.purse (campaign, unit, day, amount, opens) VALUES (name, fill.unit, fill.day, 0, true)
-    ON CONFLICT DO NOTHING;
-    PERFORM coupon.put(name, unit, day, granted - used,
-        CASE unit WHEN 'money' THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 1 END,
-        coupon.minor_units(c.currency));
-END
-$$;
-COMMENT ON FUNCTION coupon.fill(text, text, date, numeric) IS 'Fills a budget''s purses anew with what is not committed; the caller has the campaign''s lock alone, or opens a day';
-
-CREATE FUNCTION coupon.fund() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    today date;
-BEGIN
-    IF TG_OP = 'DELETE' THEN
-        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
-        RETURN NULL;
-    END IF;
-    IF TG_OP = 'UPDATE' AND (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day)
-        IS NOT DISTINCT FROM (OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day) THEN
-        RETURN NULL;
-    END IF;
-    -- Under another level the coupons issued meanwhile would not be seen.
-    IF TG_OP = 'UPDATE' AND current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'a budget is changed in READ COMMITTED only' USING ERRCODE = 'active_sql_transaction';
-    END IF;
-    today := coupon.budget_date(NEW.time_zone);
-    PERFORM pg_advisory_xact_lock(coupon.lock_key('campaign', NEW.campaign));
-    IF TG_OP = 'UPDATE' AND coalesce(OLD.budget, OLD.budget_day) IS NULL AND coalesce(NEW.budget, NEW.budget_day) IS NOT NULL THEN
-        -- Coupons that were issued without a budget are held for from now on.
-        IF EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = NEW.campaign AND c.closed_at IS NULL
-                AND coupon.worst_case(c.discount, c.unit, c.max_discount) IS NULL) THEN
-            RAISE EXCEPTION 'campaign "%" has coupons out that nothing bounds', NEW.campaign
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                    DETAIL = 'They were issued in percent without a max_discount, so no money can be held for them.',
-                    HINT = 'Pause the campaign and set the budget when they are redeemed or expired.';
-        END IF;
-        UPDATE coupon.coupon c SET
-            held = CASE WHEN c.closed_at IS NULL THEN coupon.worst_case(c.discount, c.unit, c.max_discount) ELSE 0 END
-        WHERE c.campaign = NEW.campaign AND c.held IS NULL;
-    END IF;
-    IF TG_OP = 'UPDATE' AND NEW.campaign <> OLD.campaign THEN
-        DELETE FROM coupon.purse p WHERE p.campaign = OLD.campaign;
-    END IF;
-    PERFORM coupon.fill(NEW.campaign, 'money', '-infinity', NEW.budget);
-    PERFORM coupon.fill(NEW.campaign, 'coupons', '-infinity', NEW.coupons);
-    PERFORM coupon.fill(NEW.campaign, 'money', today, NEW.budget_day);
-    PERFORM coupon.fill(NEW.campaign, 'coupons', today, NEW.coupons_day);
-    -- A day that is over bounds nothing once there is no daily budget: a cancelled order's coupon lives again.
-    IF NEW.budget_day IS NULL THEN
-        DELETE FROM coupon.purse p WHERE p.campaign = NEW.campaign AND p.unit = 'money' AND p.day > '-infinity';
-    END IF;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION coupon.fund() IS 'Trigger: fills a campaign''s purses when its budgets change';
-
 CREATE FUNCTION coupon.available(campaign text, unit text, day date) RETURNS numeric
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- Money that came back where there is no budget bounds nothing.
     RETURN (SELECT sum(p.amount) FROM coupon.purse p
-        WHERE p.campaign = available.campaign AND p.unit = available.unit AND p.day = available.day);
+        WHERE p.campaign = available.campaign AND p.unit = available.unit AND p.day = available.day HAVING bool_or(p.opens));
 END
 $$;
-COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL for a day that nothing was issued on yet';
+COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL where there is none, and for a day that nothing was issued on yet';
 
 CREATE FUNCTION coupon.claim_budget(name text, really boolean) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -256,30 +183,32 @@ COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and 
 CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    own CONSTANT text := current_setting('lock_timeout');
     scope record;
 BEGIN
     FOR scope IN SELECT * FROM (VALUES (coupons_day, 'coupons'), (budget_day, 'money')) s(granted, unit)
         WHERE granted IS NOT NULL AND NOT EXISTS (
-            SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = s.unit AND p.day = today)
+            SELECT FROM coupon.purse p WHERE p.campaign = name AND p.unit = s.unit AND p.day = today AND p.opens)
     LOOP
-        -- One opens the day; for the others it has not begun yet.
-        IF NOT pg_try_advisory_xact_lock(coupon.lock_key('day of ' || scope.unit, name)) THEN
+        BEGIN
+            -- One opens the day; for the others it has not begun yet.
+            PERFORM set_config('lock_timeout', '1ms', true);
+            PERFORM coupon.fill(name, scope.unit, today, scope.granted, false);
+            PERFORM set_config('lock_timeout', own, true);
+        EXCEPTION WHEN lock_not_available THEN
             RETURN false;
-        END IF;
-        IF coupon.available(name, scope.unit, today) IS NULL THEN
-            PERFORM coupon.fill(name, scope.unit, today, scope.granted);
-        END IF;
+        END;
     END LOOP;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it';
+COMMENT ON FUNCTION coupon.open_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it, which is waited for no longer than a millisecond';
 
 CREATE FUNCTION coupon.see_budget(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Under the two upper levels a budget that changed since the snapshot is not seen; this fails then, with 40001. A row
-    -- that is just being changed is passed by: its budget cannot be, under the lock that we share.
+    -- Under the two upper levels a budget that was set since the snapshot is not seen; this fails then, with 40001. A row
+    -- that is just being changed is passed by: under the lock that we share, no budget can be set where there was none.
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         PERFORM FROM coupon.campaign c WHERE c.campaign = name FOR SHARE SKIP LOCKED;
     END IF;
@@ -287,31 +216,30 @@ END
 $$;
 COMMENT ON FUNCTION coupon.see_budget(text) IS 'Makes sure that the transaction sees a campaign''s budget as it is; the caller shares the campaign''s lock';
 
-CREATE FUNCTION coupon.share_budget(name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', name));
-    PERFORM coupon.see_budget(name);
-END
-$$;
-COMMENT ON FUNCTION coupon.share_budget(text) IS 'Keeps a campaign''s budget from being changed until the transaction ends; waits while it is';
-
 CREATE FUNCTION coupon.return_money(name text, day date, amount numeric) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    scope date;
+    known boolean;
 BEGIN
     IF amount IS NULL OR amount = 0 THEN
         RETURN;
     END IF;
-    IF EXISTS (SELECT FROM coupon.campaign c WHERE c.campaign = name AND c.budget IS NOT NULL) THEN
-        PERFORM coupon.give(name, 'money', '-infinity', amount);
-    END IF;
-    -- Where the day has purses; a day that is over takes back what was its own, too.
-    IF coupon.available(name, 'money', day) IS NOT NULL THEN
-        PERFORM coupon.give(name, 'money', day, amount);
-    END IF;
+    -- A day that is over takes back what was its own, too. Where there is no budget nothing comes back, unless one is just
+    -- being set, or was since the snapshot: that one has counted the coupon as it was.
+    FOREACH scope IN ARRAY array_remove(ARRAY['-infinity', day], NULL) LOOP
+        known := coupon.available(name, 'money', scope) IS NOT NULL
+            OR current_setting('transaction_isolation') IN ('repeatable read', 'serializable');
+        IF NOT known THEN
+            known := NOT coupon.try_lock('campaign ' || name, false);
+        END IF;
+        IF known OR coupon.available(name, 'money', scope) IS NOT NULL THEN
+            PERFORM coupon.give(name, 'money', scope, amount);
+        END IF;
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.return_money(text, date, numeric) IS 'Money that was held for a coupon comes back to its campaign and its day; the caller shares the campaign''s lock';
+COMMENT ON FUNCTION coupon.return_money(text, date, numeric) IS 'Money that was held for a coupon comes back to its campaign and its day; never waits';
 
 CREATE FUNCTION coupon.expire(name text, most int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -319,8 +247,6 @@ DECLARE
     closed bigint := 0;
     back record;
 BEGIN
-    -- Before any row: whoever changes a budget holds it and waits for rows.
-    PERFORM coupon.share_budget(c.campaign) FROM (SELECT x.campaign FROM coupon.campaign x WHERE name IS NULL OR x.campaign = name ORDER BY 1) c;
     FOR back IN
         WITH due AS MATERIALIZED (
             SELECT x.session, x.id, x.held FROM coupon.coupon x

@@ -138,7 +138,7 @@ BEGIN
         shown_at timestamptz, dismissed_at timestamptz, reserved_at timestamptz, reserved_until timestamptz,
         redeemed_at timestamptz, released_at timestamptz, closed_at timestamptz,
         order_id text, order_amount numeric, discount_amount numeric,
-        held numeric CHECK (held >= 0), budget_day date,
+        held numeric CHECK (held >= 0), budget_day date, promised numeric CHECK (promised >= 0),
         PRIMARY KEY (session, id), CHECK (hashed OR code IS NOT NULL),
         CHECK (discount_amount >= 0 AND discount_amount <= order_amount AND discount_amount <= max_discount),
         CHECK ((state = 'redeemed') = (redeemed_at IS NOT NULL)),
@@ -160,37 +160,53 @@ BEGIN
     COMMENT ON COLUMN coupon.coupon.released_at IS 'When an order that had it was cancelled';
     COMMENT ON COLUMN coupon.coupon.closed_at IS 'When it ceased to be live: redeemed, expired, or released too late';
     COMMENT ON COLUMN coupon.coupon.order_id IS 'The order it is reserved or redeemed for, or was released from';
-    COMMENT ON COLUMN coupon.coupon.held IS 'Money of the campaign''s budget that is held for it: its worst case while it is live; NULL where it was issued without a money budget';
+    COMMENT ON COLUMN coupon.coupon.held IS 'Money of the campaign''s budget that is held for it: its worst case while it is live; NULL where nothing bounds it';
+    COMMENT ON COLUMN coupon.coupon.promised IS 'While it is reserved, what it was said to take off its order; NULL where the amount was not known';
     COMMENT ON COLUMN coupon.coupon.budget_day IS 'The day whose budget it counts in; NULL where there was none';
 
     CREATE TABLE coupon.attempt (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, action text NOT NULL,
         session text, customer text, coupon uuid, order_id text, order_amount numeric, status text NOT NULL,
-        reason text NOT NULL);
+        reason text NOT NULL, times int NOT NULL DEFAULT 1, presenters text CHECK (presenters IN ('unknown', 'blocked')),
+        backend int, CHECK ((presenters IS NULL) = (backend IS NULL)));
+    CREATE INDEX attempt_backend ON coupon.attempt (backend, at) WHERE backend IS NOT NULL;
     CREATE INDEX attempt_session ON coupon.attempt (session) WHERE session IS NOT NULL;
     CREATE INDEX attempt_customer ON coupon.attempt (customer) WHERE customer IS NOT NULL;
-    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not';
+    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not, of transactions that committed';
+    COMMENT ON COLUMN coupon.attempt.times IS 'Attempts that are counted in the row: refused ones of presenters who are not known or blocked share one for each connection, action, reason and ten minutes';
+    COMMENT ON COLUMN coupon.attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen; or the coupon was busy, and might be being erased) or blocked';
+    COMMENT ON COLUMN coupon.attempt.backend IS 'Of such a row, the process that counts in it';
     COMMENT ON COLUMN coupon.attempt.session IS 'The presenter''s; the coupon''s own where an order is released';
 
     CREATE TABLE coupon.presenter (presenter text PRIMARY KEY, since timestamptz NOT NULL, refused int NOT NULL)
         WITH (fillfactor = 70);
-    COMMENT ON TABLE coupon.presenter IS 'Sessions and customers that presented codes that are not theirs, and how often lately';
+    COMMENT ON TABLE coupon.presenter IS 'Sessions and customers that presented codes that are not theirs, and how often lately, in transactions that committed; each connection counts the others in its memory';
 
     CREATE TABLE coupon.holder (
         campaign text, customer text, decisions int NOT NULL, last_at timestamptz NOT NULL,
         PRIMARY KEY (customer, campaign)) WITH (fillfactor = 70);
     COMMENT ON TABLE coupon.holder IS 'How often each campaign has decided about a customer, and when last: limits and cool-downs';
+    COMMENT ON COLUMN coupon.holder.campaign IS 'Empty: all together, and the row that is locked by whoever decides about the customer';
 
     CREATE TABLE coupon.purse (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, campaign text NOT NULL,
         unit text NOT NULL CHECK (unit IN ('money', 'coupons')), day date NOT NULL,
         amount numeric NOT NULL CHECK (amount >= 0), opens boolean NOT NULL DEFAULT false,
-        CHECK (amount = 0 OR NOT opens)) WITH (fillfactor = 50);
+        granted numeric CHECK (opens = (granted IS NOT NULL)), CHECK (amount = 0 OR NOT opens)) WITH (fillfactor = 50);
     CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day, id);
     CREATE UNIQUE INDEX purse_opens ON coupon.purse (campaign, unit, day) WHERE opens;
     COMMENT ON TABLE coupon.purse IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
     COMMENT ON COLUMN coupon.purse.day IS 'The day it is for; -infinity: the whole campaign';
     COMMENT ON COLUMN coupon.purse.opens IS 'The one empty row that shows the purses were filled, and keeps them from being filled twice';
+
+    COMMENT ON COLUMN coupon.purse.granted IS 'On that row, the budget that the purses were filled for: a change gives or takes the difference';
+
+    CREATE TABLE coupon.order_discount (
+        order_id text PRIMARY KEY, amount numeric CHECK (amount >= 0), discount numeric NOT NULL DEFAULT 0,
+        CHECK (discount >= 0), CHECK (discount = 0 OR amount IS NOT NULL AND discount <= amount)) WITH (fillfactor = 70);
+    COMMENT ON TABLE coupon.order_discount IS 'One row an order that a coupon is reserved or redeemed for; locked by whoever presents a coupon for it';
+    COMMENT ON COLUMN coupon.order_discount.amount IS 'The order''s amount as it was last presented';
+    COMMENT ON COLUMN coupon.order_discount.discount IS 'What its redeemed coupons take off together: never more than the order';
 
     CREATE TABLE coupon.total (
         campaign text, day date, arm text, decisions bigint NOT NULL, issued bigint NOT NULL, redeemed bigint NOT NULL,
@@ -227,6 +243,13 @@ BEGIN
         FOR EACH STATEMENT EXECUTE FUNCTION coupon.check_arm();
     CREATE OR REPLACE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
         FOR EACH ROW EXECUTE FUNCTION coupon.fund();
+    -- At the end of the transaction, so that a marketer who does not commit keeps nobody waiting.
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = 'coupon.campaign'::regclass AND t.tgname = 'settle_budget') THEN
+        CREATE CONSTRAINT TRIGGER settle_budget AFTER UPDATE ON coupon.campaign DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            WHEN ((OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day)
+                IS DISTINCT FROM (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day))
+            EXECUTE FUNCTION coupon.settle_budget();
+    END IF;
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
         FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm

@@ -34,10 +34,10 @@ BEGIN
     IF offer.code IS NULL THEN
         -- Drawn when it is first shown, because only its hash is kept.
         fresh := coupon.new_code();
-        -- Before the coupon, as everywhere: whoever changes a budget holds it and waits for rows.
-        PERFORM coupon.share_budget(offer.campaign);
-        UPDATE coupon.coupon c SET code = coupon.hash_code(fresh)
-        WHERE c.session = $1 AND c.closed_at IS NULL AND c.code IS NULL;
+        -- One that somebody holds is shown without its code, and not waited for.
+        UPDATE coupon.coupon c SET code = coupon.hash_code(fresh) WHERE c.session = $1 AND c.id = (
+            SELECT x.id FROM coupon.coupon x WHERE x.session = $1 AND x.closed_at IS NULL AND x.code IS NULL
+            FOR UPDATE SKIP LOCKED);
         IF FOUND THEN
             offer := jsonb_populate_record(offer, jsonb_build_object('code', fresh));
         END IF;

@@ -47,6 +47,7 @@ DECLARE
     person CONSTANT text := forget.customer;
     theirs text[];
     coupons uuid[];
+    orders text[];
     named boolean;
     back record;
 BEGIN
@@ -61,12 +62,10 @@ BEGIN
     END IF;
     -- The words a model knows stand in its weights as quoted text. Looked for before anybody is kept waiting.
     named := EXISTS (SELECT FROM coupon.model m WHERE position(convert_to('"' || person || '\"', 'UTF8') IN m.weights) > 0);
-    -- Before any row, in the order of everybody: the totals, the customer, the campaigns; then sessions, then coupons. A
-    -- click waits for none of these longer than coupon_ext.max_wait: it is kept, and its session rebuilt.
-    PERFORM pg_advisory_xact_lock(coupon.lock_key('totals', ''));
-    PERFORM pg_advisory_xact_lock(coupon.lock_key('customer', person));
-    PERFORM pg_advisory_xact_lock_shared(coupon.lock_key('campaign', c.campaign))
-    FROM (SELECT x.campaign FROM coupon.campaign x ORDER BY 1) c;
+    -- Before any other row: the totals, the customer's turn. A click waits for none of what is locked here longer than
+    -- coupon_ext.max_wait: it is kept, and its session rebuilt. A checkout waits no longer than coupon_ext.redeem_wait.
+    PERFORM coupon.lock_mutex('totals');
+    PERFORM FROM coupon.holder h WHERE h.customer = person AND h.campaign = '' FOR UPDATE;
     -- A session is theirs with all that happened in it, signed in or not, unless somebody else signed in first.
     theirs := ARRAY(
         SELECT s.session FROM coupon.session s WHERE s.customer = person
@@ -78,6 +77,8 @@ BEGIN
         UNION SELECT g.session FROM coupon.gap g WHERE g.customer = person AND NOT EXISTS (
             SELECT FROM coupon.session s WHERE s.session = g.session AND s.customer <> person));
     PERFORM FROM coupon.session s WHERE s.session = ANY (theirs) ORDER BY s.session FOR UPDATE;
+    PERFORM FROM coupon.order_discount o WHERE o.order_id IN (
+        SELECT c.order_id FROM coupon.coupon c WHERE c.session = ANY (theirs)) ORDER BY o.order_id FOR UPDATE;
     PERFORM FROM coupon.coupon c WHERE c.session = ANY (theirs) ORDER BY c.session, c.id FOR UPDATE;
     coupons := ARRAY(SELECT c.id FROM coupon.coupon c WHERE c.session = ANY (theirs));
 
@@ -93,7 +94,13 @@ BEGIN
     relation := 'coupon.coupon';
     kept := 'coupon.total: how many were issued and redeemed, and what they took off, by campaign, day and arm. '
         'coupon.audit: the random ids of coupons, and digests of their orders. What was taken off an order stays spent';
+    orders := ARRAY(SELECT DISTINCT c.order_id FROM coupon.coupon c WHERE c.session = ANY (theirs) AND c.order_id IS NOT NULL);
     DELETE FROM coupon.coupon c WHERE c.session = ANY (theirs);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN NEXT;
+    relation := 'coupon.order_discount'; kept := 'orders that have a coupon of somebody else: their number, amount and discount';
+    DELETE FROM coupon.order_discount o WHERE o.order_id = ANY (orders)
+        AND NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.order_id = o.order_id);
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN NEXT;
     relation := 'coupon.decision'; kept := 'coupon.total: how many there were, by campaign, day and arm';
@@ -171,9 +178,10 @@ DECLARE
     of text[];
     ids uuid[];
     whose text[];
+    orders text[];
 BEGIN
     sessions := 0; coupons := 0; decisions := 0; notes := 0;
-    IF before IS NULL AND closed IS NULL OR NOT pg_try_advisory_xact_lock(coupon.lock_key('totals', '')) THEN
+    IF before IS NULL AND closed IS NULL OR NOT coupon.try_lock('totals', true) THEN
         RETURN;
     END IF;
     IF closed IS NOT NULL THEN
@@ -181,8 +189,13 @@ BEGIN
             SELECT x.session, x.id FROM coupon.coupon x WHERE x.closed_at < closed
             ORDER BY x.closed_at LIMIT batch FOR UPDATE SKIP LOCKED) c;
         PERFORM coupon.count_coupons(of, ids);
-        DELETE FROM coupon.coupon c USING unnest(of, ids) u(session, id) WHERE c.session = u.session AND c.id = u.id;
-        GET DIAGNOSTICS coupons = ROW_COUNT;
+        WITH gone AS (DELETE FROM coupon.coupon c USING unnest(of, ids) u(session, id)
+            WHERE c.session = u.session AND c.id = u.id RETURNING c.order_id)
+        SELECT count(*), array_agg(DISTINCT order_id) INTO coupons, orders FROM gone;
+        DELETE FROM coupon.order_discount WHERE order_id IN (
+            SELECT o.order_id FROM coupon.order_discount o WHERE o.order_id = ANY (orders) AND NOT EXISTS (
+                SELECT FROM coupon.coupon c WHERE c.order_id = o.order_id) FOR UPDATE SKIP LOCKED);
+        GET DIAGNOSTICS notes = ROW_COUNT;
         -- A decision outlives its coupon: it knows the arm.
         SELECT array_agg(d.session), array_agg(d.campaign) INTO of, whose FROM (
             SELECT x.session, x.campaign FROM coupon.decision x WHERE x.decided_at < closed
@@ -194,7 +207,8 @@ BEGIN
         GET DIAGNOSTICS decisions = ROW_COUNT;
         DELETE FROM coupon.attempt WHERE id IN (
             SELECT x.id FROM (SELECT a.id, a.at FROM coupon.attempt a ORDER BY a.id LIMIT batch) x WHERE x.at < closed);
-        GET DIAGNOSTICS notes = ROW_COUNT;
+        GET DIAGNOSTICS n = ROW_COUNT;
+        notes := notes + n;
         DELETE FROM coupon.purse p WHERE p.day > '-infinity' AND p.day < closed::date - 1 AND NOT EXISTS (
             SELECT FROM coupon.coupon c WHERE c.campaign = p.campaign AND c.budget_day = p.day AND c.closed_at IS NULL);
         GET DIAGNOSTICS n = ROW_COUNT;

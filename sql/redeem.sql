@@ -11,8 +11,10 @@ CREATE FUNCTION coupon.discount_on(order_amount numeric, discount numeric, unit 
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- least() passes over a NULL, and would promise max_discount for an order nobody knows the amount of.
-    SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN discount
-        ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END, max_discount, order_amount) END;
+    -- An amount that the currency cannot pay is rounded down, so that it is never more than any of them.
+    SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN trunc(discount, coupon.minor_units(currency))
+        ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END,
+        trunc(max_discount, coupon.minor_units(currency)), trunc(order_amount, coupon.minor_units(currency))) END;
 END;
 COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order; NULL while its amount is not known';
 
@@ -28,58 +30,11 @@ BEGIN
     END IF;
     IF order_amount < 0 OR order_amount IN ('NaN', 'Infinity') THEN
         RAISE EXCEPTION 'order_amount is %', order_amount USING ERRCODE = 'numeric_value_out_of_range',
-            HINT = 'Pass the amount of the goods the coupon is for, at least 0.';
+            HINT = 'Pass the amount of the order, at least 0.';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION coupon.check_presented(text, text, numeric) IS 'Refuses misuse: NULLs, an order without an id, an amount that is none';
-
-CREATE FUNCTION coupon.note_attempt(action text, session text, customer text, coupon uuid, order_id text,
-    order_amount numeric, answer coupon.redemption) RETURNS coupon.redemption
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    INSERT INTO coupon.attempt (at, action, session, customer, coupon, order_id, order_amount, status, reason)
-    VALUES (coupon.clock(), action, left(session, 256), left(customer, 256), note_attempt.coupon, order_id, order_amount,
-        answer.status, answer.reason);
-    RETURN answer;
-END
-$$;
-COMMENT ON FUNCTION coupon.note_attempt(text, text, text, uuid, text, numeric, coupon.redemption) IS 'Notes an attempt and passes its answer on';
-
-CREATE FUNCTION coupon.count_stranger(session text, customer text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Nobody is never blocked; one row for all that are nobody would make their checkouts wait for each other.
-    IF num_nonnulls(session, customer) = 0 THEN
-        RETURN;
-    END IF;
-    INSERT INTO coupon.presenter AS p (presenter, since, refused)
-    SELECT coupon.presenter_name(session, customer), coupon.clock(), 1
-    ON CONFLICT (presenter) DO UPDATE
-    SET since = CASE WHEN p.since < excluded.since - interval '10 minutes' THEN excluded.since ELSE p.since END,
-        refused = CASE WHEN p.since < excluded.since - interval '10 minutes' THEN 1 ELSE p.refused + 1 END;
-END
-$$;
-COMMENT ON FUNCTION coupon.count_stranger(text, text) IS 'Counts a code that is not the presenter''s';
-
-CREATE FUNCTION coupon.presenter_name(session text, customer text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT left(coalesce('customer ' || customer, 'session ' || session, 'nobody'), 256);
-END;
-COMMENT ON FUNCTION coupon.presenter_name(text, text) IS 'Whom attempts are counted for';
-
-CREATE FUNCTION coupon.blocked(session text, customer text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Nobody is not blocked: with eighty random bits, guessing is hopeless, and one who asks for all would block all.
-    RETURN num_nonnulls(session, customer) > 0 AND EXISTS (SELECT FROM coupon.presenter p
-        WHERE p.presenter = coupon.presenter_name(session, customer)
-            AND p.refused >= current_setting('coupon_ext.max_attempts')::int
-            AND p.since >= coupon.clock() - interval '10 minutes');
-END
-$$;
-COMMENT ON FUNCTION coupon.blocked(text, text) IS 'Whether a presenter has offered too many codes of others within ten minutes';
 
 CREATE FUNCTION coupon.present(action text, code text, order_id text, order_amount numeric, ttl interval, session text,
     customer text) RETURNS coupon.redemption
@@ -87,17 +42,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at timestamptz := coupon.clock();
     plain text := coupon.normalise_code(code);
+    deadline CONSTANT timestamptz := clock_timestamp() + make_interval(secs => coupon.redeem_wait() / 1000.0);
     c record;
+    ours boolean;
+    locked boolean := true;
     reserved boolean;
+    free numeric;
     answer coupon.redemption;
 BEGIN
     IF NOT coupon.storage_ready() THEN
         PERFORM coupon.warn_storage();
         RETURN ('refused', 'not valid', NULL)::coupon.redemption;
-    END IF;
-    -- Locks in one order for all: the order, the campaign, the coupon, the purses.
-    IF order_id IS NOT NULL THEN
-        PERFORM pg_advisory_xact_lock(coupon.lock_key('order', order_id));
     END IF;
     SELECT x.session, x.id, x.campaign, x.bearer, x.customer INTO c FROM coupon.coupon x
     WHERE x.code IN (plain, coupon.hash_code(plain));
@@ -107,14 +62,34 @@ BEGIN
         RETURN coupon.note_attempt(action, coupon.known_session(session), customer, c.id, order_id, order_amount,
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
-    PERFORM coupon.share_budget(c.campaign);
-    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
-    IF NOT FOUND THEN
-        -- Erased since it was found, with all that named its session: no id is noted that could never be found again.
-        RETURN coupon.note_attempt(action, NULL, NULL, NULL, NULL, order_amount,
-            ('refused', 'not valid', NULL)::coupon.redemption);
+    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
+    -- What is redeemed needs no lock to be refused.
+    IF c.state = 'redeemed' THEN
+        RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
+            -- The same order asking again gets the same answer.
+            CASE WHEN c.order_id = present.order_id THEN ('redeemed', 'redeemed before', c.discount_amount)::coupon.redemption
+            ELSE ('refused', 'already redeemed', NULL)::coupon.redemption END);
     END IF;
+    -- In one order for all: the order, the coupon, the purses.
+    IF order_id IS NOT NULL THEN
+        ours := coupon.lock_order(order_id, deadline);
+        locked := ours;
+    END IF;
+    IF locked THEN
+        locked := coupon.lock_coupon(c.session, c.id, deadline);
+    END IF;
+    IF locked IS NOT TRUE THEN
+        IF ours THEN
+            PERFORM coupon.leave_order(order_id);
+        END IF;
+        -- Erased since it was found, or perhaps being erased, with all that named its session: no id is noted that could
+        -- never be found again.
+        RETURN coupon.note_attempt(action, NULL, NULL, NULL, NULL, order_amount,
+            ('refused', CASE WHEN locked IS NULL THEN 'not valid' ELSE 'busy, try again' END, NULL)::coupon.redemption);
+    END IF;
+    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     reserved := c.state = 'reserved' AND c.reserved_until > at;
+    free := coupon.left_of_order(order_id, order_amount, c.session, c.id);
     answer := CASE
         -- The same order asking again gets the same answer.
         WHEN c.state = 'redeemed' AND c.order_id = present.order_id
@@ -131,32 +106,42 @@ BEGIN
                 AND (o.state = 'redeemed' OR o.state = 'reserved' AND o.reserved_until > at)
                 AND (o.exclusive OR c.exclusive OR o.stacking = c.stacking))
             THEN ('refused', 'not with the order''s other coupon', NULL)::coupon.redemption
-        WHEN action = 'reserve' AND reserved THEN ('reserved', 'reserved before',
-            coupon.discount_on(order_amount, c.discount, c.unit, c.max_discount, c.currency))::coupon.redemption
-        WHEN action = 'redeem' THEN ('redeemed', 'ok',
-            coupon.discount_on(order_amount, c.discount, c.unit, c.max_discount, c.currency))::coupon.redemption
-        WHEN action = 'reserve' THEN ('reserved', 'ok',
-            coupon.discount_on(order_amount, c.discount, c.unit, c.max_discount, c.currency))::coupon.redemption
+        WHEN action IN ('reserve', 'redeem') AND order_amount > 0 AND free <= 0
+            THEN ('refused', 'nothing is left of the order', NULL)::coupon.redemption
+        WHEN action IN ('reserve', 'redeem') THEN (
+            CASE action WHEN 'reserve' THEN 'reserved' ELSE 'redeemed' END,
+            CASE WHEN action = 'reserve' AND reserved THEN 'reserved before' ELSE 'ok' END,
+            least(coupon.discount_on(order_amount, c.discount, c.unit, c.max_discount, c.currency),
+                trunc(free, coupon.minor_units(c.currency))))::coupon.redemption
         ELSE (CASE action WHEN 'show' THEN 'shown' ELSE 'dismissed' END, 'ok', NULL)::coupon.redemption END;
-    IF answer.reason = 'ok' THEN
+    IF answer.reason IN ('ok', 'reserved before') THEN
         UPDATE coupon.coupon x SET
             state = CASE WHEN action IN ('reserve', 'redeem') THEN answer.status
                          WHEN x.state = 'issued' OR x.state = 'shown' AND action = 'dismiss' THEN answer.status
                          ELSE x.state END,
             shown_at = CASE action WHEN 'show' THEN coalesce(x.shown_at, at) ELSE x.shown_at END,
             dismissed_at = CASE action WHEN 'dismiss' THEN coalesce(x.dismissed_at, at) ELSE x.dismissed_at END,
-            reserved_at = CASE action WHEN 'reserve' THEN at ELSE x.reserved_at END,
-            reserved_until = CASE action WHEN 'reserve' THEN at + ttl ELSE x.reserved_until END,
+            reserved_at = CASE WHEN action = 'reserve' AND answer.reason = 'ok' THEN at ELSE x.reserved_at END,
+            reserved_until = CASE WHEN action = 'reserve' AND answer.reason = 'ok' THEN at + ttl ELSE x.reserved_until END,
             redeemed_at = CASE action WHEN 'redeem' THEN at END,
             closed_at = CASE action WHEN 'redeem' THEN at END,
             order_id = coalesce(present.order_id, x.order_id),
             order_amount = CASE action WHEN 'redeem' THEN present.order_amount ELSE x.order_amount END,
             discount_amount = CASE action WHEN 'redeem' THEN answer.discount END,
+            promised = CASE WHEN action = 'redeem' THEN NULL WHEN action = 'reserve' AND answer.reason = 'ok' THEN answer.discount
+                WHEN action = 'reserve' THEN coalesce(answer.discount, x.promised) ELSE x.promised END,
             held = CASE WHEN action = 'redeem' AND x.held IS NOT NULL THEN 0 ELSE x.held END
         WHERE x.session = c.session AND x.id = c.id;
+        IF order_id IS NOT NULL THEN
+            UPDATE coupon.order_discount o SET amount = coalesce(present.order_amount, o.amount),
+                discount = o.discount + CASE action WHEN 'redeem' THEN answer.discount ELSE 0 END
+            WHERE o.order_id = present.order_id;
+        END IF;
         IF action = 'redeem' THEN
             PERFORM coupon.return_money(c.campaign, c.budget_day, c.held - answer.discount);
         END IF;
+    ELSIF ours THEN
+        PERFORM coupon.leave_order(order_id);
     END IF;
     RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount, answer);
 END
@@ -212,7 +197,10 @@ CREATE FUNCTION @extschema@.release_coupon(code text, order_id text) RETURNS cou
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     plain text := coupon.normalise_code(code);
+    deadline CONSTANT timestamptz := clock_timestamp() + make_interval(secs => coupon.redeem_wait() / 1000.0);
     c record;
+    ours boolean;
+    locked boolean;
     answer coupon.redemption;
 BEGIN
     PERFORM coupon.check_presented(code, order_id, NULL);
@@ -220,13 +208,24 @@ BEGIN
         PERFORM coupon.warn_storage();
         RETURN ('refused', 'not taken for this order', NULL)::coupon.redemption;
     END IF;
-    PERFORM pg_advisory_xact_lock(coupon.lock_key('order', order_id));
-    SELECT x.session, x.id, x.campaign INTO c FROM coupon.coupon x
-    WHERE x.code IN (plain, coupon.hash_code(plain));
+    SELECT x.session, x.id INTO c FROM coupon.coupon x WHERE x.code IN (plain, coupon.hash_code(plain));
     IF FOUND THEN
-        PERFORM coupon.share_budget(c.campaign);
+        ours := coupon.lock_order(order_id, deadline);
+        locked := ours AND coupon.lock_coupon(c.session, c.id, deadline);
     END IF;
-    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id FOR UPDATE;
+    SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
+    -- Whether money is held for a coupon that lives again depends on a budget that must not be set meanwhile.
+    IF locked AND c.order_id = release_coupon.order_id AND c.state <> 'released' THEN
+        locked := coupon.try_lock('campaign ' || c.campaign, false);
+        PERFORM coupon.see_budget(c.campaign);
+    END IF;
+    IF NOT locked THEN
+        IF ours THEN
+            PERFORM coupon.leave_order(order_id);
+        END IF;
+        RETURN coupon.note_attempt('release', NULL, NULL, NULL, NULL, NULL,
+            ('refused', 'busy, try again', NULL)::coupon.redemption);
+    END IF;
     answer := CASE
         WHEN (c.order_id = release_coupon.order_id) IS NOT TRUE
             THEN ('refused', 'not taken for this order', NULL)::coupon.redemption
@@ -234,8 +233,15 @@ BEGIN
         WHEN c.state = 'redeemed' OR c.state = 'reserved' AND c.closed_at IS NULL
             THEN ('released', 'no longer valid', c.discount_amount)::coupon.redemption
         ELSE ('refused', 'expired', NULL)::coupon.redemption END;
-    IF answer.reason = 'no longer valid' AND coupon.revive(c.session, c.id) THEN
-        answer := (answer.status, 'valid again', answer.discount)::coupon.redemption;
+    IF answer.reason = 'no longer valid' THEN
+        UPDATE coupon.order_discount o SET discount = o.discount - c.discount_amount
+        WHERE o.order_id = release_coupon.order_id AND c.state = 'redeemed';
+        IF coupon.revive(c.session, c.id) THEN
+            answer := (answer.status, 'valid again', answer.discount)::coupon.redemption;
+        END IF;
+    END IF;
+    IF ours THEN
+        PERFORM coupon.leave_order(order_id);
     END IF;
     RETURN coupon.note_attempt('release', c.session, c.customer, c.id, release_coupon.order_id, NULL, answer);
 END
@@ -252,17 +258,18 @@ BEGIN
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = of AND x.id = key;
     worst := coupon.worst_case(c.discount, c.unit, c.max_discount);
     -- All of the discount comes back; then, as when it was issued, the worst case is held again.
-    IF c.held IS NOT NULL AND c.state = 'redeemed' THEN
+    IF c.state = 'redeemed' THEN
         PERFORM coupon.return_money(c.campaign, c.budget_day, c.discount_amount);
     END IF;
-    IF c.expires_at > at AND (c.held IS NULL OR worst IS NOT NULL) THEN
+    IF c.expires_at > at AND (worst IS NOT NULL OR coupon.available(c.campaign, 'money', '-infinity') IS NULL
+            AND coupon.available(c.campaign, 'money', c.budget_day) IS NULL) THEN
         PERFORM coupon.close_expired(of);
         BEGIN
             UPDATE coupon.coupon x SET state = 'released', released_at = at, redeemed_at = NULL, reserved_at = NULL,
-                reserved_until = NULL, order_amount = NULL, discount_amount = NULL, closed_at = NULL,
-                held = CASE WHEN x.held IS NOT NULL THEN worst END
+                reserved_until = NULL, order_amount = NULL, discount_amount = NULL, promised = NULL, closed_at = NULL,
+                held = worst
             WHERE x.session = of AND x.id = key;
-            IF c.held IS NULL OR c.state = 'reserved' OR coupon.hold_again(c.campaign, c.budget_day, worst) THEN
+            IF c.state = 'reserved' OR coupon.hold_again(c.campaign, c.budget_day, worst) THEN
                 RETURN true;
             END IF;
             RAISE unique_violation;
@@ -275,7 +282,7 @@ BEGIN
         PERFORM coupon.return_money(c.campaign, c.budget_day, c.held);
     END IF;
     UPDATE coupon.coupon x SET state = 'released', released_at = at, redeemed_at = NULL, reserved_at = NULL,
-        reserved_until = NULL, order_amount = NULL, discount_amount = NULL, closed_at = coalesce(x.closed_at, at),
+        reserved_until = NULL, order_amount = NULL, discount_amount = NULL, promised = NULL, closed_at = coalesce(x.closed_at, at),
         held = CASE WHEN x.held IS NOT NULL THEN 0 END
     WHERE x.session = of AND x.id = key;
     RETURN false;
@@ -289,6 +296,7 @@ DECLARE
     c record;
 BEGIN
     SELECT * INTO c FROM coupon.campaign x WHERE x.campaign = name;
+    -- Where nothing bounds the coupon, there is no budget either.
     IF c.budget IS NOT NULL AND NOT coupon.take(name, 'money', '-infinity', need, coupon.minor_units(c.currency), true) THEN
         RETURN false;
     END IF;

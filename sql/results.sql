@@ -323,7 +323,7 @@ BEGIN
     COMMENT ON COLUMN coupon.estimated_sales.issue_rate IS 'Share of sessions given a coupon';
 
     CREATE VIEW coupon.budget AS
-    SELECT c.campaign, s.unit, s.day, s.granted, coalesce(p.available, s.granted) AS available,
+    SELECT c.campaign, s.unit, s.day, coalesce(p.granted, s.granted) AS granted, coalesce(p.available, s.granted) AS available,
         coalesce(k.held, 0) AS held, CASE s.unit WHEN 'coupons' THEN coalesce(k.coupons, 0) + coalesce(t.issued, 0)
             ELSE coalesce(k.spent, 0) + coalesce(t.spent, 0) END AS spent,
         CASE s.unit WHEN 'money' THEN c.currency END AS currency
@@ -331,8 +331,9 @@ BEGIN
     CROSS JOIN LATERAL (VALUES ('money', NULL::date, c.budget), ('coupons', NULL, c.coupons),
         ('money', coupon.budget_date(c.time_zone), c.budget_day),
         ('coupons', coupon.budget_date(c.time_zone), c.coupons_day)) s(unit, day, granted)
-    LEFT JOIN LATERAL (SELECT sum(u.amount) AS available FROM coupon.purse u
-        WHERE u.campaign = c.campaign AND u.unit = s.unit AND u.day = coalesce(s.day, '-infinity')) p ON true
+    LEFT JOIN LATERAL (SELECT sum(u.amount) AS available, max(u.granted) AS granted FROM coupon.purse u
+        WHERE u.campaign = c.campaign AND u.unit = s.unit AND u.day = coalesce(s.day, '-infinity')
+        HAVING bool_or(u.opens)) p ON true
     LEFT JOIN LATERAL (SELECT count(*) AS coupons, CASE s.unit WHEN 'money' THEN sum(u.held) END AS held,
             sum(u.discount_amount) FILTER (WHERE u.state = 'redeemed') AS spent FROM coupon.coupon u
         WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.budget_day = s.day)) k ON true

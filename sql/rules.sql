@@ -225,10 +225,6 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', old.campaign)) THEN
-        RETURN 'busy: campaign';
-    END IF;
-    PERFORM coupon.see_budget(old.campaign);
     UPDATE coupon.coupon x SET closed_at = x.expires_at, state = 'expired', held = CASE WHEN x.held IS NOT NULL THEN 0 END
     FROM (SELECT y.session, y.id, y.held FROM coupon.coupon y
         WHERE y.session = of AND y.closed_at IS NULL AND y.expires_at <= coupon.clock()
@@ -244,6 +240,29 @@ END
 $$;
 COMMENT ON FUNCTION coupon.close_expired(text) IS 'Makes room for a session''s next coupon; NULL, or what another transaction holds. Never waits';
 
+CREATE FUNCTION coupon.take_turn(customer text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own CONSTANT text := current_setting('lock_timeout');
+BEGIN
+    PERFORM FROM coupon.holder h WHERE h.customer = take_turn.customer AND h.campaign = '' FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        RETURN true;
+    ELSIF EXISTS (SELECT FROM coupon.holder h WHERE h.customer = take_turn.customer AND h.campaign = '') THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        PERFORM set_config('lock_timeout', '1ms', true);
+        INSERT INTO coupon.holder (campaign, customer, decisions, last_at) VALUES ('', take_turn.customer, 0, '-infinity');
+        PERFORM set_config('lock_timeout', own, true);
+        RETURN true;
+    EXCEPTION WHEN lock_not_available OR unique_violation THEN
+        RETURN false;
+    END;
+END
+$$;
+COMMENT ON FUNCTION coupon.take_turn(text) IS 'Holds a customer''s row until the transaction ends, or makes it; false where another transaction decides about the customer. Waits no longer than a millisecond';
+
 CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -253,7 +272,7 @@ DECLARE
 BEGIN
     -- Before the campaign is read, and whether or not it has a budget: whoever gives it one counts the coupons that are
     -- out, and must not miss this one.
-    IF NOT pg_try_advisory_xact_lock_shared(coupon.lock_key('campaign', name)) THEN
+    IF NOT coupon.try_lock('campaign ' || name, false) THEN
         RETURN 'busy: campaign';
     END IF;
     PERFORM coupon.see_budget(name);
@@ -261,8 +280,8 @@ BEGIN
         EXISTS (SELECT FROM coupon.coupon y WHERE y.session = claim.session AND y.closed_at IS NULL) AS has_one
     INTO c FROM coupon.campaign x WHERE x.campaign = name;
     IF customer IS NOT NULL THEN
-        -- Whoever has this lock decides about the customer; nobody else waits for it, or for the row.
-        IF NOT pg_try_advisory_xact_lock(coupon.lock_key('customer', customer)) THEN
+        -- Whoever has this row decides about the customer; nobody else waits for it, or for the customer's others.
+        IF NOT coupon.take_turn(customer) THEN
             RETURN 'busy: customer';
         END IF;
         SELECT CASE WHEN bool_or(h.campaign = name AND h.decisions >= c.per_customer) THEN 'per_customer'
@@ -285,7 +304,8 @@ BEGIN
         END IF;
     END IF;
     IF customer IS NOT NULL THEN
-        INSERT INTO coupon.holder AS h (campaign, customer, decisions, last_at) VALUES (name, claim.customer, 1, at)
+        INSERT INTO coupon.holder AS h (campaign, customer, decisions, last_at)
+        VALUES ('', claim.customer, 1, at), (name, claim.customer, 1, at)
         ON CONFLICT ON CONSTRAINT holder_pkey DO UPDATE SET decisions = h.decisions + 1, last_at = at;
     END IF;
     RETURN NULL;

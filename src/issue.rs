@@ -335,8 +335,7 @@ fn issue(client: &mut SpiClient, due: &Due, campaign: &Campaign, category: Optio
                replace(replace(replace(c.message, '{discount}', trim_scale(c.discount)::text || ' ' || \
                CASE c.unit WHEN 'percent' THEN '%' ELSE c.currency END), '{category}', coalesce($4, 'everything')), \
                '{hours}', trim_scale(round(extract(epoch FROM c.valid_for) / 3600, 1))::text), c.display_seconds, $5, \
-               $5 + c.valid_for, CASE WHEN num_nonnulls(c.budget, c.budget_day) > 0 \
-               THEN coupon.worst_case(c.discount, c.unit, c.max_discount) END, coupon.budget_date(c.time_zone) \
+               $5 + c.valid_for, coupon.worst_case(c.discount, c.unit, c.max_discount), coupon.budget_date(c.time_zone) \
                FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
     use pg_sys::BuiltinOid::*;
     let types = [TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID];

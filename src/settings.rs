@@ -15,6 +15,7 @@ pub enum OnError {
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_ERROR: GucSetting<OnError> = GucSetting::<OnError>::new(OnError::Warn);
 static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(50);
+static REDEEM_WAIT: GucSetting<i32> = GucSetting::<i32>::new(500);
 static SESSION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1800);
 static MAX_CLICK_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(20);
@@ -49,6 +50,16 @@ pub fn define() {
         c"Longest wait for another session's row in one statement; 0 never waits.",
         c"Kept below half of deadlock_timeout, so that the shop is never deadlocked.",
         &MAX_WAIT,
+        0,
+        60_000,
+        Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"coupon_ext.redeem_wait",
+        c"Longest wait of a checkout for a coupon or an order that another transaction holds; 0 never waits.",
+        c"Kept below half of deadlock_timeout, so that the shop is never deadlocked.",
+        &REDEEM_WAIT,
         0,
         60_000,
         Suset,
@@ -177,9 +188,18 @@ pub fn raise() -> bool {
 
 /// Milliseconds, below half of deadlock_timeout, and no more than the user's own lock_timeout.
 pub fn max_wait() -> i32 {
+    bounded(MAX_WAIT.get())
+}
+
+fn bounded(wait: i32) -> i32 {
     // SAFETY: plain reads of settings.
     let (deadlock, own) = unsafe { (pg_sys::DeadlockTimeout, pg_sys::LockTimeout) };
-    MAX_WAIT.get().min(deadlock / 2).min(if own > 0 { own } else { i32::MAX })
+    wait.min(deadlock / 2).min(if own > 0 { own } else { i32::MAX })
+}
+
+#[pg_extern(sql = false)]
+fn redeem_wait() -> i32 {
+    bounded(REDEEM_WAIT.get())
 }
 
 pub fn session_timeout() -> f64 {

@@ -70,7 +70,7 @@ expect "a campaign that has issued stays" 23001 "$(as "marketer_$$" psql -XAtq -
 expect "its budget was filled" 200 "$(q "SELECT trim_scale(available) FROM coupon.budget WHERE campaign = 'm'")"
 expect "and it is in the audit by its name" "marketer_$$" "$(q "SELECT DISTINCT by FROM coupon.audit WHERE name = 'm'")"
 may_not marketer "$codes" "SELECT session FROM coupon.coupon" "SELECT * FROM coupon.session" "SELECT * FROM coupon.decision" "SELECT * FROM coupon.customer" "SELECT * FROM coupon.audit" "SELECT * FROM coupon.purse" \
-    "UPDATE coupon.purse SET amount = 1000" "SELECT coupon.fill('m', 'money', '-infinity', 1000)" "UPDATE coupon.total SET spent = 0" "$clicks" "SELECT issue_coupon('b-1')" \
+    "UPDATE coupon.purse SET amount = 1000" "SELECT coupon.adjust('m', 'money', '-infinity', 1000)" "UPDATE coupon.total SET spent = 0" "$clicks" "SELECT issue_coupon('b-1')" \
     "$train" "SELECT coupon.activate(1)" "SELECT coupon.rollback()" "SELECT * FROM coupon.forget('cust-1')" "SELECT * FROM coupon.session_events('$session')" \
     "SELECT coupon.watch_stock('secret', 'category', 'quantity')" "INSERT INTO coupon.stock_source VALUES (true, 'secret', 'category', 'quantity')" \
     "SELECT coupon.watch('stock', '{\"session\": \"category\", \"at\": \"quantity\"}', NULL)" "SELECT coupon.grant_access('marketer_$$', 'operator')"

@@ -39,7 +39,7 @@ others=$(q "SELECT sum(held) FROM coupon.coupon WHERE customer = 'bert'")
 ids=$(q "SELECT string_agg(id::text, '|') FROM coupon.coupon WHERE customer = 'anna'")
 expect_true "there is much to forget" "SELECT count(*) > 10 FROM coupon.coupon WHERE customer = 'anna'"
 said=$(q "SELECT relation, removed > 0, kept IS NOT NULL FROM coupon.forget('anna')")
-expect "it says what it removed and what it kept" "coupon.coupon|t|t coupon.decision|t|t coupon.attempt|t|f coupon.holder|t|f coupon.presenter|t|f coupon.fault|t|f coupon.gap|t|f coupon.customer|f|f coupon.session|t|f coupon.click|t|f public.click|f|t coupon.model|f|t" "$(echo $said)"
+expect "it says what it removed and what it kept" "coupon.coupon|t|t coupon.order_discount|t|t coupon.decision|t|t coupon.attempt|t|f coupon.holder|t|f coupon.presenter|t|f coupon.fault|t|f coupon.gap|t|f coupon.customer|f|f coupon.session|t|f coupon.click|t|f public.click|f|t coupon.model|f|t" "$(echo $said)"
 expect "no trace of her" "" "$(trace anna | grep -v '^coupon.fault|2$' || true)"
 expect "what only sounds like her is still there" 2 "$(q "SELECT count(*) FROM coupon.fault WHERE customer = 'Johanna' OR session = 'annabel'")"
 expect "another's session that missed a click of hers stays marked" "1|" "$(q "SELECT count(*), max(customer) FROM coupon.gap WHERE session = 'bert-3'")"

@@ -58,7 +58,7 @@ mallory q "
     CREATE FUNCTION public.assign_segment(character varying) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM own.strike(); RETURN 0; END';
     CREATE FUNCTION public.issue_coupon(character varying) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM own.strike(); RETURN 0; END'"
 q "CREATE EXTENSION coupon_ext; SELECT coupon.create_storage(); SELECT count(*) FROM coupon.watched;
-   SELECT coupon.lock_key('a', 'b'), coupon.discount_on(50, 10, 'percent', NULL, 'EUR'); SELECT issue_coupon(42::bigint);
+   SELECT coupon.try_lock('a', false), coupon.discount_on(50, 10, 'percent', NULL, 'EUR'); SELECT issue_coupon(42::bigint);
    SELECT count(*) FROM coupon.segment_statistics; SELECT coupon.record_click('h-1', NULL, 'view', 'c-1')" >/dev/null 2>&1
 kept_out "installed and used"
 expect "the discount is right" 5.00 "$(q "SELECT coupon.discount_on(50, 10, 'percent', NULL, 'EUR')")"

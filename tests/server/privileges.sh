@@ -68,7 +68,7 @@ has marketer "arm_of assign_segment create_storage explain go_live need_storage 
     "arm stock_source"
 has operator "access_rights activate arm_of assign_segment base_type blame churn_probability create_storage drop_version event_order event_query events events_query explain explain_churn export_model forget import_model judge_churn live_offer lock_mutex misfits missing_rights name_segment need_storage number_sql own_rows rank_categories refresh_segments rollback run_training run_tuning score_query score_sessions session_events sources stock sweep sweep_all text_sql time_sql train train_churn train_ranking train_segments try_mutex tune tune_churn view_names warn_misfits" \
     "customer DELETE, customer INSERT, customer UPDATE, deployment INSERT, model INSERT, segment_name DELETE, segment_name INSERT, tuning INSERT, version INSERT" \
-    "arm attempt audit campaign click coupon customer decision deployment fault gap grantee holder model mutex presenter purse segment_name session stock_source storage total tuning version"
+    "arm attempt audit campaign click coupon customer decision deployment fault gap grantee holder model mutex order_discount presenter purse segment_name session stock_source storage total tuning version"
 q "SELECT coupon.revoke_access(NULL)" >/dev/null
 
 note "as a role with only INSERT on the click table"

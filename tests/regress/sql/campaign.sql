@@ -142,7 +142,7 @@ CALL set_only('per_customer = 1');
 SELECT * FROM stopped_by('r20', 'cleo');
 SELECT * FROM stopped_by('r21', 'cleo');
 SELECT * FROM stopped_by('r22');
-SELECT campaign, decisions, last_at FROM coupon.holder WHERE customer = 'cleo';
+SELECT campaign, decisions, last_at FROM coupon.holder WHERE customer = 'cleo' ORDER BY 1;
 CALL set_only('cool_down = ''1 day''');
 SELECT * FROM stopped_by('r23', 'cleo');
 SET coupon_ext.clock = '2026-03-08 23:30:00';

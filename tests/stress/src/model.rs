@@ -100,6 +100,8 @@ pub struct Coupon {
     pub reserved_until: i64,
     pub order: Option<String>,
     pub discount: Option<i64>,
+    /// What it was said to take off the order it is reserved for.
+    pub promised: Option<i64>,
     /// Every state it entered, as the audit must have them.
     pub history: Vec<State>,
 }
@@ -187,6 +189,8 @@ pub struct Model {
     counted: HashMap<(usize, String), u32>,
     last: HashMap<String, i64>,
     strangers: HashMap<String, (i64, u32)>,
+    /// The same as the connection remembers it, which no ROLLBACK reaches.
+    pub here: HashMap<String, (i64, u32)>,
 }
 
 impl Campaign {
@@ -200,7 +204,7 @@ impl Model {
     pub fn new(at: i64, campaigns: Vec<Campaign>) -> Model {
         let (coupons, sessions) = (Vec::new(), HashMap::new());
         let (counted, last, strangers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Model { at, campaigns, coupons, sessions, counted, last, strangers }
+        Model { at, campaigns, coupons, sessions, counted, last, strangers, here: HashMap::new() }
     }
 
     pub fn today(&self) -> i64 {
@@ -352,6 +356,7 @@ impl Model {
             reserved_until: i64::MIN,
             order: None,
             discount: None,
+            promised: None,
             history: vec![State::Issued],
         });
     }

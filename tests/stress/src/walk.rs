@@ -59,6 +59,7 @@ const EVERY: [&str; 24] = [
     "Redeem refused below the minimum basket",
     "Redeem refused reserved for another order",
     "Redeem refused not with the order's other coupon",
+    "Redeem refused nothing is left of the order",
     "Redeem refused not valid",
     "Reserve reserved ok",
     "Reserve reserved reserved before",
@@ -133,7 +134,9 @@ impl Walk {
                 self.offer()?;
                 self.compare_budgets()?;
                 self.client.batch_execute(end)?;
+                let here = std::mem::take(&mut self.model.here);
                 self.model = before;
+                self.model.here = here;
                 self.note(format!("undone by {end}"));
             }
             _ => self.offer()?,

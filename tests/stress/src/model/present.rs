@@ -4,14 +4,17 @@ use super::*;
 
 impl Model {
     fn blocked(&self, presenter: Option<&str>) -> bool {
-        let found = presenter.and_then(|p| self.strangers.get(p));
-        found.is_some_and(|&(since, count)| count >= MAX_ATTEMPTS && since >= self.at - WINDOW)
+        let many = |&(since, count): &(i64, u32)| count >= MAX_ATTEMPTS && since >= self.at - WINDOW;
+        let Some(presenter) = presenter else { return false };
+        self.strangers.get(presenter).is_some_and(many) || self.here.get(presenter).is_some_and(many)
     }
 
     fn count_stranger(&mut self, presenter: Option<&str>) {
         let Some(presenter) = presenter else { return };
-        let counted = self.strangers.entry(presenter.to_string()).or_insert((self.at, 0));
-        *counted = if counted.0 < self.at - WINDOW { (self.at, 1) } else { (counted.0, counted.1 + 1) };
+        for counts in [&mut self.strangers, &mut self.here] {
+            let counted = counts.entry(presenter.to_string()).or_insert((self.at, 0));
+            *counted = if counted.0 < self.at - WINDOW { (self.at, 1) } else { (counted.0, counted.1 + 1) };
+        }
     }
 
     pub fn present(&mut self, p: &Presented) -> Answer {
@@ -61,18 +64,33 @@ impl Model {
         if self.coupons.iter().enumerate().any(clash) {
             return refused("not with the order's other coupon");
         }
-        let discount = p.amount.map(|a| c.terms.on(a));
+        // Of the order, what its other coupons leave.
+        let takes = |(j, o): (usize, &Coupon)| match (j != i && o.order.as_deref() == p.order, o.state) {
+            (true, State::Redeemed) => o.discount.unwrap_or(0),
+            (true, State::Reserved) if !o.closed && o.reserved(at) => o.promised.unwrap_or(0),
+            _ => 0,
+        };
+        let free = p.amount.map(|a| a - self.coupons.iter().enumerate().map(takes).sum::<i64>());
+        if p.order.is_some() && p.amount.is_some_and(|a| a > 0) && free.is_some_and(|f| f <= 0) {
+            return refused("nothing is left of the order");
+        }
+        let discount = p.amount.map(|a| c.terms.on(a).min(free.unwrap_or(a)));
         let c = &mut self.coupons[i];
         match p.action {
-            Action::Reserve if reserved => answer("reserved", "reserved before", discount),
+            Action::Reserve if reserved => {
+                c.promised = discount.or(c.promised);
+                answer("reserved", "reserved before", discount)
+            }
             Action::Reserve => {
                 c.enter(State::Reserved, p.order);
+                c.promised = discount;
                 c.reserved_until = at + p.ttl;
                 answer("reserved", "ok", discount)
             }
             Action::Redeem => {
                 c.enter(State::Redeemed, p.order);
                 c.closed = true;
+                c.promised = None;
                 c.discount = discount;
                 answer("redeemed", "ok", discount)
             }
@@ -102,6 +120,7 @@ impl Model {
                 let again = self.lives_again(i);
                 let c = &mut self.coupons[i];
                 c.discount = None;
+                c.promised = None;
                 c.closed = !again;
                 c.enter(State::Released, None);
                 answer("released", if again { "valid again" } else { "no longer valid" }, discount)
