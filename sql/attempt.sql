@@ -13,7 +13,8 @@ COMMENT ON FUNCTION coupon.refused_here(text) IS 'Refused attempts of a presente
 CREATE FUNCTION coupon.presenter_name(session text, customer text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT left(coalesce('customer ' || customer, 'session ' || session, 'nobody'), 256);
+    SELECT pg_catalog.left(coalesce('customer ' OPERATOR(pg_catalog.||) customer,
+        'session ' OPERATOR(pg_catalog.||) session, 'nobody'), 256);
 END;
 COMMENT ON FUNCTION coupon.presenter_name(text, text) IS 'Whom attempts are counted for';
 

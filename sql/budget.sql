@@ -16,9 +16,8 @@ CREATE FUNCTION coupon.minor_units(currency text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE
-        WHEN currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG', 'RWF', 'UGX', 'UYI', 'VND', 'VUV',
-            'XAF', 'XOF', 'XPF') THEN 0
-        WHEN currency IN ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') THEN 3
+        WHEN currency OPERATOR(pg_catalog.=) ANY ('{BIF,CLP,DJF,GNF,ISK,JPY,KMF,KRW,PYG,RWF,UGX,UYI,VND,VUV,XAF,XOF,XPF}') THEN 0
+        WHEN currency OPERATOR(pg_catalog.=) ANY ('{BHD,IQD,JOD,KWD,LYD,OMR,TND}') THEN 3
         ELSE 2 END;
 END;
 COMMENT ON FUNCTION coupon.minor_units(text) IS 'Decimals of a currency''s amounts (ISO 4217)';
@@ -93,14 +92,14 @@ COMMENT ON FUNCTION coupon.take(text, text, date, numeric, int, boolean) IS 'Tak
 CREATE FUNCTION coupon.budget_date(time_zone text) RETURNS date
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT (coupon.clock() AT TIME ZONE time_zone)::date;
+    SELECT pg_catalog.timezone(time_zone, coupon.clock())::pg_catalog.date;
 END;
 COMMENT ON FUNCTION coupon.budget_date(text) IS 'Today on the clock of coupons, in a time zone';
 
 CREATE FUNCTION coupon.worst_case(discount numeric, unit text, max_discount numeric) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE unit WHEN 'money' THEN least(discount, max_discount) ELSE max_discount END;
+    SELECT CASE WHEN unit OPERATOR(pg_catalog.=) 'money' THEN least(discount, max_discount) ELSE max_discount END;
 END;
 COMMENT ON FUNCTION coupon.worst_case(numeric, text, numeric) IS 'The most a coupon can take off; NULL where nothing bounds it';
 

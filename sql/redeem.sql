@@ -2,7 +2,7 @@
 CREATE FUNCTION coupon.hash_code(code text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT encode(sha256(convert_to(code, 'UTF8')), 'hex');
+    SELECT pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(code, 'UTF8')), 'hex');
 END;
 COMMENT ON FUNCTION coupon.hash_code(text) IS 'How a normalised code is stored where the campaign hashes them: eighty random bits need no salt';
 
@@ -12,9 +12,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- least() passes over a NULL, and would promise max_discount for an order nobody knows the amount of.
     -- An amount that the currency cannot pay is rounded down, so that it is never more than any of them.
-    SELECT CASE WHEN order_amount IS NOT NULL THEN least(CASE unit WHEN 'money' THEN trunc(discount, coupon.minor_units(currency))
-        ELSE round(order_amount * discount / 100, coupon.minor_units(currency)) END,
-        trunc(max_discount, coupon.minor_units(currency)), trunc(order_amount, coupon.minor_units(currency))) END;
+    SELECT CASE WHEN order_amount IS NOT NULL THEN least(
+        CASE WHEN unit OPERATOR(pg_catalog.=) 'money' THEN pg_catalog.trunc(discount, coupon.minor_units(currency))
+        ELSE pg_catalog.round(order_amount OPERATOR(pg_catalog.*) discount OPERATOR(pg_catalog./) 100, coupon.minor_units(currency)) END,
+        pg_catalog.trunc(max_discount, coupon.minor_units(currency)),
+        pg_catalog.trunc(order_amount, coupon.minor_units(currency))) END;
 END;
 COMMENT ON FUNCTION coupon.discount_on(numeric, numeric, text, numeric, text) IS 'What a coupon takes off an order: never more than its max_discount, never more than the order; NULL while its amount is not known';
 

@@ -85,8 +85,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- One as long as the plan holds, falling to a twentieth when an hour's share ahead of it; never 0, so that whoever was
     -- passed over can still be weighed.
-    SELECT CASE WHEN granted > 0 THEN
-        greatest(0.05, least(1, 1 - (spent::float8 / granted::float8 - share_of_day) * 24)) ELSE 1 END;
+    SELECT CASE WHEN granted OPERATOR(pg_catalog.>) 0 THEN greatest(0.05, least(1, 1 OPERATOR(pg_catalog.-)
+        (((spent::pg_catalog.float8 OPERATOR(pg_catalog./) granted::pg_catalog.float8) OPERATOR(pg_catalog.-) share_of_day)
+            OPERATOR(pg_catalog.*) 24))) ELSE 1 END;
 END;
 COMMENT ON FUNCTION coupon.pace(numeric, numeric, float8) IS 'The factor that spreads a day''s budget over the day';
 
