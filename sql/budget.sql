@@ -126,7 +126,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon.available(text, text, date) IS 'What is left of a budget; NULL where there is none, and for a day that nothing was issued on yet';
 
-CREATE FUNCTION coupon.claim_budget(name text, really boolean) RETURNS boolean
+CREATE FUNCTION coupon.claim_budget(name text, really boolean, n int DEFAULT 1) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
@@ -140,28 +140,28 @@ BEGIN
     -- All budgets at once, each from the first free purse that is large enough: nearly always there is one. The first, so
     -- that a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
     WITH found AS MATERIALIZED (
-        SELECT b.n, b.need, p.id
+        SELECT b.scope, b.need, p.id
         FROM (SELECT x.*, coupon.budget_date(x.time_zone) AS today,
-                coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
+                coupon.worst_case(x.discount, x.unit, x.max_discount) * claim_budget.n AS worst
             FROM coupon.campaign x WHERE x.campaign = name) k,
             LATERAL (VALUES (1, k.budget, 'money', '-infinity'::date, k.worst), (2, k.budget_day, 'money', k.today, k.worst),
-                (3, k.coupons, 'coupons', '-infinity', 1), (4, k.coupons_day, 'coupons', k.today, 1))
-                b(n, granted, unit, day, need)
+                (3, k.coupons, 'coupons', '-infinity', claim_budget.n), (4, k.coupons_day, 'coupons', k.today, claim_budget.n))
+                b(scope, granted, unit, day, need)
             LEFT JOIN LATERAL (SELECT y.id FROM coupon.purse y WHERE y.campaign = name AND y.unit = b.unit
                 AND y.day = b.day AND y.amount >= b.need ORDER BY y.id LIMIT 1 FOR UPDATE SKIP LOCKED) p ON true
         WHERE b.granted IS NOT NULL),
         gone AS (UPDATE coupon.purse p SET amount = p.amount - f.need FROM found f WHERE p.id = f.id AND really)
-    SELECT coalesce(array_agg(f.n) FILTER (WHERE f.id IS NOT NULL), '{}'), coalesce(bool_and(f.id IS NOT NULL), true)
+    SELECT coalesce(array_agg(f.scope) FILTER (WHERE f.id IS NOT NULL), '{}'), coalesce(bool_and(f.id IS NOT NULL), true)
     INTO taken, enough FROM found f;
     IF enough THEN
         RETURN true;
     END IF;
     -- Others hold what is free, or it has to be joined, or the day's purses are not filled yet.
-    SELECT x.*, coupon.budget_date(x.time_zone) AS today, coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
+    SELECT x.*, coupon.budget_date(x.time_zone) AS today, coupon.worst_case(x.discount, x.unit, x.max_discount) * claim_budget.n AS worst
     INTO c FROM coupon.campaign x WHERE x.campaign = name;
     days := ARRAY['-infinity', c.today, '-infinity', c.today];
     needs := ARRAY[CASE WHEN c.budget IS NOT NULL THEN c.worst END, CASE WHEN c.budget_day IS NOT NULL THEN c.worst END,
-        CASE WHEN c.coupons IS NOT NULL THEN 1 END, CASE WHEN c.coupons_day IS NOT NULL THEN 1 END];
+        CASE WHEN c.coupons IS NOT NULL THEN claim_budget.n END, CASE WHEN c.coupons_day IS NOT NULL THEN claim_budget.n END];
     enough := coupon.open_day(name, c.today, c.coupons_day, c.budget_day);
     FOR i IN 1 .. 4 LOOP
         EXIT WHEN NOT enough;
@@ -177,7 +177,23 @@ BEGIN
     RETURN enough;
 END
 $$;
-COMMENT ON FUNCTION coupon.claim_budget(text, boolean) IS 'Takes one coupon and its worst case out of all budgets of a campaign, or only looks whether it could; never waits. The caller shares the campaign''s lock';
+COMMENT ON FUNCTION coupon.claim_budget(text, boolean, int) IS 'Takes n coupons and their worst case out of all budgets of a campaign, or only looks whether it could; never waits. The caller shares the campaign''s lock';
+
+CREATE FUNCTION coupon.return_budget(name text, n int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF n > 0 THEN
+        PERFORM coupon.give(name, b.unit, b.day, b.amount)
+        FROM (SELECT x.*, coupon.budget_date(x.time_zone) AS today,
+                coupon.worst_case(x.discount, x.unit, x.max_discount) * n AS worst
+            FROM coupon.campaign x WHERE x.campaign = name) k,
+            LATERAL (VALUES (k.budget, 'money', '-infinity'::date, k.worst), (k.budget_day, 'money', k.today, k.worst),
+                (k.coupons, 'coupons', '-infinity', n), (k.coupons_day, 'coupons', k.today, n)) b(granted, unit, day, amount)
+        WHERE b.granted IS NOT NULL;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION coupon.return_budget(text, int) IS 'Gives back what coupon.claim_budget() took in the same transaction for n coupons that were not issued; never waits';
 
 CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

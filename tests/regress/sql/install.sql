@@ -174,3 +174,6 @@ SELECT relation FROM coupon.watched;
 SELECT * FROM refused('DELETE FROM coupon.audit');
 SELECT * FROM refused('INSERT INTO coupon.campaign (campaign, time_zone) VALUES (''nowhere'', ''Nowhere/Else'')');
 ROLLBACK;
+-- No lock of ours is one that a role without rights on our tables could take.
+SELECT p.oid::regprocedure AS takes_advisory_locks FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+WHERE pg_get_functiondef(p.oid) ~ 'pg_[a-z_]*advisory';

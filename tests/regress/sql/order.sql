@@ -76,5 +76,12 @@ SELECT * FROM redeem_coupon(:'g', 'or-10', 100, customer => 'trudy');
 -- Of presenters, so many are remembered and no more.
 SELECT count(*) FROM (SELECT coupon.count_refused('p' || i) FROM generate_series(1, 10000) i) n;
 SELECT sum(coupon.refused_here('p' || i)) AS remembered FROM generate_series(1, 10000) i;
+-- The budget of many coupons at once, and of those that were not issued back.
+INSERT INTO coupon.campaign (campaign, unit, discount, budget, coupons_day) VALUES ('order-n', 'money', 5, 100, 30);
+SELECT coupon.claim_budget('order-n', true, 10) AS ten, coupon.claim_budget('order-n', true, 11) AS eleven_more, coupon.claim_budget('order-n', false, 10) AS ten_more;
+SELECT unit, granted, available FROM coupon.budget WHERE campaign = 'order-n' ORDER BY unit;
+SELECT coupon.return_budget('order-n', 4), coupon.claim_budget('order-n', true) AS one;
+SELECT unit, granted, available FROM coupon.budget WHERE campaign = 'order-n' ORDER BY unit;
+DELETE FROM coupon.campaign WHERE campaign = 'order-n';
 DELETE FROM coupon.coupon WHERE campaign = 'order';
 TRUNCATE coupon.attempt, coupon.presenter, coupon.order_discount;
