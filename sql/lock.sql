@@ -46,7 +46,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon.wait_until(timestamptz) IS 'Sleeps two milliseconds; false once the time is over';
 
-CREATE FUNCTION coupon.lock_coupon(of text, key uuid, deadline timestamptz) RETURNS boolean
+CREATE FUNCTION coupon.lock_coupon(of text, key uuid, deadline timestamptz, unless_redeemed boolean) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     LOOP
@@ -55,13 +55,15 @@ BEGIN
             RETURN true;
         ELSIF NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of AND c.id = key) THEN
             RETURN NULL;
+        ELSIF unless_redeemed AND EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of AND c.id = key AND c.state = 'redeemed') THEN
+            RETURN false;
         ELSIF NOT coupon.wait_until(deadline) THEN
             RETURN false;
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.lock_coupon(text, uuid, timestamptz) IS 'Locks a coupon; false where another transaction holds it for longer, NULL where it is gone';
+COMMENT ON FUNCTION coupon.lock_coupon(text, uuid, timestamptz, boolean) IS 'Locks a coupon; false where another transaction holds it for longer, or where it is redeemed and that is not waited for; NULL where it is gone';
 
 CREATE FUNCTION coupon.lock_order(of text, deadline timestamptz) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

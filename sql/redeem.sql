@@ -46,6 +46,7 @@ DECLARE
     plain text := coupon.normalise_code(code);
     deadline CONSTANT timestamptz := clock_timestamp() + make_interval(secs => coupon.redeem_wait() / 1000.0);
     c record;
+    now record;
     ours boolean;
     locked boolean := true;
     reserved boolean;
@@ -65,20 +66,30 @@ BEGIN
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
-    -- What is redeemed needs no lock to be refused.
-    IF c.state = 'redeemed' THEN
+    -- In one order for all: the order, the coupon, the purses. What is redeemed needs no lock to be refused.
+    IF c.state <> 'redeemed' THEN
+        IF order_id IS NOT NULL THEN
+            ours := coupon.lock_order(order_id, deadline);
+            locked := ours;
+        END IF;
+        IF locked THEN
+            locked := coupon.lock_coupon(c.session, c.id, deadline, true);
+        END IF;
+        SELECT x.state, x.order_id, x.discount_amount INTO now FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
+    ELSE
+        now := c;
+    END IF;
+    IF now.state = 'redeemed' THEN
+        IF ours THEN
+            PERFORM coupon.leave_order(order_id);
+        END IF;
         RETURN coupon.note_attempt(action, session, customer, c.id, order_id, order_amount,
             -- The same order asking again gets the same answer.
-            CASE WHEN c.order_id = present.order_id THEN ('redeemed', 'redeemed before', c.discount_amount)::coupon.redemption
+            CASE WHEN now.order_id = present.order_id THEN ('redeemed', 'redeemed before', now.discount_amount)::coupon.redemption
             ELSE ('refused', 'already redeemed', NULL)::coupon.redemption END);
     END IF;
-    -- In one order for all: the order, the coupon, the purses.
-    IF order_id IS NOT NULL THEN
-        ours := coupon.lock_order(order_id, deadline);
-        locked := ours;
-    END IF;
-    IF locked THEN
-        locked := coupon.lock_coupon(c.session, c.id, deadline);
+    IF c.state IS NULL THEN
+        locked := NULL;
     END IF;
     IF locked IS NOT TRUE THEN
         IF ours THEN
@@ -93,10 +104,6 @@ BEGIN
     reserved := c.state = 'reserved' AND c.reserved_until > at;
     free := coupon.left_of_order(order_id, order_amount, c.session, c.id);
     answer := CASE
-        -- The same order asking again gets the same answer.
-        WHEN c.state = 'redeemed' AND c.order_id = present.order_id
-            THEN ('redeemed', 'redeemed before', c.discount_amount)::coupon.redemption
-        WHEN c.state = 'redeemed' THEN ('refused', 'already redeemed', NULL)::coupon.redemption
         WHEN reserved AND c.order_id <> present.order_id
             THEN ('refused', 'reserved for another order', NULL)::coupon.redemption
         WHEN c.closed_at IS NOT NULL OR c.expires_at <= at AND NOT reserved
@@ -213,7 +220,7 @@ BEGIN
     SELECT x.session, x.id INTO c FROM coupon.coupon x WHERE x.code IN (plain, coupon.hash_code(plain));
     IF FOUND THEN
         ours := coupon.lock_order(order_id, deadline);
-        locked := ours AND coupon.lock_coupon(c.session, c.id, deadline);
+        locked := ours AND coupon.lock_coupon(c.session, c.id, deadline, false);
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
     -- Whether money is held for a coupon that lives again depends on a budget that must not be set meanwhile.
