@@ -195,6 +195,34 @@ END
 $$;
 COMMENT ON FUNCTION coupon.return_budget(text, int) IS 'Gives back what coupon.claim_budget() took in the same transaction for n coupons that were not issued; never waits';
 
+-- A transaction that takes coupon after coupon from one purse leaves as many dead versions of its row, and walks all of them at
+-- each look-up: 8,000 coupons in one statement took twice as long each as 2,000.
+CREATE FUNCTION coupon.prepay(name text, n int) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT coupon.try_lock('campaign ' || name, false) THEN
+        RETURN false;
+    END IF;
+    PERFORM coupon.see_budget(name);
+    -- One more, which is given back: what a rule looks for must be there still. Not by joining purses, which others use too.
+    IF (SELECT count(*) > 0 AND bool_and(NOT k.paced AND EXISTS (SELECT FROM coupon.purse p WHERE p.campaign = name
+                AND p.unit = b.unit AND p.day = b.day AND p.amount >= b.need * (n + 1)))
+            FROM (SELECT x.*, coupon.budget_date(x.time_zone) AS today,
+                    coupon.worst_case(x.discount, x.unit, x.max_discount) AS worst
+                FROM coupon.campaign x WHERE x.campaign = name) k,
+                LATERAL (VALUES (k.budget, 'money', '-infinity'::date, k.worst), (k.budget_day, 'money', k.today, k.worst),
+                    (k.coupons, 'coupons', '-infinity', 1), (k.coupons_day, 'coupons', k.today, 1)) b(granted, unit, day, need)
+            WHERE b.granted IS NOT NULL)
+        AND coupon.claim_budget(name, true, n + 1)
+    THEN
+        PERFORM coupon.return_budget(name, 1);
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION coupon.prepay(text, int) IS 'Takes the budget of n coupons at once, for a statement that may issue as many; coupon.return_budget() gives back what was not used. False where it is not to be had so, or nothing bounds the campaign';
+
 CREATE FUNCTION coupon.open_day(name text, today date, coupons_day numeric, budget_day numeric) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

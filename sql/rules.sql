@@ -264,7 +264,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon.take_turn(text) IS 'Holds a customer''s row until the transaction ends, or makes it; false where another transaction decides about the customer. Waits no longer than a millisecond';
 
-CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean) RETURNS text
+CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean, prepaid boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
@@ -298,7 +298,7 @@ BEGIN
             RETURN busy;
         END IF;
     END IF;
-    IF c.bounded AND NOT coupon.claim_budget(name, issued) THEN
+    IF c.bounded AND NOT prepaid AND NOT coupon.claim_budget(name, issued) THEN
         PERFORM coupon.expire(name, 100);
         IF NOT coupon.claim_budget(name, issued) THEN
             RETURN 'busy: budget';
@@ -312,4 +312,4 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.claim(text, text, text, boolean) IS 'Takes what a decision needs: the customer''s turn and, if issued, the budget; NULL, or what other transactions hold. Never waits';
+COMMENT ON FUNCTION coupon.claim(text, text, text, boolean, boolean) IS 'Takes what a decision needs: the customer''s turn and, if issued and not prepaid, the budget; NULL, or what other transactions hold. Never waits';

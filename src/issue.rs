@@ -13,6 +13,7 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// How many categories of the ranking a decision keeps.
@@ -102,7 +103,61 @@ pub fn due(campaigns: &Campaigns, live: &Live, clicked_at: i64, zone: Option<&st
 /// Asks the rules of each campaign in turn; the first that has none against it decides about the session. The draw,
 /// issue or hold out, comes last.
 pub fn decide(client: &mut SpiClient, due: &Due, clock: i64) {
-    by_keys(|| ask(client, due, clock));
+    by_keys(|| ask(client, due, &mut Prepaid::default(), clock));
+}
+
+/// Decides about sessions of one statement, in their order. Of many the budget is taken at once.
+pub fn decide_all(client: &mut SpiClient, all: &[Due], clock: i64) {
+    by_keys(|| {
+        let mut prepaid = Prepaid::default();
+        if all.len() >= PREPAID {
+            all.iter().for_each(|due| prepaid.expect(due));
+            prepaid.take(client);
+        }
+        all.iter().for_each(|due| ask(client, due, &mut prepaid, clock));
+        prepaid.give_back(client);
+    });
+}
+
+/// From so many decisions of a statement on it is worth while.
+const PREPAID: usize = 10;
+
+/// Coupons of each campaign whose budget is taken already.
+#[derive(Default)]
+struct Prepaid(BTreeMap<String, i32>);
+
+impl Prepaid {
+    /// The first campaign that wants a session is the one that mostly gets it.
+    fn expect(&mut self, due: &Due) {
+        if let Some(candidate) = due.candidates.first().filter(|candidate| candidate.campaign.live) {
+            *self.0.entry(candidate.campaign.name.clone()).or_default() += 1;
+        }
+    }
+
+    fn take(&mut self, client: &mut SpiClient) {
+        self.0.retain(|campaign, n| {
+            let prepared =
+                statement(client, "SELECT coupon.prepay($1, $2)", &[pg_sys::TEXTOID, pg_sys::INT4OID].map(PgOid::from));
+            let row = spi(client.update(prepared, Some(1), &[campaign.as_str().into(), (*n).into()])).first();
+            spi(row.get_one()) == Some(true)
+        });
+    }
+
+    fn has(&self, campaign: &str) -> bool {
+        self.0.get(campaign).is_some_and(|n| *n > 0)
+    }
+
+    fn spend(&mut self, campaign: &str) {
+        self.0.entry(campaign.to_string()).and_modify(|n| *n -= 1);
+    }
+
+    fn give_back(self, client: &mut SpiClient) {
+        for (campaign, n) in self.0.into_iter().filter(|(_, n)| *n > 0) {
+            let types = [pg_sys::TEXTOID, pg_sys::INT4OID].map(PgOid::from);
+            let prepared = statement(client, "SELECT coupon.return_budget($1, $2)", &types);
+            spi(client.update(prepared, None, &[campaign.as_str().into(), n.into()]));
+        }
+    }
 }
 
 /// Runs statements that look rows up by their keys, planned once and for that. PostgreSQL would plan each anew five times;
@@ -112,14 +167,14 @@ pub fn by_keys<T>(body: impl FnOnce() -> T) -> T {
     guard::with_setting(c"enable_seqscan", c"off", planned_once)
 }
 
-fn ask(client: &mut SpiClient, due: &Due, clock: i64) {
+fn ask(client: &mut SpiClient, due: &Due, prepaid: &mut Prepaid, clock: i64) {
     let profile = due.customer.as_deref().map(|c| profile(client, &due.version, c)).unwrap_or_default();
     for candidate in &due.candidates {
         let campaign = &candidate.campaign;
         let ranked = ranked(&due.version, due.segment, &profile, &due.categories, campaign, candidate.draws.arm);
         let of = (due.session.as_str(), due.customer.as_deref(), due.segment, due.zone.as_deref());
         let admitted = admit(client, campaign, of, &ranked);
-        if decide_one(client, due, candidate, &ranked, admitted, clock) {
+        if decide_one(client, due, candidate, &ranked, admitted, prepaid, clock) {
             return;
         }
     }
@@ -192,6 +247,7 @@ fn decide_one(
     candidate: &Candidate,
     ranked: &[(String, f64, f64)],
     admitted: Admitted,
+    prepaid: &mut Prepaid,
     clock: i64,
 ) -> bool {
     let campaign = &candidate.campaign;
@@ -206,11 +262,16 @@ fn decide_one(
     let probability = if campaign.live { pace * (1.0 - campaign.holdout(clock)) } else { 0.0 };
     let issued = draw < probability;
     if campaign.live {
-        let sql = "SELECT coupon.claim($1, $2, $3, $4)";
+        let sql = "SELECT coupon.claim($1, $2, $3, $4, $5)";
         use pg_sys::BuiltinOid::*;
-        let prepared = statement(client, sql, &[TEXTOID, TEXTOID, TEXTOID, BOOLOID].map(Into::into));
-        let args =
-            [campaign.name.as_str().into(), due.session.as_str().into(), due.customer.as_deref().into(), issued.into()];
+        let prepared = statement(client, sql, &[TEXTOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID].map(Into::into));
+        let args = [
+            campaign.name.as_str().into(),
+            due.session.as_str().into(),
+            due.customer.as_deref().into(),
+            issued.into(),
+            prepaid.has(&campaign.name).into(),
+        ];
         let held: Option<String> = spi(spi(client.update(prepared, Some(1), &args)).first().get_one());
         if let Some(by) = held {
             note(client, due, candidate, &Outcome { reason: &by, ..stopped }, clock);
@@ -224,6 +285,7 @@ fn decide_one(
     };
     note(client, due, candidate, &Outcome { name, reason: "eligible", probability, ..stopped }, clock);
     if name == "issued" {
+        prepaid.spend(&campaign.name);
         issue(client, due, campaign, category, clock);
     }
     true

@@ -133,7 +133,10 @@ fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) 
     let mut taken = insert(&new, careful);
     due.retain(|due| !taken.iter().any(|(n, _)| new[*n].session == due.session));
     missed.extend(taken.drain(..).map(|(n, missed)| (of_new[n], missed)));
-    due.iter().for_each(|due| issue::decide(client, due, scene.clock));
+    match &due[..] {
+        [] => {}
+        due => issue::decide_all(client, due, scene.clock),
+    }
     missed
 }
 
