@@ -264,7 +264,8 @@ END
 $$;
 COMMENT ON FUNCTION coupon.take_turn(text) IS 'Holds a customer''s row until the transaction ends, or makes it; false where another transaction decides about the customer. Waits no longer than a millisecond';
 
-CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean, prepaid boolean) RETURNS text
+CREATE FUNCTION coupon.claim(name text, session text, customer text, issued boolean,
+    prepaid boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     c record;
