@@ -54,10 +54,10 @@ AS 'MODULE_PATHNAME', 'consider_wrapper';
 COMMENT ON FUNCTION coupon.consider(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether there may be a coupon now';
 
 -- One plan, by the key: a connection's first requests would else plan anew, and later ones go on reading the table whole
--- because it was small once.
+-- because it was small once. Without JIT, because a table that has to be read whole counts as expensive then.
 CREATE FUNCTION coupon.due_offer(session text) RETURNS coupon.offer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     offer coupon.offer;
 BEGIN

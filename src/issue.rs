@@ -164,7 +164,8 @@ impl Prepaid {
 /// and while our tables are small it would read them whole, and go on so while they grow under a plan that is kept.
 pub fn by_keys<T>(body: impl FnOnce() -> T) -> T {
     let planned_once = || guard::with_setting(c"plan_cache_mode", c"force_generic_plan", body);
-    guard::with_setting(c"enable_seqscan", c"off", planned_once)
+    // Without JIT: a table that has to be read whole counts as expensive then.
+    guard::with_setting(c"jit", c"off", || guard::with_setting(c"enable_seqscan", c"off", planned_once))
 }
 
 fn ask(client: &mut SpiClient, due: &Due, prepaid: &mut Prepaid, clock: i64) {
