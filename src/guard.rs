@@ -80,7 +80,9 @@ pub fn attempt<T>(wait: i32, body: impl FnOnce() -> T) -> Result<T, Failure> {
                 pg_sys::MemoryContextSwitchTo(context);
                 pg_sys::CurrentResourceOwner = owner;
                 let mut caught = describe(&error);
-                if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && was_queueing() {
+                // Asked whatever the error is: a queue that ended in one must not be taken for a later cancel's.
+                let queued = was_queueing();
+                if caught.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED && queued {
                     caught.code = PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
                 }
                 if rethrown(caught.code) {
