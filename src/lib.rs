@@ -3,42 +3,11 @@
 // pg_extern reads the columns of a returned table from the signature itself, which no alias can shorten.
 #![allow(clippy::type_complexity)]
 
-mod cache;
-mod campaigns;
-mod error;
-mod guard;
-mod owner;
-mod settings;
-mod statement;
-mod store;
-mod stream;
-mod threads;
-mod transition;
-mod world;
-
-mod artefact;
-mod ask;
-mod attempts;
-mod churn;
-mod clicks;
-mod code;
-mod events;
-mod explain;
-mod fault;
-mod firing;
-mod issue;
-mod misfits;
-mod rank;
-mod rebuild;
-mod rows;
-mod score;
-mod segment;
-mod sessions;
-mod simulate;
-mod stock;
-mod stored;
+mod click;
+mod models;
+mod pg;
+mod shop;
 mod train;
-mod tune;
 
 use pgrx::prelude::*;
 
@@ -73,5 +42,5 @@ extension_sql_file!("../sql/grants.sql", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    settings::define();
+    pg::settings::define();
 }
