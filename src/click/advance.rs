@@ -1,16 +1,16 @@
 //! Live sessions: a statement's clicks grouped by session, each session read once, advanced and written once. Two
 //! prepared statements for one session: lock and read, then write.
 
-use crate::click::decide::{self, Due};
+use crate::click::decide::{self, EligibleSession};
 use crate::click::grouped::Group;
-use crate::click::session::{Live, Scene, begin, note};
+use crate::click::session::{SessionRow, StatementContext};
 use crate::click::session_store::{self, Found, Stored};
 use crate::click::{marks, rebuild};
 use crate::pg::error::ok;
 use crate::pg::settings;
 use crate::pg::statement::with_snapshot;
-use crate::pg::subtransaction::{self, Caught, Patience};
-use crate::shop::mapping::Refused;
+use crate::pg::subtransaction::{self, CaughtError, LockWaitBudget};
+use crate::shop::mapping::SkippedClick;
 use coupon_model::churn::BESIDE;
 use coupon_model::events::Kind;
 use coupon_model::live::{Click, Visit};
@@ -24,19 +24,19 @@ const HEADROOM: usize = 4 << 20;
 
 /// What a statement had to leave out: how often, and the first; coupon.fault is no second log.
 #[derive(Default)]
-pub struct Skipped {
-    pub first: Option<Refused>,
+pub struct SkippedClicks {
+    pub first: Option<SkippedClick>,
     pub count: i64,
 }
 
-impl Skipped {
-    pub fn add(&mut self, refused: Refused) {
+impl SkippedClicks {
+    pub fn add(&mut self, refused: SkippedClick) {
         self.count += 1;
         self.first.get_or_insert(refused);
     }
 
-    pub fn join(self, other: Skipped) -> Skipped {
-        Skipped { first: self.first.or(other.first), count: self.count + other.count }
+    pub fn join(self, other: SkippedClicks) -> SkippedClicks {
+        SkippedClicks { first: self.first.or(other.first), count: self.count + other.count }
     }
 }
 
@@ -44,7 +44,7 @@ impl Skipped {
 type Clicks<'a> = (&'a str, &'a [Click<&'a str>]);
 
 /// Why a session was not advanced.
-enum Missed {
+enum Conflict {
     /// Another transaction holds its row, or is about to store it.
     Held,
     /// Another transaction has stored it since it was looked for.
@@ -53,7 +53,7 @@ enum Missed {
 
 /// Advances some sessions of a statement, in their order, in which everybody locks. `careful`: another transaction was found
 /// storing one of them, so each is stored on its own.
-pub fn advance(groups: &mut [Group], patience: &Patience, careful: bool, skipped: &mut Skipped) {
+pub fn advance(groups: &mut [Group], wait_budget: &LockWaitBudget, careful: bool, skipped: &mut SkippedClicks) {
     if groups.len() > 1 {
         pgrx::check_for_interrupts!();
         ok(memory::probe(HEADROOM));
@@ -72,31 +72,34 @@ pub fn advance(groups: &mut [Group], patience: &Patience, careful: bool, skipped
             }
             let (mut again, mut held) = (Vec::new(), Vec::new());
             for (clicks, missed) in advance_once(client, &left, careful) {
-                if matches!(missed, Missed::Stored) && attempt < 3 { again.push(clicks) } else { held.push(clicks) }
+                if matches!(missed, Conflict::Stored) && attempt < 3 { again.push(clicks) } else { held.push(clicks) }
             }
-            if alone && !held.is_empty() && patience.wait(attempt) {
+            if alone && !held.is_empty() && wait_budget.wait(attempt) {
                 again.append(&mut held);
             }
             held.iter().for_each(|(session, clicks)| skip(client, session, clicks[0].customer, skipped));
             left = again;
         }
         for (_, purchases) in groups.iter().filter(|group| !named(group)) {
-            purchases.iter().filter(|p| p.kind.ends()).for_each(|purchase| freeze(client, purchase, patience, skipped));
+            purchases
+                .iter()
+                .filter(|p| p.kind.ends())
+                .for_each(|purchase| close_session(client, purchase, wait_budget, skipped));
         }
     });
 }
 
 /// Reads, advances and writes sessions; those that others have are returned.
-fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) -> Vec<(Clicks<'a>, Missed)> {
+fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) -> Vec<(Clicks<'a>, Conflict)> {
     let names: Vec<&str> = left.iter().map(|l| l.0).collect();
     let customers: Vec<Option<&str>> = left.iter().map(|l| l.1.first().and_then(|click| click.customer)).collect();
-    let (scene, found) = session_store::lock(&names, &customers);
+    let (context, found) = session_store::lock(&names, &customers);
     let mut missed = Vec::new();
-    let mut turns = Vec::with_capacity(left.len());
+    let mut batches = Vec::with_capacity(left.len());
     for (&(session, clicks), found) in left.iter().zip(found) {
         let live = match found.row {
             Stored::Held => {
-                missed.push(((session, clicks), Missed::Held));
+                missed.push(((session, clicks), Conflict::Held));
                 continue;
             }
             _ if found.gap => {
@@ -104,48 +107,48 @@ fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) 
                 continue;
             }
             // No fault: it has come back after a day, and is rebuilt when somebody asks for it.
-            Stored::Known(live) if live.swept => {
-                marks::mark(client, session, clicks[0].customer, "swept");
+            Stored::Known(live) if live.state_purged => {
+                marks::mark(client, session, clicks[0].customer, "state purged");
                 continue;
             }
             Stored::Known(live) => *live,
-            Stored::New(segment) => begin(session, clicks[0].at, segment, &scene),
+            Stored::New(segment) => SessionRow::begin(session, clicks[0].at, segment, &context),
         };
-        turns.push(Turn { live, session, clicks, due: None });
+        batches.push(SessionBatch { live, session, clicks, eligible: None });
     }
-    take_turns(&mut turns, &scene);
-    let (mut known, mut new, mut of_new, mut due) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for turn in turns {
-        due.extend(turn.due);
-        if turn.live.known {
-            known.push(turn.live);
+    apply_clicks(&mut batches, &context);
+    let (mut known, mut new, mut of_new, mut eligible) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for batch in batches {
+        eligible.extend(batch.eligible);
+        if batch.live.known {
+            known.push(batch.live);
         } else {
-            of_new.push((turn.session, turn.clicks));
-            new.push(turn.live);
+            of_new.push((batch.session, batch.clicks));
+            new.push(batch.live);
         }
     }
     session_store::update(&known);
     let mut taken = insert(&new, careful);
-    due.retain(|due| !taken.iter().any(|(n, _)| new[*n].session == due.session));
+    eligible.retain(|eligible| !taken.iter().any(|(n, _)| new[*n].session == eligible.session));
     missed.extend(taken.drain(..).map(|(n, missed)| (of_new[n], missed)));
-    match &due[..] {
+    match &eligible[..] {
         [] => {}
-        due => decide::decide_all(client, due, scene.clock),
+        eligible => decide::decide_all(client, eligible, context.clock),
     }
     missed
 }
 
 /// Stores new sessions; the numbers of those that another transaction has stored, or is about to. Who is about to is found
 /// by an ERROR; so, where that is known to happen, by halves, each in a subtransaction of its own.
-fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
-    let stored = |taken: Vec<usize>| taken.into_iter().map(|n| (n, Missed::Stored)).collect();
+fn insert(rows: &[SessionRow], careful: bool) -> Vec<(usize, Conflict)> {
+    let stored = |taken: Vec<usize>| taken.into_iter().map(|n| (n, Conflict::Stored)).collect();
     if !careful || rows.is_empty() {
         return stored(session_store::insert(rows));
     }
     match subtransaction::attempt(1, || session_store::insert(rows)) {
         Ok(taken) => stored(taken),
         Err(failure) if failure.caught.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => failure.raise(),
-        Err(_) if rows.len() == 1 => vec![(0, Missed::Held)],
+        Err(_) if rows.len() == 1 => vec![(0, Conflict::Held)],
         Err(_) => {
             let (first, second) = rows.split_at(rows.len() / 2);
             let mut taken = insert(first, careful);
@@ -156,9 +159,14 @@ fn insert(rows: &[Live], careful: bool) -> Vec<(usize, Missed)> {
 }
 
 /// A purchase that knows only its customer freezes that customer's latest session.
-fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience, skipped: &mut Skipped) {
+fn close_session(
+    client: &mut SpiClient,
+    purchase: &Click<&str>,
+    wait_budget: &LockWaitBudget,
+    skipped: &mut SkippedClicks,
+) {
     let Some(session) = session_store::latest_of(purchase) else { return };
-    match locked(&session, patience).1.row {
+    match locked(&session, wait_budget).1.row {
         Stored::Held => skip(client, &session, purchase.customer, skipped),
         Stored::New(_) => {}
         Stored::Known(mut live) => {
@@ -169,86 +177,89 @@ fn freeze(client: &mut SpiClient, purchase: &Click<&str>, patience: &Patience, s
     }
 }
 
-/// One session locked, with patience for who holds it.
-fn locked(session: &str, patience: &Patience) -> (Scene, Found) {
+/// One session locked, waiting for its holder within the budget.
+fn locked(session: &str, wait_budget: &LockWaitBudget) -> (StatementContext, Found) {
     for attempt in 0.. {
-        let (scene, mut found) = session_store::lock(&[session], &[None]);
+        let (context, mut found) = session_store::lock(&[session], &[None]);
         let found = found.pop().expect("a row a session");
-        if !matches!(found.row, Stored::Held) || !patience.wait(attempt) {
-            return (scene, found);
+        if !matches!(found.row, Stored::Held) || !wait_budget.wait(attempt) {
+            return (context, found);
         }
     }
-    unreachable!("patience ends")
+    unreachable!("the budget ends")
 }
 
 /// Marks a session that another transaction holds.
-fn skip(client: &mut SpiClient, session: &str, customer: Option<&str>, skipped: &mut Skipped) {
-    let caught = Caught {
+fn skip(client: &mut SpiClient, session: &str, customer: Option<&str>, skipped: &mut SkippedClicks) {
+    let caught = CaughtError {
         code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         message: "another transaction holds the session".into(),
         detail: None,
         hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.sweep.".into()),
     };
     marks::mark(client, session, customer, &caught.message);
-    skipped.add(Refused { session: Some(session.to_string()), customer: customer.map(str::to_string), caught });
+    skipped.add(SkippedClick { session: Some(session.to_string()), customer: customer.map(str::to_string), caught });
 }
 
 /// A session and the clicks of a statement that are its.
-struct Turn<'a> {
-    live: Live,
+struct SessionBatch<'a> {
+    live: SessionRow,
     session: &'a str,
     clicks: &'a [Click<&'a str>],
-    due: Option<Due>,
+    eligible: Option<EligibleSession>,
 }
 
-impl Turn<'_> {
-    fn take(&mut self, n: usize, scene: &Scene) {
-        self.live.visit.click(self.live.version.as_ref().map(|v| &v.version), &self.clicks[n]);
-        self.taken(n, scene);
+impl SessionBatch<'_> {
+    fn apply(&mut self, n: usize, context: &StatementContext) {
+        self.live.apply(&self.clicks[n]);
+        self.match_campaigns(n, context);
     }
 
-    fn taken(&mut self, n: usize, scene: &Scene) {
+    /// After click `n`: the first click that makes the session eligible is the one that counts.
+    fn match_campaigns(&mut self, n: usize, context: &StatementContext) {
         if n % 1024 == 1023 {
             pgrx::check_for_interrupts!();
         }
         let click = &self.clicks[n];
-        note(&mut self.live, click);
-        if self.due.is_none() && decide::fresh(click.at, scene.clock) {
-            self.due = decide::due(&scene.world.campaigns, &self.live, click.at, click.zone);
+        if self.eligible.is_none() && decide::fresh(click.at, context.clock) {
+            self.eligible = decide::match_campaigns(&context.serving.campaigns, &self.live, click.at, click.zone);
         }
     }
 }
 
-/// Takes in all clicks. Sessions of one model and of about as many clicks go side by side: with a large COPY the weights of
-/// the network took their way from memory for each, a seventh of its time.
-fn take_turns(turns: &mut [Turn], scene: &Scene) {
-    let mut order: Vec<&mut Turn> = turns.iter_mut().collect();
-    let version = |turn: &Turn| turn.live.version.as_ref().map(|v| v.number);
-    order.sort_by_key(|turn| (version(turn), turn.live.visit.scoring(), Reverse(turn.clicks.len())));
+/// Applies all clicks. Sessions of one model and of about as many clicks advance in lanes: with a large COPY, loading the
+/// network's weights for each session took a seventh of the time.
+fn apply_clicks(batches: &mut [SessionBatch], context: &StatementContext) {
+    let mut order: Vec<&mut SessionBatch> = batches.iter_mut().collect();
+    let version = |batch: &SessionBatch| batch.live.version.as_ref().map(|v| v.number);
+    order.sort_by_key(|batch| (version(batch), batch.live.visit.scoring(), Reverse(batch.clicks.len())));
     let (groups, rest) = order.as_chunks_mut::<BESIDE>();
     for group in groups {
-        let of_one = group.iter().all(|turn| version(turn) == version(group[0]));
-        let shortest = group.iter().map(|turn| turn.clicks.len()).min().unwrap_or(0);
-        let beside = if of_one { shortest } else { 0 };
+        let of_one = group.iter().all(|batch| version(batch) == version(group[0]));
+        let shortest = group.iter().map(|batch| batch.clicks.len()).min().unwrap_or(0);
+        let in_lanes = if of_one { shortest } else { 0 };
         let decoded = group[0].live.version.clone();
-        for n in 0..beside {
-            let clicks = group.each_mut().map(|turn| (&mut turn.live.visit, &turn.clicks[n]));
+        for n in 0..in_lanes {
+            let clicks = group.each_mut().map(|batch| (&mut batch.live.visit, &batch.clicks[n]));
             Visit::click_beside(decoded.as_ref().map(|v| &v.version), clicks);
-            group.iter_mut().for_each(|turn| turn.taken(n, scene));
+            group.iter_mut().for_each(|batch| {
+                batch.live.record(&batch.clicks[n]);
+                batch.match_campaigns(n, context);
+            });
         }
-        group.iter_mut().for_each(|turn| (beside..turn.clicks.len()).for_each(|n| turn.take(n, scene)));
+        group.iter_mut().for_each(|batch| (in_lanes..batch.clicks.len()).for_each(|n| batch.apply(n, context)));
     }
-    rest.iter_mut().for_each(|turn| (0..turn.clicks.len()).for_each(|n| turn.take(n, scene)));
+    rest.iter_mut().for_each(|batch| (0..batch.clicks.len()).for_each(|n| batch.apply(n, context)));
 }
 
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether there may be
 /// a coupon now: of this decision, or of a click that held the row until a moment ago.
-pub fn consider(session: &str) -> bool {
+pub fn evaluate(session: &str) -> bool {
     Spi::connect_mut(|client| {
-        let patience = Patience::new(settings::max_wait());
-        let (scene, found) = locked(session, &patience);
-        if scene.active.is_none() {
-            subtransaction::warn(&Caught {
+        let wait_budget = LockWaitBudget::new(settings::max_wait());
+        let (context, found) = locked(session, &wait_budget);
+        if context.active.is_none() {
+            subtransaction::warn(&CaughtError {
                 code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 message: "no model is active, so no coupon is issued".into(),
                 detail: None,
@@ -257,20 +268,20 @@ pub fn consider(session: &str) -> bool {
         }
         let live = match found.row {
             Stored::Held => return false,
-            Stored::Known(live) if !found.gap && !live.swept => *live,
+            Stored::Known(live) if !found.gap && !live.state_purged => *live,
             Stored::New(_) if !found.gap => return false,
-            stored => match rebuild::rebuild(client, session, &scene, stored) {
+            stored => match rebuild::rebuild(client, session, &context, stored) {
                 Some(live) => live,
                 None => return false,
             },
         };
         let last_at = live.last_at;
-        if !decide::fresh(last_at, scene.clock) {
+        if !decide::fresh(last_at, context.clock) {
             return false;
         }
-        let zone = with_snapshot(|| decide::last_zone(client, session, &scene.world.campaigns));
-        if let Some(due) = decide::due(&scene.world.campaigns, &live, last_at, zone.as_deref()) {
-            decide::decide(client, &due, scene.clock);
+        let zone = with_snapshot(|| decide::last_zone(client, session, &context.serving.campaigns));
+        if let Some(eligible) = decide::match_campaigns(&context.serving.campaigns, &live, last_at, zone.as_deref()) {
+            decide::decide(client, &eligible, context.clock);
         }
         true
     })
@@ -278,13 +289,13 @@ pub fn consider(session: &str) -> bool {
 
 /// Whether a session has no coupon that is not closed, and nothing is to be decided or rebuilt: seen in one statement,
 /// without a lock. Most who ask write nothing then, and need no transaction id.
-pub fn settled(session: &str) -> bool {
-    let (scene, live, seen) = Spi::connect(|_| session_store::peek(session));
-    if scene.active.is_none() || seen.gap || seen.coupon {
+pub fn has_nothing_due(session: &str) -> bool {
+    let (context, live, seen) = Spi::connect(|_| session_store::peek(session));
+    if context.active.is_none() || seen.gap || seen.coupon {
         return false;
     }
     live.is_none_or(|live| {
-        let due = || decide::due(&scene.world.campaigns, &live, live.last_at, None);
-        !live.swept && (!decide::fresh(live.last_at, scene.clock) || due().is_none())
+        let eligible = || decide::match_campaigns(&context.serving.campaigns, &live, live.last_at, None);
+        !live.state_purged && (!decide::fresh(live.last_at, context.clock) || eligible().is_none())
     })
 }

@@ -5,7 +5,8 @@ use crate::models::cache::Decoded;
 use crate::pg::statement::{Fields, Statement};
 use coupon_model::Error;
 use coupon_model::churn::BESIDE;
-use coupon_model::issue::{Policy, SALT_ARM, SALT_VIEW, Thresholds, arm, draw};
+use coupon_model::issue::{Assignment, Moment, Policy, SALT_VIEW, Thresholds, Verdict, assign, draw, verdict};
+use coupon_model::live::Visit;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -32,7 +33,7 @@ pub struct Campaign {
     pub categories: Option<Vec<String>>,
     /// It asks for the zone of the last click.
     pub zoned: bool,
-    pub salt: String,
+    salt: String,
     pub arms: Vec<Arm>,
     shares: Vec<f64>,
     /// The draws of the sessions asked for last, as many as go side by side: each of their clicks asks again, and hashing
@@ -45,20 +46,11 @@ pub struct Campaign {
 /// Thresholds, or why there are none.
 type Found = Result<Rc<Thresholds>, Rc<str>>;
 
-/// The draws of a session in a campaign.
-#[derive(Clone, Copy)]
-pub struct Draws {
-    pub arm: usize,
-    pub arm_draw: f64,
-    /// The probability with which it got into the arm.
-    pub arm_probability: f64,
-}
-
 /// What was drawn for a session so far.
 #[derive(Default)]
 struct Drawn {
     session: String,
-    arm: Option<Draws>,
+    arm: Option<Assignment>,
     view: Option<f64>,
 }
 
@@ -129,21 +121,35 @@ impl Campaign {
         self.holdout_next.filter(|(_, from)| clock >= *from).map_or(self.holdout, |(share, _)| share)
     }
 
-    pub fn draws(&self, session: &str) -> Draws {
-        *drawn(&mut self.drawn.borrow_mut(), session).arm.get_or_insert_with(|| {
-            let arm_draw = draw(SALT_ARM, &self.salt, session);
-            let arm = arm(arm_draw, &self.shares);
-            Draws { arm, arm_draw, arm_probability: self.shares[arm] / self.shares.iter().sum::<f64>() }
-        })
+    /// The arm a session is assigned to.
+    pub fn assignment(&self, session: &str) -> Assignment {
+        let assign = || assign(&self.salt, &self.shares, session);
+        *drawn(&mut self.drawn.borrow_mut(), session).arm.get_or_insert_with(assign)
+    }
+
+    /// Issue or hold out, where the rules let a session pass.
+    pub fn verdict(&self, session: &str, pacing: f64, clock: i64) -> Verdict {
+        verdict(self.live, &self.salt, session, self.holdout(clock), pacing)
+    }
+
+    /// A session after its last view, as the policy of one of the arms looks at it.
+    pub fn moment(&self, session: &str, visit: &Visit, policy: Policy) -> Moment {
+        Moment {
+            view: visit.views,
+            max_purchase: visit.interest.unwrap_or(0.0),
+            churn: visit.churn.unwrap_or(0.0),
+            // No other policy asks for it, and each click does.
+            unit: if policy == Policy::Random { self.view_draw(session) } else { 0.0 },
+        }
     }
 
     /// The arm a session is in; without a draw where there is only one.
     pub fn arm(&self, session: &str) -> usize {
-        if self.arms.len() == 1 { 0 } else { self.draws(session).arm }
+        if self.arms.len() == 1 { 0 } else { self.assignment(session).arm }
     }
 
     /// Decides at which view a random policy may issue.
-    pub fn view_draw(&self, session: &str) -> f64 {
+    fn view_draw(&self, session: &str) -> f64 {
         let view = || draw(SALT_VIEW, &self.salt, session);
         *drawn(&mut self.drawn.borrow_mut(), session).view.get_or_insert_with(view)
     }

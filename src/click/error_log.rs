@@ -1,7 +1,7 @@
 //! What failed in our part of a click: rows for coupon.fault and coupon.gap, written in a subtransaction of their own.
 
 use crate::click::marks;
-use crate::pg::subtransaction::{self, Caught};
+use crate::pg::subtransaction::{self, CaughtError};
 use pgrx::Spi;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// Appends a fault that came so many times, at most a row a second a backend; the next row says how many there were.
-pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, caught: &Caught, times: i64) {
+pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, caught: &CaughtError, times: i64) {
     REPEATED.set(REPEATED.get() + times);
     if LAST.get().is_some_and(|t| t.elapsed() < Duration::from_secs(1)) {
         return;
@@ -40,7 +40,7 @@ pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, cau
 
 /// Marks sessions that missed a click: no decision until they were rebuilt from the log. `customers` are of those clicks, as
 /// many as sessions, or none where they are not known.
-pub fn missed(sessions: &[String], customers: &[Option<String>], caught: &Caught) {
+pub fn missed(sessions: &[String], customers: &[Option<String>], caught: &CaughtError) {
     if sessions.is_empty() {
         return;
     }

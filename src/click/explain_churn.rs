@@ -1,6 +1,6 @@
 //! explain_churn: why a session is thought to leave.
 
-use crate::click::{session, session_store};
+use crate::click::session_store;
 use crate::models::active;
 use crate::pg::error::{ok, report};
 use crate::pg::settings::micros;
@@ -39,7 +39,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if active::revision(client).is_none() {
         return Vec::new();
     }
-    let (scene, live, seen) = session_store::peek(session);
+    let (context, live, seen) = session_store::peek(session);
     let Some(live) = live else { return Vec::new() };
     let Some(model) = live.version.as_ref().and_then(|v| v.version.churn.as_ref()) else {
         let hint = "churn_probability(session) is NULL too: it was never scored.";
@@ -53,7 +53,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let counted = if live.visit.frozen && !seen.gap { live.visit.views as usize } else { end };
     clicks.truncate(end.min(counted));
     let views: Vec<View> = clicks.iter().map(|c| c.view(model.vocabulary())).collect();
-    let segment = session::scoring(&live, &scene.world.campaigns);
+    let segment = live.model_segment(&context.serving.campaigns);
     let found = contributions(model, segment, &views, EXPLAINED, &mut || {
         pgrx::check_for_interrupts!();
         Ok(())

@@ -1,10 +1,10 @@
 //! coupon.explain: the conditions of a decision, one by one, with no side effect.
 
-use crate::click::campaigns::Draws;
 use crate::click::{decide, marks, session_store};
 use crate::models::{active, customers};
 use crate::pg::settings;
-use coupon_model::issue::{Policy, eligible};
+use crate::pg::statement::planned_by_keys;
+use coupon_model::issue::{Assignment, Condition, conditions};
 use pgrx::name;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -46,9 +46,9 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     if !say(None, "a model is active", active.is_some(), what) {
         return lines;
     }
-    let (scene, live, seen) = session_store::peek(session);
-    let gap = seen.gap || live.as_ref().is_some_and(|l| l.swept);
-    let (campaigns, clock) = (&scene.world.campaigns, scene.clock);
+    let (context, live, seen) = session_store::peek(session);
+    let gap = seen.gap || live.as_ref().is_some_and(|l| l.state_purged);
+    let (campaigns, clock) = (&context.serving.campaigns, context.clock);
     let missed = marks::hopeless(session)
         .map_or("issue_coupon and coupon.sweep rebuild a session that missed one".into(), |why| {
             format!("{why}, so it cannot be rebuilt and is never scored again")
@@ -89,39 +89,25 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let zone = decide::last_zone(client, session, campaigns);
     for campaign in campaigns.iter() {
         let name = Some(campaign.name.as_str());
-        let Draws { arm: at, arm_probability: share, .. } = campaign.draws(&live.session);
-        let policy = campaign.arms[at].policy;
-        say(
-            name,
-            "arm",
-            true,
-            format!("{}, with probability {share:.2}; policy {}", campaign.arms[at].name, policy.name()),
-        );
-        let t = match campaign.thresholds(at, &version) {
+        let Assignment { arm, probability, .. } = campaign.assignment(&live.session);
+        let policy = campaign.arms[arm].policy;
+        let detail =
+            format!("{}, with probability {probability:.2}; policy {}", campaign.arms[arm].name, policy.name());
+        say(name, "arm", true, detail);
+        let thresholds = match campaign.thresholds(arm, &version) {
             Ok(found) => found,
             Err(why) => {
                 say(name, "its policy has thresholds", false, format!("{why}, so this arm issues nothing"));
                 continue;
             }
         };
-        let m = decide::moment(&live, campaign, policy);
-        say(name, "enough views", m.view >= t.min_views, format!("{} of at least {}", m.view, t.min_views));
-        match t.policy {
-            Policy::AtRisk | Policy::Risk => {
-                if t.policy == Policy::AtRisk {
-                    let detail = format!("largest P(purchase) {:.4}, at least {:.4}", m.max_purchase, t.eta);
-                    say(name, "it was interested", m.max_purchase >= t.eta, detail);
-                }
-                say(name, "it is leaving", m.churn >= t.tau, format!("P(churn) {:.4}, at least {:.4}", m.churn, t.tau));
-            }
-            Policy::Random => {
-                let detail = format!("the coin takes {:.2} % of sessions", 100.0 * t.random_share);
-                say(name, "drawn", eligible(&t, &m), detail);
-            }
+        for condition in conditions(&thresholds, &campaign.moment(&live.session, &live.visit, policy)) {
+            let (what, detail) = describe(&condition);
+            say(name, what, condition.holds(), detail);
         }
-        let ranked = decide::ranked(&version, live.segment, &profile, &live.visit.categories(), campaign, at);
+        let ranked = decide::ranked(&version, live.segment, &profile, &live.visit.categories(), campaign, arm);
         let of = (live.session.as_str(), live.customer.as_deref(), live.segment, zone.as_deref());
-        match decide::by_keys(|| decide::admit(client, campaign, of, &ranked)).stopped {
+        match planned_by_keys(|| decide::check_rules(client, campaign, of, &ranked)).stopped {
             Some((rule, detail)) => say(name, &format!("rule {rule}"), false, detail),
             None => say(name, "all rules", true, "hours, limits, stock, budget and the others hold".into()),
         };
@@ -133,4 +119,16 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         say(name, "it issues", campaign.live, detail);
     }
     lines
+}
+
+/// A condition of a policy in words, and how things stand.
+fn describe(condition: &Condition) -> (&'static str, String) {
+    match *condition {
+        Condition::Views { views, least } => ("enough views", format!("{views} of at least {least}")),
+        Condition::Interested { max_purchase, eta } => {
+            ("it was interested", format!("largest P(purchase) {max_purchase:.4}, at least {eta:.4}"))
+        }
+        Condition::Leaving { churn, tau } => ("it is leaving", format!("P(churn) {churn:.4}, at least {tau:.4}")),
+        Condition::Drawn { share, .. } => ("drawn", format!("the coin takes {:.2} % of sessions", 100.0 * share)),
+    }
 }

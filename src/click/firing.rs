@@ -3,7 +3,7 @@
 
 use crate::click::error_log;
 use crate::pg::settings;
-use crate::pg::subtransaction::{self, Caught};
+use crate::pg::subtransaction::{self, CaughtError};
 use pgrx::PgTrigger;
 use pgrx::prelude::*;
 
@@ -33,7 +33,7 @@ pub fn refuse(trigger: &PgTrigger) -> Option<pg_sys::Datum> {
 
 fn report(trigger: &PgTrigger) {
     let name = trigger.name().unwrap_or("?");
-    let caught = Caught {
+    let caught = CaughtError {
         code: PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         message: format!(
             "trigger \"{name}\" must be AFTER INSERT FOR EACH STATEMENT with a transition table, and counts nothing"

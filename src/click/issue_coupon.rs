@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 /// Most who ask have no coupon and are due none: one statement says so. Whatever else there is, PL/pgSQL answers.
 #[pg_extern(sql = false)]
 fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, "coupon.offer")> {
-    let none = |s: &&str| registry::exists() && advance::settled(s);
+    let none = |s: &&str| registry::exists() && advance::has_nothing_due(s);
     // An error will come again there, and is told there.
     if settings::enabled() && subtransaction::subtransaction(|| session.as_ref().is_some_and(none)).unwrap_or(false) {
         return None;
@@ -25,11 +25,11 @@ fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, 
 
 /// Whether there may be a coupon now.
 #[pg_extern(sql = false)]
-fn consider(session: &str) -> bool {
+fn evaluate(session: &str) -> bool {
     if !settings::enabled() || session.len() > LONGEST_ID {
         return false;
     }
-    subtransaction::subtransaction(|| advance::consider(session)).unwrap_or_else(|caught| {
+    subtransaction::subtransaction(|| advance::evaluate(session)).unwrap_or_else(|caught| {
         subtransaction::warn(&caught);
         error_log::record("issue_coupon", Some(session), None, &caught, 1);
         false

@@ -1,7 +1,7 @@
 //! A session that missed a click, run again through what the log holds of it.
 
 use crate::click::marks::{self, in_one_snapshot, unmark};
-use crate::click::session::{Live, Scene, begin, note, scoring};
+use crate::click::session::{SessionRow, StatementContext};
 use crate::click::session_store::{self, Stored};
 use crate::pg::error::{report, spi, throw};
 use crate::pg::statement::{Fields, Statement, with_snapshot};
@@ -16,7 +16,12 @@ thread_local! {
 
 /// Runs a session through its stored clicks from the start; `None`, with the mark left, where that cannot be. The caller has
 /// locked the session's row: whoever advances it waits, or has committed what the log now shows.
-pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Stored) -> Option<Live> {
+pub fn rebuild(
+    client: &mut SpiClient,
+    session: &str,
+    context: &StatementContext,
+    stored: Stored,
+) -> Option<SessionRow> {
     // Of an older snapshot the log would lack clicks that the marks stand for.
     if in_one_snapshot() {
         return None;
@@ -34,21 +39,20 @@ pub fn rebuild(client: &mut SpiClient, session: &str, scene: &Scene, stored: Sto
     let mut kept = (false, false);
     let mut live = if let Stored::Known(stored) = stored {
         kept = (stored.visit.frozen, stored.visit.purchased);
-        let scoring = scoring(&stored, &scene.world.campaigns);
-        let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), scoring);
-        Live { visit: again, ..*stored }
+        let model_segment = stored.model_segment(&context.serving.campaigns);
+        let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), model_segment);
+        SessionRow { visit: again, ..*stored }
     } else {
         let (_, mut found) = session_store::lock(&[session], &[customer]);
         let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
-        begin(session, clicks[0].at, segment, scene)
+        SessionRow::begin(session, clicks[0].at, segment, context)
     };
     for click in &clicks {
-        live.visit.click(live.version.as_ref().map(|v| &v.version), click);
-        note(&mut live, click);
+        live.apply(click);
     }
     live.visit.frozen |= kept.0;
     live.visit.purchased |= kept.1;
-    live.swept = false;
+    live.state_purged = false;
     let live = [live];
     if live[0].known {
         session_store::update(&live);

@@ -1,7 +1,7 @@
 //! One live session in memory, and what a statement sees beside its sessions.
 
 use crate::click::campaigns::{self, Campaigns};
-use crate::click::serving_state::World;
+use crate::click::serving_state::ServingState;
 use crate::models::cache::Decoded;
 use crate::pg::error::ok;
 use crate::pg::settings;
@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use std::rc::Rc;
 
 /// A session as it is stored.
-pub struct Live {
+pub struct SessionRow {
     pub session: String,
     pub customer: Option<String>,
     pub started_at: i64,
@@ -22,77 +22,86 @@ pub struct Live {
     pub visit: Visit,
     /// It is stored already.
     pub known: bool,
-    /// It was over for long, and its state was freed: to be rebuilt before it goes on.
-    pub swept: bool,
+    /// Its state was purged a day after its last click: it is rebuilt before it goes on.
+    pub state_purged: bool,
 }
 
 /// What one statement sees beside its sessions.
-pub struct Scene {
-    pub world: Rc<World>,
+pub struct StatementContext {
+    pub serving: Rc<ServingState>,
     pub active: Option<Rc<Decoded>>,
     pub clock: i64,
 }
 
-impl Scene {
-    pub fn new(world: Rc<World>) -> Scene {
-        Scene { active: world.versions.active(), world, clock: settings::clock() }
+impl StatementContext {
+    pub fn new(serving: Rc<ServingState>) -> StatementContext {
+        StatementContext { active: serving.versions.active(), serving, clock: settings::clock() }
     }
 }
 
-/// A stored session, its columns from customer on beginning at `first`.
-pub fn stored(row: &impl Fields, first: usize, session: &str, world: &World) -> Live {
-    let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
-    let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
-    let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
-    let mut visit = Visit::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
-    let version = row.field::<i64>(first + 5).and_then(|number| world.versions.version(number));
-    let state = row.field::<&[u8]>(first + 11);
-    if let (Some(version), Some(state)) = (&version, state) {
-        ok(visit.remember(&version.version, state));
+impl SessionRow {
+    /// From the columns of coupon.session, `customer` being column `first` of the row.
+    pub fn stored(row: &impl Fields, first: usize, session: &str, serving: &ServingState) -> SessionRow {
+        let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
+        let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
+        let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
+        let mut visit = Visit::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
+        let version = row.field::<i64>(first + 5).and_then(|number| serving.versions.version(number));
+        let state = row.field::<&[u8]>(first + 11);
+        if let (Some(version), Some(state)) = (&version, state) {
+            ok(visit.remember(&version.version, state));
+        }
+        SessionRow {
+            session: session.to_string(),
+            customer: row.field(first),
+            started_at: time(1),
+            last_at: time(2),
+            segment: row.field::<i32>(first + 4).unwrap_or(0) as u32,
+            decided: row.field(first + 10).unwrap_or_default(),
+            visit,
+            known: true,
+            state_purged: version.is_some() && state.is_none(),
+            version,
+        }
     }
-    Live {
-        session: session.to_string(),
-        customer: row.field(first),
-        started_at: time(1),
-        last_at: time(2),
-        segment: row.field::<i32>(first + 4).unwrap_or(0) as u32,
-        decided: row.field(first + 10).unwrap_or_default(),
-        visit,
-        known: true,
-        swept: version.is_some() && state.is_none(),
-        version,
-    }
-}
 
-pub fn begin(session: &str, at: i64, segment: u32, scene: &Scene) -> Live {
-    let scoring = if campaigns::pooled(&scene.world.campaigns, session) { 0 } else { segment };
-    Live {
-        session: session.to_string(),
-        customer: None,
-        started_at: at,
-        last_at: at,
-        segment,
-        visit: Visit::begin(scene.active.as_ref().map(|v| &v.version), scoring),
-        version: scene.active.clone(),
-        decided: Vec::new(),
-        known: false,
-        swept: false,
+    /// A session at its first click, of a customer in `segment`.
+    pub fn begin(session: &str, at: i64, segment: u32, context: &StatementContext) -> SessionRow {
+        let model_segment = if campaigns::pooled(&context.serving.campaigns, session) { 0 } else { segment };
+        SessionRow {
+            session: session.to_string(),
+            customer: None,
+            started_at: at,
+            last_at: at,
+            segment,
+            visit: Visit::begin(context.active.as_ref().map(|v| &v.version), model_segment),
+            version: context.active.clone(),
+            decided: Vec::new(),
+            known: false,
+            state_purged: false,
+        }
     }
-}
 
-/// Live and when rebuilding alike: what is noted of a click beside its score.
-pub fn note(live: &mut Live, click: &Click<impl AsRef<str>>) {
-    live.last_at = live.last_at.max(click.at);
-    if live.customer.is_none() {
-        live.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
+    /// Live and when it is rebuilt: one click further.
+    pub fn apply(&mut self, click: &Click<impl AsRef<str>>) {
+        self.visit.click(self.version.as_ref().map(|v| &v.version), click);
+        self.record(click);
     }
-}
 
-/// Whose churn model scores a stored session: what its state says, or where that was freed, what it began with.
-pub fn scoring(live: &Live, campaigns: &Campaigns) -> u32 {
-    match live.swept {
-        false => live.visit.scoring(),
-        true if campaigns::pooled(campaigns, &live.session) => 0,
-        true => live.segment,
+    /// What a click changes beside the score.
+    pub fn record(&mut self, click: &Click<impl AsRef<str>>) {
+        self.last_at = self.last_at.max(click.at);
+        if self.customer.is_none() {
+            self.customer = click.customer.as_ref().map(|c| c.as_ref().to_string());
+        }
+    }
+
+    /// The segment whose churn model scores it: as its state says, or where that was purged, as it began.
+    pub fn model_segment(&self, campaigns: &Campaigns) -> u32 {
+        match self.state_purged {
+            false => self.visit.scoring(),
+            true if campaigns::pooled(campaigns, &self.session) => 0,
+            true => self.segment,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! takes two statements; no statement here queues for a session's row.
 
 use crate::click::serving_state;
-use crate::click::session::{self, Live, Scene};
+use crate::click::session::{SessionRow, StatementContext};
 use crate::models::customers::{segment_columns, segment_of};
 use crate::pg::error::{report, throw};
 use crate::pg::settings::{self, micros};
@@ -19,7 +19,7 @@ pub struct Found {
 }
 
 pub enum Stored {
-    Known(Box<Live>),
+    Known(Box<SessionRow>),
     /// Not stored yet, with the segment its customer has.
     New(u32),
     /// Another transaction holds its row.
@@ -171,43 +171,43 @@ thread_local! {
 }
 
 /// Reads and locks sessions in the order given, each with the customer of its first click; waits for none.
-pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
+pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Found>) {
     let ([session], [customer]) = (sessions, customers) else { return lock_many(sessions, customers) };
     let rows = LOCK.with(|lock| lock.run([session.into_datum()]));
     if let Some(row) = rows.first() {
-        let scene = scene_of(&row);
-        let row_found = Stored::Known(Box::new(session::stored(&row, FOUND, session, &scene.world)));
+        let context = context_of(&row);
+        let row_found = Stored::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving)));
         let found = Found { row: row_found, gap: row.field(2) == Some(true) };
-        return (scene, vec![found]);
+        return (context, vec![found]);
     }
     let rows = LOOK.with(|look| look.run([session.into_datum(), customer.into_datum()]));
     let Some(row) = rows.first() else { no_storage() };
-    let scene = scene_of(&row);
-    let stored = if row.field(3) == Some(true) { Stored::Held } else { new(&row, VARIABLES, &scene, *customer) };
+    let context = context_of(&row);
+    let stored = if row.field(3) == Some(true) { Stored::Held } else { new(&row, VARIABLES, &context, *customer) };
     let found = Found { row: stored, gap: row.field(2) == Some(true) };
-    (scene, vec![found])
+    (context, vec![found])
 }
 
-fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (Scene, Vec<Found>) {
+fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Found>) {
     let statement = if customers.iter().any(Option::is_some) { &LOCK_KNOWN } else { &LOCK_MANY };
     let rows = statement.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
-    let scene = scene_of(&rows.row(0));
+    let context = context_of(&rows.row(0));
     let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
         let (row_found, held) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
         let stored = match (row_found, held) {
-            (true, _) => Stored::Known(Box::new(session::stored(&row, FOUND, session, &scene.world))),
+            (true, _) => Stored::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving))),
             (_, true) => Stored::Held,
-            _ => new(&row, OF_MANY + 2, &scene, *customer),
+            _ => new(&row, OF_MANY + 2, &context, *customer),
         };
         Found { row: stored, gap: row.field(2) == Some(true) }
     });
     let found = found.collect();
-    (scene, found)
+    (context, found)
 }
 
 /// A session that is not stored, with the segment of its customer, whose variables begin in column `first`.
-fn new(row: &Row, first: usize, scene: &Scene, customer: Option<&str>) -> Stored {
-    let model = scene.active.as_ref().filter(|_| customer.is_some());
+fn new(row: &Row, first: usize, context: &StatementContext, customer: Option<&str>) -> Stored {
+    let model = context.active.as_ref().filter(|_| customer.is_some());
     Stored::New(model.map_or(0, |active| segment_of(row, first, &active.version.segment)))
 }
 
@@ -220,17 +220,17 @@ pub struct Seen {
 }
 
 /// A session as it is stored, unlocked, in the caller's snapshot.
-pub fn peek(session: &str) -> (Scene, Option<Live>, Seen) {
+pub fn peek(session: &str) -> (StatementContext, Option<SessionRow>, Seen) {
     let row = PEEK.with(|peek| peek.read([session.into_datum()])).row(0);
-    let scene = Scene::new(serving_state::at(row.field(1).unwrap_or_else(|| no_storage())));
-    let live = (row.field(OF_MANY) == Some(true)).then(|| session::stored(&row, FOUND, session, &scene.world));
+    let context = StatementContext::new(serving_state::at(row.field(1).unwrap_or_else(|| no_storage())));
+    let live = (row.field(OF_MANY) == Some(true)).then(|| SessionRow::stored(&row, FOUND, session, &context.serving));
     let seen = Seen { gap: row.field(2) == Some(true), coupon: row.field(OF_MANY + 1) == Some(true) };
-    (scene, live, seen)
+    (context, live, seen)
 }
 
-/// The scene at the revision in the first column of a row just read.
-fn scene_of(row: &Row) -> Scene {
-    Scene::new(serving_state::at_now(row.field(1).unwrap_or_else(|| no_storage())))
+/// The context at the revision in the first column of a row just read.
+fn context_of(row: &Row) -> StatementContext {
+    StatementContext::new(serving_state::at_now(row.field(1).unwrap_or_else(|| no_storage())))
 }
 
 fn no_storage() -> ! {
@@ -242,7 +242,7 @@ fn no_storage() -> ! {
 }
 
 /// What a click changes, in the order of the statements' parameters.
-fn changed(row: &Live) -> [Option<pg_sys::Datum>; 9] {
+fn changed(row: &SessionRow) -> [Option<pg_sys::Datum>; 9] {
     [
         row.session.as_str().into_datum(),
         row.customer.as_deref().into_datum(),
@@ -256,7 +256,7 @@ fn changed(row: &Live) -> [Option<pg_sys::Datum>; 9] {
     ]
 }
 
-fn changed_many(rows: &[Live]) -> [Option<pg_sys::Datum>; 9] {
+fn changed_many(rows: &[SessionRow]) -> [Option<pg_sys::Datum>; 9] {
     [
         column(rows, |r| r.session.as_str()),
         column(rows, |r| r.customer.as_deref()),
@@ -270,7 +270,7 @@ fn changed_many(rows: &[Live]) -> [Option<pg_sys::Datum>; 9] {
     ]
 }
 
-fn column<'a, T>(rows: &'a [Live], value: impl Fn(&'a Live) -> T) -> Option<pg_sys::Datum>
+fn column<'a, T>(rows: &'a [SessionRow], value: impl Fn(&'a SessionRow) -> T) -> Option<pg_sys::Datum>
 where
     Vec<T>: IntoDatum,
 {
@@ -287,7 +287,7 @@ fn with<const N: usize>(
 }
 
 /// Writes known sessions back; their rows are locked.
-pub fn update(rows: &[Live]) {
+pub fn update(rows: &[SessionRow]) {
     let written = match rows {
         [] => 0,
         [row] => WRITE.with(|write| write.run(changed(row))).count,
@@ -305,8 +305,8 @@ pub fn update(rows: &[Live]) {
 
 /// Stores new sessions; the numbers of those that another connection has stored meanwhile are returned. One that another
 /// transaction is about to store is queued for a millisecond, then 55P03: PostgreSQL can tell who that is only by waiting.
-pub fn insert(rows: &[Live]) -> Vec<usize> {
-    let began = |row: &Live| {
+pub fn insert(rows: &[SessionRow]) -> Vec<usize> {
+    let began = |row: &SessionRow| {
         let version = row.version.as_ref().map(|v| v.number);
         [micros(row.started_at).into_datum(), (row.segment as i32).into_datum(), version.into_datum()]
     };

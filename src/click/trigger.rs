@@ -1,10 +1,10 @@
 //! The trigger of watched tables: the rows of a statement become clicks, and these advance their sessions.
 
-use crate::click::advance::{self, Skipped};
+use crate::click::advance::{self, SkippedClicks};
 use crate::click::{error_log, firing, grouped};
-use crate::pg::subtransaction::{self, Caught, Patience};
+use crate::pg::subtransaction::{self, CaughtError, LockWaitBudget};
 use crate::pg::{settings, tuple};
-use crate::shop::mapping::{self, Refused};
+use crate::shop::mapping::{self, SkippedClick};
 use pgrx::prelude::*;
 use pgrx::{PgBox, PgRelation, PgTrigger};
 use std::time::Instant;
@@ -41,31 +41,31 @@ fn on_click(trigger: &PgTrigger) {
     let Ok(relation) = trigger.relation() else { return };
     let arguments = trigger.extra_args().unwrap_or_default();
     let statement = Statement { data, relation, mapping: arguments.first().map_or("", String::as_str) };
-    let patience = Patience::new(settings::max_wait());
+    let wait_budget = LockWaitBudget::new(settings::max_wait());
     let mut attempts = 0;
     let skipped = loop {
         let began = Instant::now();
-        match subtransaction::attempt(patience.left(), || statement.advance(&patience, attempts > 0)) {
+        match subtransaction::attempt(wait_budget.left(), || statement.advance(&wait_budget, attempts > 0)) {
             Ok(skipped) => break skipped,
             // Another transaction is about to store one of the sessions, or holds a whole table. The second attempt stores
             // each on its own.
             Err(failure)
                 if failure.caught.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-                    && (attempts == 0 || patience.wait(attempts)) =>
+                    && (attempts == 0 || wait_budget.wait(attempts)) =>
             {
-                patience.spend(began.elapsed());
+                wait_budget.spend(began.elapsed());
                 attempts += 1;
             }
             Err(failure) => {
                 let caught = failure.settle();
                 let (session, customer) = statement.mark(&caught);
-                break Skipped { first: Some(Refused { session, customer, caught }), count: 1 };
+                break SkippedClicks { first: Some(SkippedClick { session, customer, caught }), count: 1 };
             }
         }
     };
     if let Some(first) = skipped.first {
         subtransaction::warn(&first.caught);
-        let Refused { session, customer, caught } = &first;
+        let SkippedClick { session, customer, caught } = &first;
         error_log::record(statement.relation.name(), session.as_deref(), customer.as_deref(), caught, skipped.count);
     }
 }
@@ -82,7 +82,7 @@ const MARKED: usize = 1000;
 
 impl Statement<'_> {
     /// Advances the sessions of all rows that are clicks; what had to be left out is returned.
-    fn advance(&self, patience: &Patience, careful: bool) -> Skipped {
+    fn advance(&self, wait_budget: &LockWaitBudget, careful: bool) -> SkippedClicks {
         let mapping = mapping::parse(self.mapping);
         let bound = mapping.bind(&self.relation);
         if bound.styled() {
@@ -90,7 +90,7 @@ impl Statement<'_> {
             subtransaction::set_local(c"datestyle", c"ISO, YMD");
             subtransaction::set_local(c"extra_float_digits", c"1");
         }
-        let (mut unfit, mut skipped) = (Skipped::default(), Skipped::default());
+        let (mut unfit, mut skipped) = (SkippedClicks::default(), SkippedClicks::default());
         grouped::by_session(
             |found| {
                 tuple::for_each(&self.data, &self.relation, |row| match bound.click(row) {
@@ -99,14 +99,14 @@ impl Statement<'_> {
                     Err(why) => unfit.add(*why),
                 })
             },
-            |groups| advance::advance(groups, patience, careful, &mut skipped),
+            |groups| advance::advance(groups, wait_budget, careful, &mut skipped),
         );
         unfit.join(skipped)
     }
 
     /// Marks the sessions of a statement that could not be advanced, so that they are rebuilt before they go on; the first
     /// of them is returned.
-    fn mark(&self, caught: &Caught) -> (Option<String>, Option<String>) {
+    fn mark(&self, caught: &CaughtError) -> (Option<String>, Option<String>) {
         let mut first = (None, None);
         let marked = subtransaction::quiet_subtransaction(|| {
             let ids = mapping::parse(self.mapping).bind_ids(&self.relation);

@@ -155,3 +155,9 @@ pub fn statement(client: &SpiClient, sql: &'static str, types: &[PgOid]) -> &'st
     PREPARED.with(|s| s.borrow_mut().insert(sql, prepared));
     prepared
 }
+
+/// Runs statements that look rows up by their keys, planned once and for that. PostgreSQL would plan each anew five times;
+/// and while our tables are small it would read them whole, and go on so while they grow under a plan that is kept.
+pub fn planned_by_keys<T>(body: impl FnOnce() -> T) -> T {
+    by_keys(|| with_setting(c"plan_cache_mode", c"force_generic_plan", body))
+}

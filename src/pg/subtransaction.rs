@@ -1,7 +1,7 @@
 //! The shop comes first: our part of a click runs in one internal subtransaction and is rolled back alone.
 
 use crate::pg::settings;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::CaughtError as PgCaughtError;
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// What was caught, as plain values: the error's own memory is gone with the subtransaction.
 #[derive(Debug, Clone)]
-pub struct Caught {
+pub struct CaughtError {
     pub code: PgSqlErrorCode,
     pub message: String,
     pub detail: Option<String>,
@@ -20,8 +20,8 @@ pub struct Caught {
 
 /// A caught failure that may still be raised.
 pub struct Failure {
-    pub caught: Caught,
-    error: Box<CaughtError>,
+    pub caught: CaughtError,
+    error: Box<PgCaughtError>,
 }
 
 impl Failure {
@@ -30,7 +30,7 @@ impl Failure {
     }
 
     /// What is left to be told of it; raised instead where `coupon_ext.on_error` says so.
-    pub fn settle(self) -> Caught {
+    pub fn settle(self) -> CaughtError {
         if settings::raise() {
             self.raise();
         }
@@ -40,12 +40,12 @@ impl Failure {
 
 /// Runs `body` in an internal subtransaction. An ERROR or a panic inside is rolled back and returned; a cancel, a shutdown
 /// and, in SERIALIZABLE transactions, a serialisation failure are rethrown unchanged.
-pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
+pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, CaughtError> {
     attempt(settings::max_wait(), body).map_err(Failure::settle)
 }
 
 /// The same for writing down what failed: never raised, whatever `coupon_ext.on_error` says.
-pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Caught> {
+pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, CaughtError> {
     attempt(settings::max_wait(), body).map_err(|failure| failure.caught)
 }
 
@@ -94,16 +94,16 @@ pub fn attempt<T>(wait: i32, body: impl FnOnce() -> T) -> Result<T, Failure> {
     }
 }
 
-fn describe(error: &CaughtError) -> Caught {
-    let (CaughtError::PostgresError(e) | CaughtError::ErrorReport(e) | CaughtError::RustPanic { ereport: e, .. }) =
+fn describe(error: &PgCaughtError) -> CaughtError {
+    let (PgCaughtError::PostgresError(e) | PgCaughtError::ErrorReport(e) | PgCaughtError::RustPanic { ereport: e, .. }) =
         error;
     let (code, hint) = (e.sql_error_code(), e.hint().map(str::to_string));
     // PostgreSQL quotes rows in its details, and values in its messages about them. Either may be a person's id, which is
     // to be forgotten, so neither is kept.
-    if matches!(error, CaughtError::PostgresError(_)) {
-        return Caught { code, message: without_value(code, e.message()), detail: None, hint };
+    if matches!(error, PgCaughtError::PostgresError(_)) {
+        return CaughtError { code, message: without_value(code, e.message()), detail: None, hint };
     }
-    Caught { code, message: e.message().to_string(), detail: e.detail().map(str::to_string), hint }
+    CaughtError { code, message: e.message().to_string(), detail: e.detail().map(str::to_string), hint }
 }
 
 /// A message up to the first value it quotes, in whatever language; only those of class 22 quote any.
@@ -130,11 +130,11 @@ fn rethrown(code: PgSqlErrorCode) -> bool {
 
 /// How long a statement may still wait for what others hold, over all its waits. It looks again and again instead of
 /// queueing: whoever queues can make the transaction it waits for the victim of a deadlock.
-pub struct Patience(Cell<Duration>);
+pub struct LockWaitBudget(Cell<Duration>);
 
-impl Patience {
-    pub fn new(milliseconds: i32) -> Patience {
-        Patience(Cell::new(Duration::from_millis(milliseconds.max(0) as u64)))
+impl LockWaitBudget {
+    pub fn new(milliseconds: i32) -> LockWaitBudget {
+        LockWaitBudget(Cell::new(Duration::from_millis(milliseconds.max(0) as u64)))
     }
 
     /// Milliseconds that are left.
@@ -146,7 +146,7 @@ impl Patience {
         self.0.set(self.0.get().saturating_sub(spent));
     }
 
-    /// Sleeps about a millisecond, a tenth of that at first: most rows are held for less. `false` where patience is at
+    /// Sleeps about a millisecond, a tenth of that at first: most rows are held for less. `false` where wait_budget is at
     /// its end.
     pub fn wait(&self, attempt: u32) -> bool {
         let left = self.0.get();
@@ -231,7 +231,7 @@ thread_local! {
 }
 
 /// Warns once a backend and SQLSTATE: the shop's log must not fill with one fault.
-pub fn warn(caught: &Caught) {
+pub fn warn(caught: &CaughtError) {
     if WARNED.with(|w| w.borrow_mut().insert(caught.code as i32)) {
         // Without the detail: it may show one of our rows to whoever clicks. coupon.fault keeps it.
         let message = format!("coupon_ext: {}", caught.message);

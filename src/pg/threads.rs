@@ -31,12 +31,12 @@ impl<T> Drop for Worker<'_, T> {
     }
 }
 
-/// Runs `work` on a worker with a pool of `threads` threads of its own; `heard` is called on the main thread for every
+/// Runs `work` on a worker with a pool of `threads` threads of its own; `on_progress` is called on the main thread for every
 /// message it sends. `work` must return soon after the flag is set. A panic of the worker is raised here.
 pub fn run<T: Send, M: Send>(
     threads: usize,
     work: impl FnOnce(&AtomicBool, Sender<M>) -> T + Send,
-    mut heard: impl FnMut(M),
+    mut on_progress: impl FnMut(M),
 ) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -56,7 +56,7 @@ pub fn run<T: Send, M: Send>(
         loop {
             check_for_interrupts!();
             match receiver.recv_timeout(TICK) {
-                Ok(message) => heard(message),
+                Ok(message) => on_progress(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -77,29 +77,29 @@ pub struct Pipeline<'a, J, R> {
 
 impl<J, R> Pipeline<'_, J, R> {
     /// Hands a job over and takes the answers that are due; waits where the workers have enough to do.
-    pub fn send(&mut self, job: J, heard: &mut dyn FnMut(R)) {
+    pub fn send(&mut self, job: J, on_progress: &mut dyn FnMut(R)) {
         if self.workers == 0 {
-            return heard((self.work)(job, self.stop));
+            return on_progress((self.work)(job, self.stop));
         }
         let (answer, due) = channel();
         self.jobs.send((job, answer)).unwrap_or_else(|_| panic!("the workers are gone"));
         self.answers.push_back(due);
-        self.drain(2 * self.workers, heard);
+        self.drain(2 * self.workers, on_progress);
     }
 
     /// Waits for all that was sent.
-    pub fn finish(&mut self, heard: &mut dyn FnMut(R)) {
-        self.drain(0, heard);
+    pub fn finish(&mut self, on_progress: &mut dyn FnMut(R)) {
+        self.drain(0, on_progress);
     }
 
     /// Takes answers until at most `left` jobs are under way, and whatever else is ready.
-    fn drain(&mut self, left: usize, heard: &mut dyn FnMut(R)) {
+    fn drain(&mut self, left: usize, on_progress: &mut dyn FnMut(R)) {
         while let Some(due) = self.answers.front() {
             let wait = if self.answers.len() > left { TICK } else { Duration::ZERO };
             match due.recv_timeout(wait) {
                 Ok(answer) => {
                     self.answers.pop_front();
-                    heard(answer);
+                    on_progress(answer);
                 }
                 Err(RecvTimeoutError::Timeout) if self.answers.len() <= left => return,
                 Err(RecvTimeoutError::Timeout) => {

@@ -1,7 +1,7 @@
 //! What a row of the shop's table means: the mapping that coupon.watch() stored, and the click it makes of a row.
 
 use crate::pg::error::{report, throw};
-use crate::pg::subtransaction::Caught;
+use crate::pg::subtransaction::CaughtError;
 use crate::pg::tuple::{self, Column, Role, Row};
 use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
@@ -56,10 +56,10 @@ impl Columns {
 }
 
 /// A row that could not be a click, or a session that could not be advanced.
-pub struct Refused {
+pub struct SkippedClick {
     pub session: Option<String>,
     pub customer: Option<String>,
-    pub caught: Caught,
+    pub caught: CaughtError,
 }
 
 thread_local! {
@@ -172,7 +172,7 @@ impl BoundMapping<'_> {
 
     /// A row as a click: `None` for a row whose kind is not an event's, an error for one that cannot be one. Mirrors
     /// coupon.event_query.
-    pub fn click<'a>(&'a self, row: &'a Row) -> Result<Option<Click<&'a str>>, Box<Refused>> {
+    pub fn click<'a>(&'a self, row: &'a Row) -> Result<Option<Click<&'a str>>, Box<SkippedClick>> {
         let (mapping, c) = (self.mapping, &self.columns);
         let text = |column: Option<Column>| column.and_then(|c| row.text(c));
         let number = |column: Option<Column>| column.and_then(|c| row.number(c));
@@ -183,10 +183,10 @@ impl BoundMapping<'_> {
         let Some(kind) = kind.and_then(Kind::parse) else { return Ok(None) };
         let (session, customer) = (text(c.session), text(c.customer));
         let refuse = |what: &str, hint: &str| {
-            Err(Box::new(Refused {
+            Err(Box::new(SkippedClick {
                 session: None,
                 customer: customer.map(str::to_string),
-                caught: Caught {
+                caught: CaughtError {
                     code: PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
                     message: what.to_string(),
                     detail: None,

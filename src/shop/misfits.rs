@@ -2,7 +2,7 @@
 
 use crate::pg::error::spi;
 use crate::pg::owner::as_owner;
-use crate::pg::subtransaction::{self, Caught, with_setting};
+use crate::pg::subtransaction::{self, CaughtError, with_setting};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
@@ -20,7 +20,7 @@ pub fn hold(client: &SpiClient, session: &str) -> bool {
         let read = || with_setting(c"datestyle", c"ISO, YMD", || with_setting(c"extra_float_digits", c"1", select));
         let holds = subtransaction::quiet_subtransaction(|| as_owner(*owner, read)).unwrap_or(false);
         if holds {
-            subtransaction::warn(&Caught {
+            subtransaction::warn(&CaughtError {
                 code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 message: format!("a session that \"{relation}\" holds clicks of cannot be rebuilt"),
                 detail: None,

@@ -3,7 +3,7 @@
 
 use crate::pg::error::spi;
 use crate::pg::owner::as_owner;
-use crate::pg::subtransaction::{self, Caught};
+use crate::pg::subtransaction::{self, CaughtError};
 use pgrx::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -41,7 +41,7 @@ fn stock(category: Option<&str>) -> Option<AnyNumeric> {
 }
 
 fn warn(code: PgSqlErrorCode, relation: &str, why: &str) {
-    subtransaction::warn(&Caught {
+    subtransaction::warn(&CaughtError {
         code,
         message: format!("the stock in \"{relation}\" is not read: {why}"),
         detail: None,

@@ -26,15 +26,15 @@ pub struct Read {
 }
 
 /// The whole log in [since, until), in the total order of coupon.events; refused where it would pass the budget, or where
-/// the operating system has not so much. `heard` is told how many events have been read.
-pub fn read_log(_: &SpiClient, since: i64, until: i64, mut heard: impl FnMut(usize)) -> Read {
+/// the operating system has not so much. `on_progress` is told how many events have been read.
+pub fn read_log(_: &SpiClient, since: i64, until: i64, mut on_progress: impl FnMut(usize)) -> Read {
     let sql = "SELECT at, session, customer, kind, page, category, product, quantity, price, order_id, attributes \
                FROM coupon.events($1, $2)";
     let budget = settings::training_memory();
     let mut read = Read::default();
     let window = [since, until].map(|at| (pg_sys::TIMESTAMPTZOID, time(at).into_datum()));
     let mut check = |log: &Log| {
-        heard(log.events.len());
+        on_progress(log.events.len());
         let needed = Estimate::least(log);
         if needed > budget {
             ok::<()>(Err(Error::Memory { needed, budget }));

@@ -68,19 +68,19 @@ fn run_training(
 type Line = (Report, f64);
 
 /// What the worker tells the main thread.
-enum Told {
+enum Progress {
     Line(Line),
     Part(&'static str),
     Estimate(Estimate),
 }
 
-struct Watcher<'a> {
+struct ProgressReporter<'a> {
     stop: &'a AtomicBool,
-    sender: Sender<Told>,
+    sender: Sender<Progress>,
     last: Instant,
 }
 
-impl Observer for Watcher<'_> {
+impl Observer for ProgressReporter<'_> {
     fn check(&mut self) -> Result<()> {
         threads::go_on(self.stop)
     }
@@ -89,15 +89,15 @@ impl Observer for Watcher<'_> {
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
         // The main thread may be gone already; then check() stops us next.
-        let _ = self.sender.send(Told::Line((report, seconds)));
+        let _ = self.sender.send(Progress::Line((report, seconds)));
     }
 
     fn enter(&mut self, part: &'static str) {
-        let _ = self.sender.send(Told::Part(part));
+        let _ = self.sender.send(Progress::Part(part));
     }
 
     fn estimate(&mut self, estimate: &Estimate) {
-        let _ = self.sender.send(Told::Estimate(*estimate));
+        let _ = self.sender.send(Progress::Estimate(*estimate));
     }
 }
 
@@ -128,8 +128,8 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             budget,
         };
         let mut lines: Vec<Line> = Vec::new();
-        let work = |stop: &AtomicBool, sender: Sender<Told>| {
-            let mut watcher = Watcher { stop, sender, last: Instant::now() };
+        let work = |stop: &AtomicBool, sender: Sender<Progress>| {
+            let mut watcher = ProgressReporter { stop, sender, last: Instant::now() };
             let outcome = train(&job, &mut watcher)?;
             // The customers are as the version sees them that will serve.
             let serving = match base_ref {
@@ -140,14 +140,14 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             let customers = training::customers(job.log, job.until, serving, &mut || watcher.check())?;
             Ok((outcome, customers))
         };
-        let trained = threads::run(threads, work, |heard| match heard {
-            Told::Line(line) => {
+        let trained = threads::run(threads, work, |on_progress| match on_progress {
+            Progress::Line(line) => {
                 tell(&describe(&line.0), &mut told);
                 lines.push(line);
             }
-            Told::Part(part) => tell(&format!("begins {part}"), &mut told),
+            Progress::Part(part) => tell(&format!("begins {part}"), &mut told),
             // Whatever was told just before.
-            Told::Estimate(e) => tell(&announce(&e, budget), &mut None),
+            Progress::Estimate(e) => tell(&announce(&e, budget), &mut None),
         });
         let (mut outcome, customers) = ok(trained);
         if !left_out.is_empty() {

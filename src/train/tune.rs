@@ -73,12 +73,12 @@ enum Message {
     Trial(Trial, f64),
 }
 
-struct Watcher<'a> {
+struct ProgressReporter<'a> {
     stop: &'a AtomicBool,
     sender: Sender<Message>,
 }
 
-impl Observer for Watcher<'_> {
+impl Observer for ProgressReporter<'_> {
     fn check(&mut self) -> Result<()> {
         threads::go_on(self.stop)
     }
@@ -117,7 +117,7 @@ fn run(
         let mut search = ok(study.search(&earlier));
         let mut rows = Vec::new();
         let work = |stop: &AtomicBool, sender: Sender<Message>| {
-            let mut watcher = Watcher { stop, sender };
+            let mut watcher = ProgressReporter { stop, sender };
             for _ in 0..trials {
                 let begin = Instant::now();
                 let Some(trial) = study.next(&mut search, &mut watcher)? else { return Ok(false) };
@@ -126,7 +126,7 @@ fn run(
             }
             Ok(true)
         };
-        let heard = |message: Message| match message {
+        let on_progress = |message: Message| match message {
             Message::Line(line) => tell(&describe(&line), &mut told),
             Message::Trial(trial, seconds) => {
                 let row = row(&key, &given, trial, seconds);
@@ -134,7 +134,7 @@ fn run(
                 rows.push(row);
             }
         };
-        if !ok(threads::run(threads, work, heard)) {
+        if !ok(threads::run(threads, work, on_progress)) {
             let message = "every point of the space has been tried";
             error::tell(PgLogLevel::NOTICE, report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, ""));
         }
@@ -165,7 +165,7 @@ fn study(
         base: None,
         budget,
     };
-    let work = |stop: &AtomicBool, sender| Study::new(&job, tune, &mut Watcher { stop, sender });
+    let work = |stop: &AtomicBool, sender| Study::new(&job, tune, &mut ProgressReporter { stop, sender });
     ok(threads::run(threads, work, |_| {}))
 }
 

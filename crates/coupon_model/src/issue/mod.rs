@@ -1,20 +1,23 @@
 //! issue: who gets a coupon, by which draw, under which code.
 //!
 //! * [`replay`](fn@replay) sets the thresholds of every policy by walking complete sessions as the trigger would;
-//! * [`eligible`] is the one rule that the replay and live serving share;
-//! * [`draw`](fn@draw) and [`arm`] are the randomisation, reproducible by anybody with SHA-256;
+//! * [`eligible`] is the one rule that the replay and live serving share, [`conditions`] its reasons;
+//! * [`draw`](fn@draw) and [`arm`] are the randomisation, reproducible by anybody with SHA-256; [`assign`] and [`verdict`]
+//!   are what is drawn by it;
 //! * [`code`] writes and reads coupon codes.
 
 pub mod code;
+mod conditions;
 mod draw;
 mod replay;
 #[cfg(test)]
 mod tests;
 mod thresholds;
 
+pub use conditions::{Assignment, Condition, Outcome, Verdict, assign, conditions, eligible, verdict};
 pub use draw::{SALT_ARM, SALT_ISSUE, SALT_VIEW, arm, draw};
 pub use replay::replay;
-pub use thresholds::{Moment, Policy, Replay, Row, Thresholds, eligible};
+pub use thresholds::{Moment, Policy, Replay, Row, Thresholds};
 
 use crate::Result;
 use crate::spec::{self, require};

@@ -1,4 +1,4 @@
-//! Policies, their thresholds, and the one rule that says whether a session is eligible at a view.
+//! Policies and their thresholds.
 
 use super::{MOST_TARGETS, MOST_VIEWS, Spec};
 use crate::{Error, Result};
@@ -71,19 +71,6 @@ pub struct Moment {
     pub unit: f64,
 }
 
-/// Whether a session is eligible after a view; live, the first such view is the one that counts. The caller sees to it
-/// that there was no checkout or purchase yet. A probability that is NaN is never eligible where it is asked for.
-pub fn eligible(thresholds: &Thresholds, moment: &Moment) -> bool {
-    if moment.view < thresholds.min_views {
-        return false;
-    }
-    match thresholds.policy {
-        Policy::AtRisk => moment.max_purchase >= thresholds.eta && moment.churn >= thresholds.tau,
-        Policy::Risk => moment.churn >= thresholds.tau,
-        Policy::Random => thresholds.random_view(moment.unit).is_some_and(|view| moment.view >= view),
-    }
-}
-
 impl Thresholds {
     /// Whether these are shares, probabilities and a distribution.
     fn sane(&self) -> bool {
@@ -99,7 +86,7 @@ impl Thresholds {
     }
 
     /// The view from which policy `random` finds a session with this draw eligible; None if the coin says no.
-    fn random_view(&self, unit: f64) -> Option<u32> {
+    pub(super) fn random_view(&self, unit: f64) -> Option<u32> {
         if unit >= self.random_share || unit.is_nan() {
             return None;
         }
