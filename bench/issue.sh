@@ -54,7 +54,7 @@ for clients in 1 8; do
     echo "INSERT of one click, $clients client(s): without the trigger $(calc "$bare" 0) µs," \
         "one campaign $(calc "$(median <"$work/one.$clients") / $bare") ×, three with budgets $(calc "$(median <"$work/three.$clients") / $bare") × (at most 2.5)"
 done
-echo "coupons issued meanwhile: $(q "SELECT count(*) FROM coupon.coupon"), decisions $(q "SELECT count(*) FROM coupon.decision"), faults $(q "SELECT coalesce(sum(repeated), 0) FROM coupon.fault")"
+echo "coupons issued meanwhile: $(q "SELECT count(*) FROM coupon.coupon"), decisions $(q "SELECT count(*) FROM coupon.decision"), faults $(q "SELECT coalesce(sum(repeated), 0) FROM coupon.error_log")"
 
 # --- beside a service ------------------------------------------------------------------------------------------------
 if [ -z "${PEERS_PYTHON:-}" ]; then

@@ -155,7 +155,7 @@ done
 
 q "SELECT pg_stat_force_next_flush()" >/dev/null
 row "HOT share of updates of coupon.session" "" "$(q "SELECT round(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 2) FROM pg_stat_user_tables WHERE relid = 'coupon.session'::regclass") %" "" "> 99 %"
-row "faults while measuring" "" "$(q "SELECT coalesce(sum(repeated), 0) FROM coupon.fault")" "" "0"
+row "faults while measuring" "" "$(q "SELECT coalesce(sum(repeated), 0) FROM coupon.error_log")" "" "0"
 
 # --- training beside PyTorch -----------------------------------------------------------------------------------------
 epochs() {

@@ -76,7 +76,7 @@ SELECT coupon.activate(:every_view);
 \echo
 \set ECHO queries
 UPDATE coupon.campaign SET salt = 'first shop', budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default';
-SET coupon_ext.clock = :'val';
+SET coupon_ext.mock_clock = :'val';
 SELECT coupon.go_live('default');
 CREATE TEMP TABLE first AS SELECT session_id FROM arriving WHERE split = 'val' GROUP BY session_id ORDER BY min(at) LIMIT 500;
 DO $$
@@ -86,7 +86,7 @@ BEGIN
     FOR m IN SELECT date_trunc('minute', a.at) AS begins, max(a.at) AS last
             FROM (SELECT session_id, at, split FROM arriving UNION ALL SELECT session_id, at, split FROM ordered) a
             JOIN first USING (session_id) WHERE split = 'val' GROUP BY 1 ORDER BY 1 LOOP
-        PERFORM set_config('coupon_ext.clock', m.last::text, false);
+        PERFORM set_config('coupon_ext.mock_clock', m.last::text, false);
         INSERT INTO page_view (session_id, split, seconds, page, static1, static2, static3, static4, purchase)
             SELECT session_id, split, seconds, page, static1, static2, static3, static4, purchase
             FROM arriving JOIN first USING (session_id)
@@ -102,7 +102,7 @@ SELECT outcome, count(*), round(avg(view), 1) AS view, round(avg(interest)::nume
 \echo 'The rest is loaded in bulk. It is scored like any other click; without the clock it is old, and decides nothing.'
 \echo
 \set ECHO queries
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 INSERT INTO page_view (session_id, split, seconds, page, static1, static2, static3, static4, purchase)
     SELECT session_id, split, seconds, page, static1, static2, static3, static4, purchase
     FROM arriving WHERE split = 'val' AND session_id NOT IN (SELECT session_id FROM first) ORDER BY at;
@@ -116,13 +116,13 @@ SELECT count(*) AS sessions, count(churn) AS scored, sum(views) AS views FROM co
 \echo 'cut: the last three views hidden, sessions of more than three views. live: every view of complete sessions.'
 \echo
 \set ECHO queries
-CREATE TEMP TABLE judged AS SELECT 'every_view' AS loss, * FROM coupon.judge_churn(:'val', 'infinity');
+CREATE TEMP TABLE judged AS SELECT 'every_view' AS loss, * FROM coupon.evaluate_churn(:'val', 'infinity');
 SELECT coupon.activate(:last);
-INSERT INTO judged SELECT 'last', * FROM coupon.judge_churn(:'val', 'infinity');
+INSERT INTO judged SELECT 'last', * FROM coupon.evaluate_churn(:'val', 'infinity');
 SELECT population, loss, predictions, round(base_rate::numeric, 4) AS base_rate, round(auroc::numeric, 4) AS auroc,
     round(auprc::numeric, 4) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece,
     round(accuracy::numeric, 3) AS accuracy, round(majority::numeric, 3) AS majority
 FROM judged WHERE model = 'final' AND segment IS NULL ORDER BY population, loss;
 SELECT substring(pg_read_file(format('/proc/%s/status', pg_backend_pid())) FROM 'VmHWM:\s*(\d+) kB')::int / 1024 AS peak_mb,
-    (SELECT count(*) FROM coupon.fault) AS faults;
+    (SELECT count(*) FROM coupon.error_log) AS faults;
 \set ECHO none

@@ -71,7 +71,7 @@ FROM coupon.segment_statistics;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece,
     round(accuracy::numeric, 3) AS accuracy, round(majority::numeric, 3) AS majority
-FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
+FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('cut', 'live');
 \set ECHO none
 
 \echo
@@ -82,7 +82,7 @@ FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
 \echo
 \set ECHO queries
 UPDATE coupon.campaign SET salt = 'first shop' WHERE campaign = 'default';
-SET coupon_ext.clock = '2026-07-06';
+SET coupon_ext.mock_clock = '2026-07-06';
 SELECT coupon.simulate(customers => 2000, days => 1, start => '2026-07-06') AS clicks;
 SELECT decided_at::timestamp(0) AS decided_at, session, segment, view, round(interest::numeric, 3) AS interest,
     round(churn::numeric, 3) AS churn, category, outcome
@@ -93,16 +93,16 @@ FROM coupon.decision ORDER BY decided_at LIMIT 5;
 \echo
 SELECT session, last_at FROM coupon.session
 WHERE decided IS NULL AND NOT frozen AND views >= 12 AND version IS NOT NULL ORDER BY interest DESC, session LIMIT 1 \gset
-SET coupon_ext.clock = :'last_at';
+SET coupon_ext.mock_clock = :'last_at';
 \set ECHO queries
-SELECT step, condition, holds, detail FROM coupon.explain(:'session');
+SELECT step, condition, holds, detail FROM coupon.explain_decision(:'session');
 \set ECHO none
 
 \echo
 \echo '== 4  Live ========================================================================================================'
 \echo
 \set ECHO queries
-SET coupon_ext.clock = '2026-07-07';
+SET coupon_ext.mock_clock = '2026-07-07';
 UPDATE coupon.campaign SET max_discount = 20, budget = 2000, budget_day = 150, cool_down = '3 days' WHERE campaign = 'default';
 SELECT coupon.go_live('default');
 SELECT coupon.simulate(customers => 2000, days => 14, start => '2026-07-07') AS clicks;
@@ -130,7 +130,7 @@ DECLARE
     c record;
 BEGIN
     FOR c IN SELECT * FROM walk WHERE n < clicks ORDER BY n LOOP
-        PERFORM set_config('coupon_ext.clock', c.at::text, false);
+        PERFORM set_config('coupon_ext.mock_clock', c.at::text, false);
         INSERT INTO answer SELECT c.n, c.page, c.category, NULL, (o).code
         FROM coupon.record_click('s-42', NULL, c.kind, NULL, c.page, c.category, c.product, c.quantity, c.price,
             attributes => c.attributes) o;
@@ -143,7 +143,7 @@ SELECT at, 'SELECT * FROM coupon.record_click(''s-42'', ' || concat_ws(', ', 'ki
     'page => ' || quote_literal(page), 'category => ' || quote_literal(category), 'product => ' || quote_literal(product),
     'price => ' || price, 'quantity => ' || quantity, 'attributes => ' || quote_literal(attributes)) || ')' AS click
 FROM walk WHERE n = clicks \gset
-SET coupon_ext.clock = :'at';
+SET coupon_ext.mock_clock = :'at';
 \echo 'And the click that decides:'
 \echo
 \pset expanded on
@@ -200,10 +200,10 @@ FROM coupon.estimated_sales;
 \set ECHO queries
 SELECT outcome, count(*) AS sessions, count(*) FILTER (WHERE s.purchased) AS buyers
 FROM coupon.decision d JOIN coupon.session s USING (session) WHERE outcome IN ('issued', 'held out') GROUP BY outcome;
-SELECT expired, rebuilt, compacted FROM coupon.sweep();
+SELECT expired, rebuilt, compacted FROM coupon.maintain();
 SELECT count(*) AS issued, count(redeemed_at) AS redeemed, count(*) FILTER (WHERE closed_at IS NULL) AS live,
     count(*) FILTER (WHERE closed_at = expires_at) AS expired FROM coupon.coupon;
 SELECT unit, day, granted, available, held, spent, currency FROM coupon.budget;
-SELECT status, reason, count(*) FROM coupon.attempt GROUP BY status, reason ORDER BY min(id);
-SELECT count(*) AS faults FROM coupon.fault;
+SELECT status, reason, count(*) FROM coupon.redemption_attempt GROUP BY status, reason ORDER BY min(id);
+SELECT count(*) AS faults FROM coupon.error_log;
 \set ECHO none

@@ -64,7 +64,7 @@ SELECT step, rule, population, sessions_removed, views_removed, sessions_left, v
 SELECT segment, name, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece
-FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
+FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('cut', 'live');
 \set ECHO none
 \echo 'So few buyers show the flow and say nothing about the quality of a model; nor do so few sessions, all of them short enough'
 \echo 'to be over, make exact thresholds: expect more than the target of 1.34 % to be eligible below.'
@@ -77,14 +77,14 @@ FROM coupon.accuracy WHERE segment IS NULL AND population IN ('cut', 'live');
 \echo
 \set ECHO queries
 UPDATE coupon.campaign SET salt = 'first shop', budget = NULL, max_discount = NULL, unlimited = true WHERE campaign = 'default';
-SET coupon_ext.clock = :'until';
+SET coupon_ext.mock_clock = :'until';
 SELECT coupon.go_live('default');
 DO $$
 DECLARE
     second timestamptz;
 BEGIN
     FOR second IN SELECT DISTINCT event_time FROM arriving WHERE event_time >= coupon.clock() ORDER BY 1 LOOP
-        PERFORM set_config('coupon_ext.clock', second::text, false);
+        PERFORM set_config('coupon_ext.mock_clock', second::text, false);
         INSERT INTO event SELECT * FROM arriving WHERE event_time = second;
     END LOOP;
 END
@@ -122,10 +122,10 @@ FROM coupon.estimated_sales;
 \echo 'Loyalty variables count the 30 days before a day, so on the log''s only day there are none. The next morning there are:'
 \echo
 \set ECHO queries
-SET coupon_ext.clock = '2019-10-02';
+SET coupon_ext.mock_clock = '2019-10-02';
 SELECT coupon.refresh_segments() AS customers;
 SELECT segment, variable, customers, round(mean::numeric, 2) AS mean, round(p25::numeric, 2) AS p25,
     round(p50::numeric, 2) AS p50, round(p75::numeric, 2) AS p75, round(max::numeric, 2) AS max
 FROM coupon.segment_statistics;
-SELECT count(*) AS issued, count(redeemed_at) AS redeemed, (SELECT count(*) FROM coupon.fault) AS faults FROM coupon.coupon;
+SELECT count(*) AS issued, count(redeemed_at) AS redeemed, (SELECT count(*) FROM coupon.error_log) AS faults FROM coupon.coupon;
 \set ECHO none

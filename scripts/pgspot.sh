@@ -26,14 +26,14 @@ sed -e 's/^BEGIN ATOMIC$/AS $atomic$/' -e 's/^END;$/$atomic$;/' "$script" >"$ven
 # commit, where PostgreSQL refuses it; and functions with a SQL-standard body, which was looked up when it was made, and which
 # PostgreSQL puts into its caller's expression only without one (15 to 60 µs a call otherwise).
 unpinned=(
-    'coupon.sweep_all(batch integer)'
+    'coupon.maintain_all(batch integer)'
     'coupon.tune(trials integer,since timestamptz,until timestamptz,spec jsonb,seed bigint)'
-    'coupon.presenter_name(session text,customer text)'
-    'coupon.minor_units(currency text)'
-    'coupon.budget_date(time_zone text)'
-    'coupon.worst_case(discount numeric,unit text,max_discount numeric)'
-    'coupon.hash_code(code text)'
-    'coupon.discount_on(order_amount numeric,discount numeric,unit text,max_discount numeric,currency text)'
-    'coupon.pace(spent numeric,granted numeric,share_of_day float8)'
+    'coupon_internal.name_presenter(session text,customer text)'
+    'coupon_internal.get_minor_units(currency text)'
+    'coupon_internal.get_budget_date(time_zone text)'
+    'coupon_internal.compute_worst_case(discount numeric,unit text,max_discount numeric)'
+    'coupon_internal.hash_code(code text)'
+    'coupon_internal.compute_discount(order_amount numeric,discount numeric,unit text,max_discount numeric,currency text)'
+    'coupon_internal.compute_pacing_factor(spent numeric,granted numeric,share_of_day float8)'
 )
 "$venv/bin/pgspot" "$venv/script.sql" "${unpinned[@]/#/--proc-without-search-path=}"

@@ -1,9 +1,9 @@
 -- campaign: what may be given to whom, the coupons that were given, and what was noted about both.
 CREATE FUNCTION coupon.clock() RETURNS timestamptz
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'clock_now_wrapper';
-COMMENT ON FUNCTION coupon.clock() IS 'The one clock of coupons: now(), or the time the superuser-only setting coupon_ext.clock holds';
+COMMENT ON FUNCTION coupon.clock() IS 'The one clock of coupons: now(), or the time the superuser-only setting coupon_ext.mock_clock holds';
 
-CREATE FUNCTION coupon.create_campaign_storage_1() RETURNS void
+CREATE FUNCTION coupon_internal.create_campaign_storage_1() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     CREATE TABLE coupon.campaign (
@@ -26,8 +26,8 @@ BEGIN
             CHECK (valid_for > interval '0' AND valid_for <= interval '1 year'),
         display_seconds int NOT NULL DEFAULT 6 CHECK (display_seconds > 0),
         message text NOT NULL DEFAULT '{discount} off {category}, for you, for the next {hours} hours',
-        bearer boolean NOT NULL DEFAULT false, hashed boolean NOT NULL DEFAULT false,
-        exclusive boolean NOT NULL DEFAULT false, stacking text CHECK (stacking <> ''),
+        transferable boolean NOT NULL DEFAULT false, code_hashed boolean NOT NULL DEFAULT false,
+        exclusive boolean NOT NULL DEFAULT false, stacking_group text CHECK (stacking_group <> ''),
         starts_at timestamptz, ends_at timestamptz, time_zone text NOT NULL DEFAULT 'UTC',
         days int[] CHECK (days <@ '{1,2,3,4,5,6,7}' AND days <> '{}'),
         from_time time, to_time time,
@@ -59,10 +59,10 @@ BEGIN
     COMMENT ON COLUMN coupon.campaign.valid_for IS 'How long a coupon is valid after it was issued';
     COMMENT ON COLUMN coupon.campaign.display_seconds IS 'How long the pop-up stays';
     COMMENT ON COLUMN coupon.campaign.message IS 'Text of the pop-up; {discount}, {category} and {hours} are filled in';
-    COMMENT ON COLUMN coupon.campaign.bearer IS 'Whoever presents the code may use it; otherwise only its session or customer';
-    COMMENT ON COLUMN coupon.campaign.hashed IS 'Only the SHA-256 of a code is stored; issue_coupon shows it once';
+    COMMENT ON COLUMN coupon.campaign.transferable IS 'Whoever presents the code may use it; otherwise only its session or customer';
+    COMMENT ON COLUMN coupon.campaign.code_hashed IS 'Only the SHA-256 of a code is stored; issue_coupon shows it once';
     COMMENT ON COLUMN coupon.campaign.exclusive IS 'A coupon is not taken for an order that uses another one';
-    COMMENT ON COLUMN coupon.campaign.stacking IS 'At most one coupon of a stacking class is taken for an order; NULL: any number';
+    COMMENT ON COLUMN coupon.campaign.stacking_group IS 'At most one coupon of a stacking class is taken for an order; NULL: any number';
     COMMENT ON COLUMN coupon.campaign.target IS 'Share of all sessions that should become eligible';
     COMMENT ON COLUMN coupon.campaign.holdout IS 'Share of eligible sessions that get nothing, so that the effect can be measured';
     COMMENT ON COLUMN coupon.campaign.holdout_next IS 'The share that counts from holdout_from on: a live campaign changes it at the start of a day (UTC)';
@@ -110,9 +110,9 @@ BEGIN
     CREATE TABLE coupon.decision (
         session text, campaign text, arm text NOT NULL, policy text NOT NULL, segments boolean NOT NULL,
         ranking text NOT NULL, customer text, decided_at timestamptz NOT NULL, clicked_at timestamptz NOT NULL,
-        view int NOT NULL, segment int NOT NULL, version bigint NOT NULL, churn float8, interest float8, eta float8,
+        view int NOT NULL, segment int NOT NULL, version bigint NOT NULL, churn float8, max_purchase_probability float8, eta float8,
         tau float8, target float8 NOT NULL, arm_draw float8 NOT NULL, arm_probability float8 NOT NULL,
-        issue_draw float8 NOT NULL, issue_probability float8 NOT NULL, pace float8, category text,
+        issue_draw float8 NOT NULL, issue_probability float8 NOT NULL, pacing_factor float8, category text,
         categories jsonb NOT NULL,
         outcome text NOT NULL CHECK (outcome IN ('issued', 'held out', 'shadow', 'stopped')), reason text NOT NULL,
         PRIMARY KEY (session, campaign));
@@ -123,23 +123,23 @@ BEGIN
     COMMENT ON COLUMN coupon.decision.arm_draw IS 'The uniform draw that chose the arm; issue_draw the one that issues or holds out';
     COMMENT ON COLUMN coupon.decision.arm_probability IS 'Probability with which the session was put into this arm';
     COMMENT ON COLUMN coupon.decision.issue_probability IS 'Probability of being issued once eligible, pacing included; 0 in shadow and where a rule stopped it';
-    COMMENT ON COLUMN coupon.decision.pace IS 'The factor by which pacing lowered issue_probability; 1 where the campaign is not paced';
+    COMMENT ON COLUMN coupon.decision.pacing_factor IS 'The factor by which pacing lowered issue_probability; 1 where the campaign is not paced';
     COMMENT ON COLUMN coupon.decision.outcome IS 'stopped: the policy wanted it and a rule of the campaign did not, so it was not eligible; a later click may still make it so';
     COMMENT ON COLUMN coupon.decision.reason IS 'eligible, or the first rule that stopped it';
 
     CREATE TABLE coupon.coupon (
         session text, id uuid DEFAULT gen_random_uuid(), code text UNIQUE, campaign text NOT NULL, customer text,
         category text, discount numeric NOT NULL, unit text NOT NULL, currency text NOT NULL, max_discount numeric,
-        minimum_basket numeric NOT NULL, exclusive boolean NOT NULL, stacking text, bearer boolean NOT NULL,
-        hashed boolean NOT NULL, message text NOT NULL, display_seconds int NOT NULL,
+        minimum_basket numeric NOT NULL, exclusive boolean NOT NULL, stacking_group text, transferable boolean NOT NULL,
+        code_hashed boolean NOT NULL, message text NOT NULL, display_seconds int NOT NULL,
         state text NOT NULL DEFAULT 'issued'
             CHECK (state IN ('issued', 'shown', 'dismissed', 'reserved', 'redeemed', 'released', 'expired')),
         issued_at timestamptz NOT NULL, expires_at timestamptz NOT NULL CHECK (expires_at > issued_at),
         shown_at timestamptz, dismissed_at timestamptz, reserved_at timestamptz, reserved_until timestamptz,
         redeemed_at timestamptz, released_at timestamptz, closed_at timestamptz,
         order_id text, order_amount numeric, discount_amount numeric,
-        held numeric CHECK (held >= 0), budget_day date, promised numeric CHECK (promised >= 0),
-        PRIMARY KEY (session, id), CHECK (hashed OR code IS NOT NULL),
+        reserved_amount numeric CHECK (reserved_amount >= 0), budget_day date, promised numeric CHECK (promised >= 0),
+        PRIMARY KEY (session, id), CHECK (code_hashed OR code IS NOT NULL),
         CHECK (discount_amount >= 0 AND discount_amount <= order_amount AND discount_amount <= max_discount),
         CHECK ((state = 'redeemed') = (redeemed_at IS NOT NULL)),
         CHECK (state <> 'redeemed' OR num_nulls(order_id, order_amount, discount_amount) = 0),
@@ -160,46 +160,46 @@ BEGIN
     COMMENT ON COLUMN coupon.coupon.released_at IS 'When an order that had it was cancelled';
     COMMENT ON COLUMN coupon.coupon.closed_at IS 'When it ceased to be live: redeemed, expired, or released too late';
     COMMENT ON COLUMN coupon.coupon.order_id IS 'The order it is reserved or redeemed for, or was released from';
-    COMMENT ON COLUMN coupon.coupon.held IS 'Money of the campaign''s budget that is held for it: its worst case while it is live; NULL where nothing bounds it';
+    COMMENT ON COLUMN coupon.coupon.reserved_amount IS 'Money of the campaign''s budget that is held for it: its worst case while it is live; NULL where nothing bounds it';
     COMMENT ON COLUMN coupon.coupon.promised IS 'While it is reserved, what it was said to take off its order; NULL where the amount was not known';
     COMMENT ON COLUMN coupon.coupon.budget_day IS 'The day whose budget it counts in; NULL where there was none';
 
-    CREATE TABLE coupon.attempt (
+    CREATE TABLE coupon.redemption_attempt (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, action text NOT NULL,
         session text, customer text, coupon uuid, order_id text, order_amount numeric, status text NOT NULL,
         reason text NOT NULL, times int NOT NULL DEFAULT 1, presenters text CHECK (presenters IN ('unknown', 'blocked')),
         backend int, CHECK ((presenters IS NULL) = (backend IS NULL)));
-    CREATE INDEX attempt_backend ON coupon.attempt (backend, at) WHERE backend IS NOT NULL;
-    CREATE INDEX attempt_session ON coupon.attempt (session) WHERE session IS NOT NULL;
-    CREATE INDEX attempt_customer ON coupon.attempt (customer) WHERE customer IS NOT NULL;
-    COMMENT ON TABLE coupon.attempt IS 'Every presented code, accepted or not, of transactions that committed';
-    COMMENT ON COLUMN coupon.attempt.times IS 'Attempts that are counted in the row: refused ones of presenters who are not known or blocked share one for each connection, action, reason and ten minutes';
-    COMMENT ON COLUMN coupon.attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen; or the coupon was busy, and might be being erased) or blocked';
-    COMMENT ON COLUMN coupon.attempt.backend IS 'Of such a row, the process that counts in it';
-    COMMENT ON COLUMN coupon.attempt.session IS 'The presenter''s; the coupon''s own where an order is released';
+    CREATE INDEX redemption_attempt_backend ON coupon.redemption_attempt (backend, at) WHERE backend IS NOT NULL;
+    CREATE INDEX redemption_attempt_session ON coupon.redemption_attempt (session) WHERE session IS NOT NULL;
+    CREATE INDEX redemption_attempt_customer ON coupon.redemption_attempt (customer) WHERE customer IS NOT NULL;
+    COMMENT ON TABLE coupon.redemption_attempt IS 'Every presented code, accepted or not, of transactions that committed';
+    COMMENT ON COLUMN coupon.redemption_attempt.times IS 'Attempts that are counted in the row: refused ones of presenters who are not known or blocked share one for each connection, action, reason and ten minutes';
+    COMMENT ON COLUMN coupon.redemption_attempt.presenters IS 'Of such a row: unknown (no name was given, or a session that was never seen; or the coupon was busy, and might be being erased) or blocked';
+    COMMENT ON COLUMN coupon.redemption_attempt.backend IS 'Of such a row, the process that counts in it';
+    COMMENT ON COLUMN coupon.redemption_attempt.session IS 'The presenter''s; the coupon''s own where an order is released';
 
-    CREATE TABLE coupon.presenter (presenter text PRIMARY KEY, since timestamptz NOT NULL, refused int NOT NULL)
+    CREATE TABLE coupon.redemption_limit (presenter text PRIMARY KEY, since timestamptz NOT NULL, refused int NOT NULL)
         WITH (fillfactor = 70);
-    COMMENT ON TABLE coupon.presenter IS 'Sessions and customers that presented codes that are not theirs, and how often lately, in transactions that committed; each connection counts the others in its memory';
+    COMMENT ON TABLE coupon.redemption_limit IS 'Sessions and customers that presented codes that are not theirs, and how often lately, in transactions that committed; each connection counts the others in its memory';
 
-    CREATE TABLE coupon.holder (
+    CREATE TABLE coupon.customer_limit (
         campaign text, customer text, decisions int NOT NULL, last_at timestamptz NOT NULL,
         PRIMARY KEY (customer, campaign)) WITH (fillfactor = 70);
-    COMMENT ON TABLE coupon.holder IS 'How often each campaign has decided about a customer, and when last: limits and cool-downs';
-    COMMENT ON COLUMN coupon.holder.campaign IS 'Empty: all together, and the row that is locked by whoever decides about the customer';
+    COMMENT ON TABLE coupon.customer_limit IS 'How often each campaign has decided about a customer, and when last: limits and cool-downs';
+    COMMENT ON COLUMN coupon.customer_limit.campaign IS 'Empty: all together, and the row that is locked by whoever decides about the customer';
 
-    CREATE TABLE coupon.purse (
+    CREATE TABLE coupon.budget_bucket (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, campaign text NOT NULL,
         unit text NOT NULL CHECK (unit IN ('money', 'coupons')), day date NOT NULL,
-        amount numeric NOT NULL CHECK (amount >= 0), opens boolean NOT NULL DEFAULT false,
-        granted numeric CHECK (opens = (granted IS NOT NULL)), CHECK (amount = 0 OR NOT opens)) WITH (fillfactor = 50);
-    CREATE INDEX purse_campaign ON coupon.purse (campaign, unit, day, id);
-    CREATE UNIQUE INDEX purse_opens ON coupon.purse (campaign, unit, day) WHERE opens;
-    COMMENT ON TABLE coupon.purse IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
-    COMMENT ON COLUMN coupon.purse.day IS 'The day it is for; -infinity: the whole campaign';
-    COMMENT ON COLUMN coupon.purse.opens IS 'The one empty row that shows the purses were filled, and keeps them from being filled twice';
+        amount numeric NOT NULL CHECK (amount >= 0), is_marker boolean NOT NULL DEFAULT false,
+        granted numeric CHECK (is_marker = (granted IS NOT NULL)), CHECK (amount = 0 OR NOT is_marker)) WITH (fillfactor = 50);
+    CREATE INDEX budget_bucket_campaign ON coupon.budget_bucket (campaign, unit, day, id);
+    CREATE UNIQUE INDEX budget_bucket_marker ON coupon.budget_bucket (campaign, unit, day) WHERE is_marker;
+    COMMENT ON TABLE coupon.budget_bucket IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
+    COMMENT ON COLUMN coupon.budget_bucket.day IS 'The day it is for; -infinity: the whole campaign';
+    COMMENT ON COLUMN coupon.budget_bucket.is_marker IS 'The one empty row that shows the purses were filled, and keeps them from being filled twice';
 
-    COMMENT ON COLUMN coupon.purse.granted IS 'On that row, the budget that the purses were filled for: a change gives or takes the difference';
+    COMMENT ON COLUMN coupon.budget_bucket.granted IS 'On that row, the budget that the purses were filled for: a change gives or takes the difference';
 
     CREATE TABLE coupon.order_discount (
         order_id text PRIMARY KEY, amount numeric CHECK (amount >= 0), discount numeric NOT NULL DEFAULT 0,
@@ -208,12 +208,12 @@ BEGIN
     COMMENT ON COLUMN coupon.order_discount.amount IS 'The order''s amount as it was last presented';
     COMMENT ON COLUMN coupon.order_discount.discount IS 'What its redeemed coupons take off together: never more than the order';
 
-    CREATE TABLE coupon.total (
+    CREATE TABLE coupon.archived_total (
         campaign text, day date, arm text, decisions bigint NOT NULL, issued bigint NOT NULL, redeemed bigint NOT NULL,
         spent numeric NOT NULL, PRIMARY KEY (campaign, day, arm));
-    COMMENT ON TABLE coupon.total IS 'Decisions and coupons that were erased or outlived their retention, without anybody''s name';
-    COMMENT ON COLUMN coupon.total.day IS 'Day of the decision in the campaign''s time zone; of a coupon, the day whose budget it counts in';
-    COMMENT ON COLUMN coupon.total.decisions IS 'Issued, held out and in shadow; those that a rule stopped are not counted';
+    COMMENT ON TABLE coupon.archived_total IS 'Decisions and coupons that were erased or outlived their retention, without anybody''s name';
+    COMMENT ON COLUMN coupon.archived_total.day IS 'Day of the decision in the campaign''s time zone; of a coupon, the day whose budget it counts in';
+    COMMENT ON COLUMN coupon.archived_total.decisions IS 'Issued, held out and in shadow; those that a rule stopped are not counted';
 
     CREATE TABLE coupon.audit (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, clock timestamptz NOT NULL,
@@ -225,55 +225,55 @@ BEGIN
     COMMENT ON COLUMN coupon.audit.name IS 'Campaign, campaign/arm, id of the coupon, or role';
     COMMENT ON COLUMN coupon.audit.detail IS 'Of a campaign or arm, columns as [before, after]; of a coupon, the amounts';
 
-    PERFORM coupon.create_campaign_triggers();
+    PERFORM coupon_internal.create_campaign_triggers();
     INSERT INTO coupon.campaign (campaign, state, max_discount, budget) VALUES ('default', 'shadow', 10, 100);
     INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('default', 'at_risk', 'at_risk', 1);
 END
 $$;
-COMMENT ON FUNCTION coupon.create_campaign_storage_1() IS 'The campaign and coupon tables of storage version 1; called by create_storage';
+COMMENT ON FUNCTION coupon_internal.create_campaign_storage_1() IS 'The campaign and coupon tables of storage version 1; called by create_storage';
 
-CREATE FUNCTION coupon.create_campaign_triggers() RETURNS void
+CREATE FUNCTION coupon_internal.create_campaign_triggers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     CREATE OR REPLACE TRIGGER check_campaign BEFORE INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_campaign();
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.check_campaign();
     CREATE OR REPLACE TRIGGER check_arm AFTER DELETE OR UPDATE OF campaign ON coupon.arm
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_arm();
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.check_arm();
     CREATE OR REPLACE TRIGGER check_no_arm AFTER TRUNCATE ON coupon.arm
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.check_arm();
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.check_arm();
     CREATE OR REPLACE TRIGGER fund AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.fund();
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.fund_campaign();
     -- At the end of the transaction, so that a marketer who does not commit keeps nobody waiting.
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = 'coupon.campaign'::regclass AND t.tgname = 'settle_budget') THEN
         CREATE CONSTRAINT TRIGGER settle_budget AFTER UPDATE ON coupon.campaign DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
             WHEN ((OLD.campaign, OLD.budget, OLD.budget_day, OLD.coupons, OLD.coupons_day)
                 IS DISTINCT FROM (NEW.campaign, NEW.budget, NEW.budget_day, NEW.coupons, NEW.coupons_day))
-            EXECUTE FUNCTION coupon.settle_budget();
+            EXECUTE FUNCTION coupon_internal.settle_budget();
     END IF;
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.campaign
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.bump_revision();
     CREATE OR REPLACE TRIGGER revise AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON coupon.arm
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.revise();
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.bump_revision();
     CREATE OR REPLACE TRIGGER check_stock BEFORE INSERT OR UPDATE ON coupon.stock_source
-        FOR EACH ROW EXECUTE FUNCTION coupon.check_stock();
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.check_stock_source();
     CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON coupon.audit
-        FOR EACH STATEMENT EXECUTE FUNCTION coupon.refuse_change();
+        FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.refuse_change();
     CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.campaign
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('campaign', 'campaign');
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.audit_change('campaign', 'campaign');
     CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON coupon.arm
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_change('arm', 'campaign', 'arm');
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.audit_change('arm', 'campaign', 'arm');
     CREATE OR REPLACE TRIGGER audit AFTER INSERT OR UPDATE OF state, order_id ON coupon.coupon
-        FOR EACH ROW EXECUTE FUNCTION coupon.audit_coupon();
+        FOR EACH ROW EXECUTE FUNCTION coupon_internal.audit_coupon();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_campaign_triggers() IS 'The triggers of the campaign and coupon tables: made again where DROP EXTENSION … CASCADE took them';
+COMMENT ON FUNCTION coupon_internal.create_campaign_triggers() IS 'The triggers of the campaign and coupon tables: made again where DROP EXTENSION … CASCADE took them';
 
 -- Definer, because whoever keeps the campaigns need not see the coupons.
-CREATE FUNCTION coupon.check_campaign() RETURNS trigger
+CREATE FUNCTION coupon_internal.check_campaign() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was text := CASE WHEN TG_OP = 'INSERT' THEN 'draft' ELSE OLD.state END;
-    decimals int := coupon.minor_units(NEW.currency);
+    decimals int := coupon_internal.get_minor_units(NEW.currency);
     bad record;
 BEGIN
     IF TG_OP = 'DELETE' THEN
@@ -309,7 +309,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION '% of campaign "%" cannot be paid: % %', bad.name, NEW.campaign, bad.amount, NEW.currency
             USING ERRCODE = 'check_violation',
-                  HINT = format('Amounts of %s have %s decimals: coupon.minor_units(''%1$s'').', NEW.currency,
+                  HINT = format('Amounts of %s have %s decimals: coupon_internal.get_minor_units(''%1$s'').', NEW.currency,
                       CASE decimals WHEN 0 THEN 'no' ELSE decimals::text END);
     END IF;
     IF NEW.state = 'live' AND NOT EXISTS (SELECT FROM coupon.arm a WHERE a.campaign = coalesce(OLD.campaign, NEW.campaign)) THEN
@@ -319,7 +319,7 @@ BEGIN
     END IF;
     IF NEW.state = 'live' AND NOT NEW.unlimited AND num_nonnulls(NEW.budget, NEW.budget_day) = 0
         AND (num_nonnulls(NEW.coupons, NEW.coupons_day) = 0
-            OR coupon.worst_case(NEW.discount, NEW.unit, NEW.max_discount) IS NULL) THEN
+            OR coupon_internal.compute_worst_case(NEW.discount, NEW.unit, NEW.max_discount) IS NULL) THEN
         RAISE EXCEPTION 'campaign "%" is not live without a budget', NEW.campaign
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = 'Nothing bounds the money that all its coupons together take off.',
@@ -329,7 +329,7 @@ BEGIN
     -- Only where it goes live: one whose version loses its churn model later issues nothing, and can still be paused.
     IF NEW.state = 'live' AND was <> 'live' THEN
         SELECT a.arm, t.why INTO bad FROM coupon.arm a
-        CROSS JOIN LATERAL (SELECT coupon.threshold_fault(a.policy, a.segments, NEW.target)) t(why)
+        CROSS JOIN LATERAL (SELECT coupon_internal.find_threshold_fault(a.policy, a.segments, NEW.target)) t(why)
         WHERE a.campaign = coalesce(OLD.campaign, NEW.campaign) AND t.why IS NOT NULL ORDER BY a.arm LIMIT 1;
         IF FOUND THEN
             RAISE EXCEPTION 'campaign "%" has nobody to give to: %', NEW.campaign, bad.why
@@ -352,10 +352,10 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION coupon.check_campaign() IS 'Trigger: a campaign''s state only moves the way it may, its time zone exists, its amounts can be paid in its currency, what is live has arms, a budget and, when it goes live, thresholds, and what has issued stays';
+COMMENT ON FUNCTION coupon_internal.check_campaign() IS 'Trigger: a campaign''s state only moves the way it may, its time zone exists, its amounts can be paid in its currency, what is live has arms, a budget and, when it goes live, thresholds, and what has issued stays';
 
 -- The campaign is written, not only locked: a transaction of an older snapshot that lets it go live fails then.
-CREATE FUNCTION coupon.check_arm() RETURNS trigger
+CREATE FUNCTION coupon_internal.check_arm() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
@@ -366,18 +366,18 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.check_arm() IS 'Trigger: has coupon.check_campaign() look again at a campaign that lost an arm';
+COMMENT ON FUNCTION coupon_internal.check_arm() IS 'Trigger: has coupon_internal.check_campaign() look again at a campaign that lost an arm';
 
-CREATE FUNCTION coupon.refuse_change() RETURNS trigger
+CREATE FUNCTION coupon_internal.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '%.% is only ever added to', TG_TABLE_SCHEMA, TG_TABLE_NAME
         USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'It is the audit: who changed what, and when.';
 END
 $$;
-COMMENT ON FUNCTION coupon.refuse_change() IS 'Trigger: keeps the audit append-only';
+COMMENT ON FUNCTION coupon_internal.refuse_change() IS 'Trigger: keeps the audit append-only';
 
-CREATE FUNCTION coupon.audit_change() RETURNS trigger
+CREATE FUNCTION coupon_internal.audit_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before jsonb := CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END;
@@ -394,9 +394,9 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.audit_change() IS 'Trigger: notes which columns of a campaign or an arm changed';
+COMMENT ON FUNCTION coupon_internal.audit_change() IS 'Trigger: notes which columns of a campaign or an arm changed';
 
-CREATE FUNCTION coupon.audit_coupon() RETURNS trigger
+CREATE FUNCTION coupon_internal.audit_coupon() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND (NEW.state, NEW.order_id) IS NOT DISTINCT FROM (OLD.state, OLD.order_id) THEN
@@ -405,9 +405,9 @@ BEGIN
     -- The order by its digest: enough to show which one it was, and nobody's name.
     INSERT INTO coupon.audit (at, clock, by, subject, name, event, detail)
     VALUES (clock_timestamp(), coupon.clock(), session_user, 'coupon', NEW.id::text, NEW.state,
-        jsonb_strip_nulls(jsonb_build_object('campaign', NEW.campaign, 'held', NEW.held, 'discount', NEW.discount_amount,
+        jsonb_strip_nulls(jsonb_build_object('campaign', NEW.campaign, 'reserved_amount', NEW.reserved_amount, 'discount', NEW.discount_amount,
             'order', encode(sha256(convert_to(NEW.id::text || NEW.order_id, 'UTF8')), 'hex'))));
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.audit_coupon() IS 'Trigger: notes every state a coupon enters';
+COMMENT ON FUNCTION coupon_internal.audit_coupon() IS 'Trigger: notes every state a coupon enters';

@@ -1,24 +1,24 @@
 -- results: the views that say whether it worked.
-CREATE FUNCTION coupon.growth(issued_conversion float8, not_issued_conversion float8) RETURNS float8
+CREATE FUNCTION coupon_internal.compute_growth(issued_conversion float8, not_issued_conversion float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT $1 / nullif($2, 0) - 1';
-COMMENT ON FUNCTION coupon.growth(float8, float8) IS 'Conversion growth: issued over not issued, minus 1 (Seo & Yoo 2022)';
+COMMENT ON FUNCTION coupon_internal.compute_growth(float8, float8) IS 'Conversion growth: issued over not issued, minus 1 (Seo & Yoo 2022)';
 
-CREATE FUNCTION coupon.estimated_sales(issue_rate float8, growth float8, discount float8) RETURNS float8
+CREATE FUNCTION coupon_internal.compute_estimated_sales(issue_rate float8, growth float8, discount float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT 100 * $1 * (1 + $2) * (1 - $3) + 100 * (1 - $1)';
-COMMENT ON FUNCTION coupon.estimated_sales(float8, float8, float8) IS 'Sales index, 100 = without coupons; issue_rate is the share of customers given a coupon, discount a fraction (Seo & Yoo 2022)';
+COMMENT ON FUNCTION coupon_internal.compute_estimated_sales(float8, float8, float8) IS 'Sales index, 100 = without coupons; issue_rate is the share of customers given a coupon, discount a fraction (Seo & Yoo 2022)';
 
-CREATE FUNCTION coupon.view_names() RETURNS name[]
+CREATE FUNCTION coupon_internal.list_views() RETURNS name[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT '{preprocessing,accuracy,reliability,roc,segment_models,training_history,segments,segment_cells,segment_variables,
-        elbow,moved,segment_statistics,conversion_by_scenario,estimated_sales,budget,best_trial,access}'::name[]
+    SELECT '{preprocessing,model_metrics,reliability,roc,segment_models,training_history,segments,segment_cells,segment_variables,
+        elbow,segment_changes,segment_statistics,conversion_by_scenario,estimated_sales,budget,best_trial,access}'::name[]
 $$;
-COMMENT ON FUNCTION coupon.view_names() IS 'The views of results, in the order in which they are made';
+COMMENT ON FUNCTION coupon_internal.list_views() IS 'The views of results, in the order in which they are made';
 
 -- Dropped and made again, so that a column can change its place or type; grants are kept.
-CREATE FUNCTION coupon.create_views() RETURNS void
+CREATE FUNCTION coupon_internal.create_views() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    names CONSTANT name[] := coupon.view_names();
+    names CONSTANT name[] := coupon_internal.list_views();
     name text;
     grants text[] := ARRAY(
         SELECT format('GRANT %s ON coupon.%I TO %s%s', a.privilege_type, c.relname,
@@ -52,7 +52,7 @@ BEGIN
     COMMENT ON COLUMN coupon.preprocessing.views_left IS 'Page views after this rule';
     COMMENT ON COLUMN coupon.preprocessing.population IS 'The first rules hold for every model; the last two make the population the papers judge at the cut';
 
-    CREATE VIEW coupon.accuracy AS
+    CREATE VIEW coupon.model_metrics AS
     SELECT m.version, r.row ->> 'population' AS population, r.row ->> 'model' AS model,
         (r.row ->> 'segment')::int AS segment, (r.row ->> 'sessions')::bigint AS sessions,
         (r.row ->> 'n')::bigint AS predictions, (r.row ->> 'buyers')::bigint AS buyers,
@@ -63,24 +63,24 @@ BEGIN
         (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.accuracy IS 'How well each version predicted on its judge window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
-    COMMENT ON COLUMN coupon.accuracy.version IS 'The trained version';
-    COMMENT ON COLUMN coupon.accuracy.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
-    COMMENT ON COLUMN coupon.accuracy.model IS 'final: each session by the network that serves it; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
-    COMMENT ON COLUMN coupon.accuracy.segment IS 'Only the sessions of this segment (0 = anonymous); NULL: all';
-    COMMENT ON COLUMN coupon.accuracy.sessions IS 'Sessions of the judge window in this population';
-    COMMENT ON COLUMN coupon.accuracy.predictions IS 'Scored views: one a session, but live one a view';
-    COMMENT ON COLUMN coupon.accuracy.buyers IS 'Of the predictions, those in sessions with a purchase';
-    COMMENT ON COLUMN coupon.accuracy.base_rate IS 'Share of the predictions, by weight, that are in sessions with a purchase';
-    COMMENT ON COLUMN coupon.accuracy.auroc IS 'Area under the ROC curve; NULL where only one class was seen';
-    COMMENT ON COLUMN coupon.accuracy.auprc IS 'Average precision of predicting a purchase, to be read beside base_rate; NULL where only one class was seen';
-    COMMENT ON COLUMN coupon.accuracy.brier IS 'Mean squared error of the probability';
-    COMMENT ON COLUMN coupon.accuracy.log_loss IS 'Mean negative log likelihood, in nats';
-    COMMENT ON COLUMN coupon.accuracy.ece IS 'Expected calibration error, ten bins of equal mass';
-    COMMENT ON COLUMN coupon.accuracy.slope IS 'Calibration slope, outcome on logit: 1 is perfect, below 1 the probabilities are too extreme; NULL where there is no finite one';
-    COMMENT ON COLUMN coupon.accuracy.intercept IS 'Calibration in the large, with slope 1, in logits: 0 is perfect, above 0 more sessions left than was said; NULL where only one class was seen';
-    COMMENT ON COLUMN coupon.accuracy.accuracy IS 'Share classified rightly at probability one half; read it beside majority';
-    COMMENT ON COLUMN coupon.accuracy.majority IS 'Accuracy of always saying that the session ends without a purchase, or always with one, whichever is better';
+    COMMENT ON VIEW coupon.model_metrics IS 'How well each version predicted on its judge window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
+    COMMENT ON COLUMN coupon.model_metrics.version IS 'The trained version';
+    COMMENT ON COLUMN coupon.model_metrics.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
+    COMMENT ON COLUMN coupon.model_metrics.model IS 'final: each session by the network that serves it; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
+    COMMENT ON COLUMN coupon.model_metrics.segment IS 'Only the sessions of this segment (0 = anonymous); NULL: all';
+    COMMENT ON COLUMN coupon.model_metrics.sessions IS 'Sessions of the judge window in this population';
+    COMMENT ON COLUMN coupon.model_metrics.predictions IS 'Scored views: one a session, but live one a view';
+    COMMENT ON COLUMN coupon.model_metrics.buyers IS 'Of the predictions, those in sessions with a purchase';
+    COMMENT ON COLUMN coupon.model_metrics.base_rate IS 'Share of the predictions, by weight, that are in sessions with a purchase';
+    COMMENT ON COLUMN coupon.model_metrics.auroc IS 'Area under the ROC curve; NULL where only one class was seen';
+    COMMENT ON COLUMN coupon.model_metrics.auprc IS 'Average precision of predicting a purchase, to be read beside base_rate; NULL where only one class was seen';
+    COMMENT ON COLUMN coupon.model_metrics.brier IS 'Mean squared error of the probability';
+    COMMENT ON COLUMN coupon.model_metrics.log_loss IS 'Mean negative log likelihood, in nats';
+    COMMENT ON COLUMN coupon.model_metrics.ece IS 'Expected calibration error, ten bins of equal mass';
+    COMMENT ON COLUMN coupon.model_metrics.slope IS 'Calibration slope, outcome on logit: 1 is perfect, below 1 the probabilities are too extreme; NULL where there is no finite one';
+    COMMENT ON COLUMN coupon.model_metrics.intercept IS 'Calibration in the large, with slope 1, in logits: 0 is perfect, above 0 more sessions left than was said; NULL where only one class was seen';
+    COMMENT ON COLUMN coupon.model_metrics.accuracy IS 'Share classified rightly at probability one half; read it beside majority';
+    COMMENT ON COLUMN coupon.model_metrics.majority IS 'Accuracy of always saying that the session ends without a purchase, or always with one, whichever is better';
 
     CREATE VIEW coupon.reliability AS
     SELECT m.version, r.row ->> 'population' AS population, (r.row ->> 'bin')::int AS bin,
@@ -89,9 +89,9 @@ BEGIN
         (r.row ->> 'upper')::float8 AS upper
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'reliability') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of model final of coupon.accuracy, on the judge window: observed against predicted churn in ten bins of equal mass';
+    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of model final of coupon.model_metrics, on the judge window: observed against predicted churn in ten bins of equal mass';
     COMMENT ON COLUMN coupon.reliability.version IS 'The trained version';
-    COMMENT ON COLUMN coupon.reliability.population IS 'As in coupon.accuracy';
+    COMMENT ON COLUMN coupon.reliability.population IS 'As in coupon.model_metrics';
     COMMENT ON COLUMN coupon.reliability.bin IS 'From 1, the lowest probabilities of churn, to 10';
     COMMENT ON COLUMN coupon.reliability.predictions IS 'Scored views in the bin';
     COMMENT ON COLUMN coupon.reliability.predicted IS 'Their mean probability of churn';
@@ -105,9 +105,9 @@ BEGIN
         (r.row ->> 'true_positive_rate')::float8 AS true_positive_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'roc') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.roc IS 'ROC curve of model final of coupon.accuracy, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
+    COMMENT ON VIEW coupon.roc IS 'ROC curve of model final of coupon.model_metrics, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
     COMMENT ON COLUMN coupon.roc.version IS 'The trained version';
-    COMMENT ON COLUMN coupon.roc.population IS 'As in coupon.accuracy';
+    COMMENT ON COLUMN coupon.roc.population IS 'As in coupon.model_metrics';
     COMMENT ON COLUMN coupon.roc.threshold IS 'A session is called a leaver where its probability of churn is at least this; at 1 none is';
     COMMENT ON COLUMN coupon.roc.false_positive_rate IS 'Share of buyers that are called leavers';
     COMMENT ON COLUMN coupon.roc.true_positive_rate IS 'Share of leavers that are called leavers';
@@ -236,20 +236,20 @@ BEGIN
     COMMENT ON COLUMN coupon.elbow.chosen IS 'Whether this number of clusters was taken';
     COMMENT ON COLUMN coupon.elbow.reason IS 'How far the inertia lies below the straight line from the first to the last: the furthest is the elbow';
 
-    CREATE VIEW coupon.moved AS
+    CREATE VIEW coupon.segment_changes AS
     SELECT c.customer, c.version, c.previous_segment AS from_segment, f.name AS from_name, c.segment AS to_segment,
         t.name AS to_name, c.moved_at AS at
     FROM coupon.customer c
     JOIN coupon.segments f ON f.version = c.version AND f.segment = c.previous_segment
     JOIN coupon.segments t ON t.version = c.version AND t.segment = c.segment;
-    COMMENT ON VIEW coupon.moved IS 'Customers whose segment changed between two refreshes under the same version, with their last move';
-    COMMENT ON COLUMN coupon.moved.customer IS 'The customer';
-    COMMENT ON COLUMN coupon.moved.version IS 'The version whose segments these are; a new version begins anew';
-    COMMENT ON COLUMN coupon.moved.from_segment IS 'The segment before';
-    COMMENT ON COLUMN coupon.moved.from_name IS 'Its name';
-    COMMENT ON COLUMN coupon.moved.to_segment IS 'The segment since';
-    COMMENT ON COLUMN coupon.moved.to_name IS 'Its name';
-    COMMENT ON COLUMN coupon.moved.at IS 'The day of the refresh that moved the customer';
+    COMMENT ON VIEW coupon.segment_changes IS 'Customers whose segment changed between two refreshes under the same version, with their last move';
+    COMMENT ON COLUMN coupon.segment_changes.customer IS 'The customer';
+    COMMENT ON COLUMN coupon.segment_changes.version IS 'The version whose segments these are; a new version begins anew';
+    COMMENT ON COLUMN coupon.segment_changes.from_segment IS 'The segment before';
+    COMMENT ON COLUMN coupon.segment_changes.from_name IS 'Its name';
+    COMMENT ON COLUMN coupon.segment_changes.to_segment IS 'The segment since';
+    COMMENT ON COLUMN coupon.segment_changes.to_name IS 'Its name';
+    COMMENT ON COLUMN coupon.segment_changes.at IS 'The day of the refresh that moved the customer';
 
     CREATE VIEW coupon.segment_statistics AS
     SELECT s.segment, v.variable, count(*) AS customers, avg(v.value) AS mean, stddev_samp(v.value) AS std,
@@ -279,7 +279,7 @@ BEGIN
     SELECT a.campaign, a.arm AS scenario, a.segments, a.policy <> 'random' AS churn_model,
         a.ranking = 'personal' AS personalised, coalesce(r.issued, 0) AS issued, r.issued_conversion,
         coalesce(r.not_issued, 0) AS not_issued, r.not_issued_conversion,
-        coupon.growth(r.issued_conversion, r.not_issued_conversion) AS growth,
+        coupon_internal.compute_growth(r.issued_conversion, r.not_issued_conversion) AS growth,
         r.issued::float8 / nullif(r.issued + r.not_issued, 0) AS issue_rate, false AS causal
     FROM coupon.arm a LEFT JOIN (
         SELECT c.campaign, g.arms[coupon.draw_arm(c.salt, g.shares, s.session)] AS arm,
@@ -310,7 +310,7 @@ BEGIN
 
     CREATE VIEW coupon.estimated_sales AS
     SELECT v.campaign, v.scenario, v.issue_rate, v.growth, c.discount,
-        CASE c.unit WHEN 'percent' THEN coupon.estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) END
+        CASE c.unit WHEN 'percent' THEN coupon_internal.compute_estimated_sales(v.issue_rate, v.growth, c.discount::float8 / 100) END
         AS sales, v.causal
     FROM coupon.conversion_by_scenario v JOIN coupon.campaign c USING (campaign);
     COMMENT ON VIEW coupon.estimated_sales IS 'Estimated sales index by scenario, 100 = without coupons (Seo & Yoo 2022, table 5)';
@@ -324,20 +324,20 @@ BEGIN
 
     CREATE VIEW coupon.budget AS
     SELECT c.campaign, s.unit, s.day, coalesce(p.granted, s.granted) AS granted, coalesce(p.available, s.granted) AS available,
-        coalesce(k.held, 0) AS held, CASE s.unit WHEN 'coupons' THEN coalesce(k.coupons, 0) + coalesce(t.issued, 0)
+        coalesce(k.reserved_amount, 0) AS reserved_amount, CASE s.unit WHEN 'coupons' THEN coalesce(k.coupons, 0) + coalesce(t.issued, 0)
             ELSE coalesce(k.spent, 0) + coalesce(t.spent, 0) END AS spent,
         CASE s.unit WHEN 'money' THEN c.currency END AS currency
     FROM coupon.campaign c
     CROSS JOIN LATERAL (VALUES ('money', NULL::date, c.budget), ('coupons', NULL, c.coupons),
-        ('money', coupon.budget_date(c.time_zone), c.budget_day),
-        ('coupons', coupon.budget_date(c.time_zone), c.coupons_day)) s(unit, day, granted)
-    LEFT JOIN LATERAL (SELECT sum(u.amount) AS available, max(u.granted) AS granted FROM coupon.purse u
+        ('money', coupon_internal.get_budget_date(c.time_zone), c.budget_day),
+        ('coupons', coupon_internal.get_budget_date(c.time_zone), c.coupons_day)) s(unit, day, granted)
+    LEFT JOIN LATERAL (SELECT sum(u.amount) AS available, max(u.granted) AS granted FROM coupon.budget_bucket u
         WHERE u.campaign = c.campaign AND u.unit = s.unit AND u.day = coalesce(s.day, '-infinity')
-        HAVING bool_or(u.opens)) p ON true
-    LEFT JOIN LATERAL (SELECT count(*) AS coupons, CASE s.unit WHEN 'money' THEN sum(u.held) END AS held,
+        HAVING bool_or(u.is_marker)) p ON true
+    LEFT JOIN LATERAL (SELECT count(*) AS coupons, CASE s.unit WHEN 'money' THEN sum(u.reserved_amount) END AS reserved_amount,
             sum(u.discount_amount) FILTER (WHERE u.state = 'redeemed') AS spent FROM coupon.coupon u
         WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.budget_day = s.day)) k ON true
-    LEFT JOIN LATERAL (SELECT sum(u.issued) AS issued, sum(u.spent) AS spent FROM coupon.total u
+    LEFT JOIN LATERAL (SELECT sum(u.issued) AS issued, sum(u.spent) AS spent FROM coupon.archived_total u
         WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.day = s.day)) t ON true
     WHERE s.granted IS NOT NULL;
     COMMENT ON VIEW coupon.budget IS 'What every budget of a campaign stands at: granted = available + held + spent, at every instant';
@@ -346,7 +346,7 @@ BEGIN
     COMMENT ON COLUMN coupon.budget.day IS 'Today in the campaign''s time zone; NULL: the whole campaign';
     COMMENT ON COLUMN coupon.budget.granted IS 'The budget';
     COMMENT ON COLUMN coupon.budget.available IS 'What can still be given';
-    COMMENT ON COLUMN coupon.budget.held IS 'Worst case of the coupons that are out';
+    COMMENT ON COLUMN coupon.budget.reserved_amount IS 'Worst case of the coupons that are out';
     COMMENT ON COLUMN coupon.budget.spent IS 'Taken off orders; or coupons issued';
     COMMENT ON COLUMN coupon.budget.currency IS 'Currency of money';
 
@@ -363,7 +363,7 @@ BEGIN
     COMMENT ON COLUMN coupon.best_trial.at IS 'When its last trial ended';
     COMMENT ON COLUMN coupon.best_trial.trial IS 'The best trial''s number';
     COMMENT ON COLUMN coupon.best_trial.spec IS 'Its specification, as coupon.train takes it';
-    COMMENT ON COLUMN coupon.best_trial.loss IS 'Its log loss on the tune window, which chose it: coupon.accuracy judges what is trained with it';
+    COMMENT ON COLUMN coupon.best_trial.loss IS 'Its log loss on the tune window, which chose it: coupon.model_metrics judges what is trained with it';
     COMMENT ON COLUMN coupon.best_trial.auroc IS 'Its area under the ROC curve on the tune window';
     COMMENT ON COLUMN coupon.best_trial.since IS 'Start of the log it was tried on';
     COMMENT ON COLUMN coupon.best_trial.until IS 'End of the log it was tried on';
@@ -371,9 +371,9 @@ BEGIN
 
     CREATE VIEW coupon.access AS
     SELECT coalesce(r.rolname::text, g.role) AS role, g.access, g.granted_by, g.at, p.problem IS NULL AS holds, p.problem
-    FROM coupon.grantee g CROSS JOIN pg_control_system() c
+    FROM coupon.role_access g CROSS JOIN pg_control_system() c
     LEFT JOIN pg_roles r ON CASE WHEN g.cluster = c.system_identifier THEN r.oid = g.number ELSE r.rolname = g.role END
-    CROSS JOIN LATERAL (SELECT coalesce(coupon.missing_rights(r.oid, g.access), '{}') AS missing) m
+    CROSS JOIN LATERAL (SELECT coalesce(coupon_internal.list_missing_rights(r.oid, g.access), '{}') AS missing) m
     CROSS JOIN LATERAL (SELECT CASE WHEN r.oid IS NULL THEN 'the role does not exist'
         WHEN m.missing <> '{}' THEN format('%s of its rights are missing: %s', cardinality(m.missing),
             array_to_string(m.missing[1:3], ', ') || CASE WHEN cardinality(m.missing) > 3 THEN ', …' ELSE '' END) END) p(problem);
@@ -390,4 +390,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.create_views() IS 'Makes the views of results again, with their grants; called by create_storage';
+COMMENT ON FUNCTION coupon_internal.create_views() IS 'Makes the views of results again, with their grants; called by create_storage';

@@ -55,6 +55,11 @@ $$;
 COMMENT ON SCHEMA coupon IS 'coupon_ext: click log to coupons; the verbs applications call stand in the schema CREATE EXTENSION was run in';
 GRANT USAGE ON SCHEMA coupon TO PUBLIC;
 
+-- What nobody calls by name; unlike the data it goes with the extension. Views and policies name it, so everybody may look in.
+CREATE SCHEMA coupon_internal;
+COMMENT ON SCHEMA coupon_internal IS 'coupon_ext: routines that its own functions, triggers and views call';
+GRANT USAGE ON SCHEMA coupon_internal TO PUBLIC;
+
 CREATE TYPE coupon.event AS (
     at timestamptz, session text, customer text, kind text, page text, category text, product text,
     quantity float8, price float8, order_id text, zone text, attributes text[]);

@@ -2,10 +2,10 @@
 -- The watched tables as one log in order of session. A purchase that knows only its customer belongs to that customer's
 -- latest session with a view at or before it and within the timeout, and comes last of its moment, as in training.
 -- $1 and $2 are the window, $3 the timeout in microseconds.
-CREATE FUNCTION coupon.score_query(whole boolean) RETURNS text
+CREATE FUNCTION coupon_internal.build_score_query(whole boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    fields CONSTANT text := 'at, session, customer, kind, page, category, product, quantity, price, order_id, zone, attributes';
+    fields CONSTANT text := 'at, at_key, session, customer, kind, page, category, product, quantity, price, order_id, zone, attributes';
     named text;
     unnamed text;
 BEGIN
@@ -13,29 +13,29 @@ BEGIN
                FILTER (WHERE w.columns ? 'session'),
            string_agg(format('SELECT at, customer, kind FROM (%s) s', s.query), ' UNION ALL ')
                FILTER (WHERE NOT w.columns ? 'session')
-    INTO named, unnamed FROM coupon.sources() s JOIN coupon.watched w ON w.relation = s.relation AND w.fits;
-    PERFORM coupon.warn_misfits();
+    INTO named, unnamed FROM coupon_internal.list_sources() s JOIN coupon.watched w ON w.relation = s.relation AND w.fits;
+    PERFORM coupon_internal.warn_misfits();
     IF named IS NULL THEN
         RETURN NULL;
     END IF;
     RETURN 'SELECT session, at, customer, kind, page, category, price, attributes FROM ('
         || format('SELECT 1 AS last, %s FROM (%s) n', fields, named)
-        || CASE WHEN unnamed IS NULL THEN '' ELSE format(' UNION ALL (SELECT DISTINCT ON (p.at, p.customer, p.kind) 2, p.at, v.session, p.customer, '
+        || CASE WHEN unnamed IS NULL THEN '' ELSE format(' UNION ALL (SELECT DISTINCT ON (p.at, p.customer, p.kind) 2, p.at, NULL::timestamptz, v.session, p.customer, '
                'p.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM (%s) p JOIN (%s) v ON v.customer = p.customer '
                'AND v.at BETWEEN p.at - make_interval(secs => $3 / 1e6) AND p.at '
                'AND v.kind NOT IN (''checkout'', ''purchase'') '
                'ORDER BY p.at, p.customer, p.kind, v.at DESC, v.session COLLATE "C" DESC)', unnamed, named) END
         || ') e'
-        || CASE WHEN whole THEN '' ELSE format(' WHERE session IN (SELECT session FROM (%s) w WHERE at >= $1 AND at < $2)',
+        || CASE WHEN whole THEN '' ELSE format(' WHERE session IN (SELECT session FROM (%s) w WHERE at_key >= $1 AND at_key < $2)',
                named) END
-        || ' ORDER BY session COLLATE "C", at, last, ' || coupon.event_order();
+        || ' ORDER BY session COLLATE "C", at, last, ' || coupon_internal.build_event_order();
 END
 $$;
-COMMENT ON FUNCTION coupon.score_query(boolean) IS 'The SELECT that coupon.score_sessions reads: all events of the sessions of a window, or of all, in order of session and time; NULL when nothing is watched';
+COMMENT ON FUNCTION coupon_internal.build_score_query(boolean) IS 'The SELECT that coupon.score_sessions reads: all events of the sessions of a window, or of all, in order of session and time; NULL when nothing is watched';
 
 CREATE FUNCTION coupon.score_sessions(since timestamptz, until timestamptz)
     RETURNS TABLE (session text, customer text, started_at timestamptz, segment int, views int, churn float8,
-        interest float8, version bigint)
+        max_purchase_probability float8, version bigint)
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 10000 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET extra_float_digits = 1
 AS 'MODULE_PATHNAME', 'score_sessions_wrapper';
 COMMENT ON FUNCTION coupon.score_sessions(timestamptz, timestamptz) IS 'Every stored session whose first view lies in [since, until), scored by the active version over all its views before a checkout or purchase: P(churn) after the last, the largest P(purchase) after any. The segment is what assign_segment gives the customer of the first view now; campaigns and their arms play no part';

@@ -15,7 +15,7 @@ DECLARE
         (SELECT d.version FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1));
     given CONSTANT text := nullif(btrim(name_segment.name), '');
 BEGIN
-    PERFORM coupon.need_storage();
+    PERFORM coupon_internal.require_storage();
     IF NOT EXISTS (SELECT FROM coupon.segments s WHERE s.version = wanted AND s.segment = name_segment.segment) THEN
         RAISE EXCEPTION 'version % has no segment %', coalesce(wanted::text, '(none)'), coalesce(name_segment.segment::text, 'NULL')
             USING ERRCODE = 'undefined_object', HINT = 'SELECT version, segment, name FROM coupon.segments shows what there is.';

@@ -10,18 +10,18 @@ BEGIN
     IF to_regclass('coupon.storage') IS NOT NULL THEN
         SELECT abs(s.version), s.version > 0 INTO have, whole FROM coupon.storage s;
     END IF;
-    IF have > coupon.storage_version() THEN
-        RAISE EXCEPTION 'the storage is of version %, this coupon_ext knows %', have, coupon.storage_version()
+    IF have > coupon_internal.get_storage_version() THEN
+        RAISE EXCEPTION 'the storage is of version %, this coupon_ext knows %', have, coupon_internal.get_storage_version()
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Install the newer coupon_ext that made it.';
     END IF;
-    IF have < coupon.storage_version() OR NOT whole THEN
+    IF have < coupon_internal.get_storage_version() OR NOT whole THEN
         IF have < 1 THEN
-            PERFORM coupon.create_storage_1();
+            PERFORM coupon_internal.create_storage_1();
         END IF;
-        PERFORM coupon.create_triggers();
-        PERFORM coupon.create_views();
-        UPDATE coupon.storage SET version = coupon.storage_version(), at = now(), revision = gen_random_uuid();
+        PERFORM coupon_internal.create_triggers();
+        PERFORM coupon_internal.create_views();
+        UPDATE coupon.storage SET version = coupon_internal.get_storage_version(), at = now(), revision = gen_random_uuid();
         -- Unwatched by somebody, it stays so.
         IF NOT whole THEN
             PERFORM coupon.watch('coupon.click', '{"session": "session", "at": "at", "kind": "kind", "customer": "customer",
@@ -29,38 +29,38 @@ BEGIN
                 "order_id": "order_id", "zone": "zone", "attributes": "attributes"}');
         END IF;
     END IF;
-    PERFORM coupon.restore_access();
+    PERFORM coupon_internal.restore_access();
 END
 $$;
 COMMENT ON FUNCTION coupon.create_storage() IS 'Makes or migrates the tables and views of coupon_ext, puts back the views and triggers that DROP EXTENSION … CASCADE took, and grants again what coupon.access remembers and a restore lost; does nothing when all is up to date. The shop''s own tables are watched again by coupon.watch()';
 
-CREATE FUNCTION coupon.storage_ready() RETURNS boolean
+CREATE FUNCTION coupon_internal.is_storage_ready() RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('coupon.storage') IS NULL THEN
         RETURN false;
     END IF;
-    RETURN EXISTS (SELECT FROM coupon.storage s WHERE s.version = coupon.storage_version());
+    RETURN EXISTS (SELECT FROM coupon.storage s WHERE s.version = coupon_internal.get_storage_version());
 END
 $$;
-COMMENT ON FUNCTION coupon.storage_ready() IS 'Whether there is storage, of the version of the functions, with all its triggers and views';
+COMMENT ON FUNCTION coupon_internal.is_storage_ready() IS 'Whether there is storage, of the version of the functions, with all its triggers and views';
 
-CREATE FUNCTION coupon.need_storage() RETURNS void
+CREATE FUNCTION coupon_internal.require_storage() RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('coupon.storage') IS NULL THEN
         RAISE EXCEPTION 'there is no storage yet' USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'SELECT coupon.watch(...) your click table, or SELECT coupon.create_storage().';
-    ELSIF NOT coupon.storage_ready() THEN
+    ELSIF NOT coupon_internal.is_storage_ready() THEN
         RAISE EXCEPTION 'the storage is not ready for this coupon_ext' USING ERRCODE = 'object_not_in_prerequisite_state',
             DETAIL = 'It is of another version, or the extension was dropped and created again.',
             HINT = 'SELECT coupon.create_storage() completes it.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon.need_storage() IS 'Refuses with a hint where there is no storage yet, or none that is ready';
+COMMENT ON FUNCTION coupon_internal.require_storage() IS 'Refuses with a hint where there is no storage yet, or none that is ready';
 
-CREATE FUNCTION coupon.warn_storage() RETURNS void
+CREATE FUNCTION coupon_internal.warn_storage() RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('coupon.storage') IS NULL THEN
@@ -71,13 +71,13 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon.warn_storage() IS 'Says why nothing is issued where the storage is not ready: the application''s verbs fail open';
+COMMENT ON FUNCTION coupon_internal.warn_storage() IS 'Says why nothing is issued where the storage is not ready: the application''s verbs fail open';
 
-CREATE FUNCTION coupon.storage_version() RETURNS int
+CREATE FUNCTION coupon_internal.get_storage_version() RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT 1';
-COMMENT ON FUNCTION coupon.storage_version() IS 'The storage version these functions work with';
+COMMENT ON FUNCTION coupon_internal.get_storage_version() IS 'The storage version these functions work with';
 
-CREATE FUNCTION coupon.create_storage_1() RETURNS void
+CREATE FUNCTION coupon_internal.create_storage_1() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Every table has a primary key: without one, a publication FOR ALL TABLES refuses updates and deletions.
@@ -99,8 +99,8 @@ BEGIN
     -- fillfactor leaves room for HOT updates; the target keeps the state out of the TOAST table.
     CREATE TABLE coupon.session (
         session text PRIMARY KEY, customer text, started_at timestamptz NOT NULL, last_at timestamptz NOT NULL,
-        views int NOT NULL, segment int NOT NULL, version bigint, frozen boolean NOT NULL, purchased boolean NOT NULL,
-        churn float8, interest float8, decided text[], state bytea)
+        views int NOT NULL, segment int NOT NULL, version bigint, ended boolean NOT NULL, purchased boolean NOT NULL,
+        churn float8, max_purchase_probability float8, decided_campaigns text[], state bytea)
         WITH (fillfactor = 65, toast_tuple_target = 8160);
     ALTER TABLE coupon.session ALTER COLUMN state SET STORAGE EXTERNAL;
     CREATE INDEX session_customer ON coupon.session (customer) WHERE customer IS NOT NULL;
@@ -108,32 +108,32 @@ BEGIN
     COMMENT ON TABLE coupon.session IS 'One row a session, advanced by each click';
     COMMENT ON COLUMN coupon.session.segment IS 'The customer''s segment at the first view; 0 = unknown or anonymous';
     COMMENT ON COLUMN coupon.session.version IS 'The model version the session began with; NULL when there was none, and then it is never scored';
-    COMMENT ON COLUMN coupon.session.frozen IS 'A checkout or purchase happened: no decision any more';
+    COMMENT ON COLUMN coupon.session.ended IS 'A checkout or purchase happened: no decision any more';
     COMMENT ON COLUMN coupon.session.churn IS 'Probability that the session ends without a purchase, after its last click';
-    COMMENT ON COLUMN coupon.session.interest IS 'Largest probability of a purchase so far';
-    COMMENT ON COLUMN coupon.session.decided IS 'Campaigns that have decided about this session';
+    COMMENT ON COLUMN coupon.session.max_purchase_probability IS 'Largest probability of a purchase so far';
+    COMMENT ON COLUMN coupon.session.decided_campaigns IS 'Campaigns that have decided about this session';
     COMMENT ON COLUMN coupon.session.state IS 'The model''s state, one step a click; NULL once the session was swept';
 
-    CREATE TABLE coupon.gap (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL,
+    CREATE TABLE coupon.missed_click (session text NOT NULL, at timestamptz NOT NULL DEFAULT now(), reason text NOT NULL,
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text, rebuildable boolean NOT NULL DEFAULT true,
         tries int NOT NULL DEFAULT 0);
-    CREATE INDEX gap_session ON coupon.gap (session);
-    CREATE INDEX gap_customer ON coupon.gap (customer) WHERE customer IS NOT NULL;
-    CREATE INDEX gap_due ON coupon.gap (tries, id) WHERE rebuildable;
-    COMMENT ON TABLE coupon.gap IS 'Sessions that missed a click; they get no decision until they were rebuilt from the log';
-    COMMENT ON COLUMN coupon.gap.customer IS 'The customer of the missed click, so that coupon.forget() finds a session that is known by its mark alone';
-    COMMENT ON COLUMN coupon.gap.rebuildable IS 'False where the log no longer holds all that was counted: the session stays as it is and is never scored again. Set to true, it is tried again';
-    COMMENT ON COLUMN coupon.gap.tries IS 'How often coupon.sweep() tried in vain; those with the fewest tries come first';
+    CREATE INDEX missed_click_session ON coupon.missed_click (session);
+    CREATE INDEX missed_click_customer ON coupon.missed_click (customer) WHERE customer IS NOT NULL;
+    CREATE INDEX missed_click_due ON coupon.missed_click (tries, id) WHERE rebuildable;
+    COMMENT ON TABLE coupon.missed_click IS 'Sessions that missed a click; they get no decision until they were rebuilt from the log';
+    COMMENT ON COLUMN coupon.missed_click.customer IS 'The customer of the missed click, so that coupon.forget() finds a session that is known by its mark alone';
+    COMMENT ON COLUMN coupon.missed_click.rebuildable IS 'False where the log no longer holds all that was counted: the session stays as it is and is never scored again. Set to true, it is tried again';
+    COMMENT ON COLUMN coupon.missed_click.tries IS 'How often coupon.maintain() tried in vain; those with the fewest tries come first';
 
-    CREATE TABLE coupon.fault (
+    CREATE TABLE coupon.error_log (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
         relation text, session text, customer text, sqlstate text NOT NULL, message text NOT NULL, detail text, hint text,
         repeated bigint NOT NULL);
-    COMMENT ON TABLE coupon.fault IS 'What failed in our part of a click; the click itself was kept. No text holds a value of a row';
-    COMMENT ON COLUMN coupon.fault.customer IS 'The customer of the click';
-    COMMENT ON COLUMN coupon.fault.message IS 'Of PostgreSQL''s own errors about values (SQLSTATE class 22), only up to the first value';
-    COMMENT ON COLUMN coupon.fault.detail IS 'Of our own errors only: PostgreSQL''s details quote rows';
-    COMMENT ON COLUMN coupon.fault.repeated IS 'Faults of the same backend since its last row, this one included';
+    COMMENT ON TABLE coupon.error_log IS 'What failed in our part of a click; the click itself was kept. No text holds a value of a row';
+    COMMENT ON COLUMN coupon.error_log.customer IS 'The customer of the click';
+    COMMENT ON COLUMN coupon.error_log.message IS 'Of PostgreSQL''s own errors about values (SQLSTATE class 22), only up to the first value';
+    COMMENT ON COLUMN coupon.error_log.detail IS 'Of our own errors only: PostgreSQL''s details quote rows';
+    COMMENT ON COLUMN coupon.error_log.repeated IS 'Faults of the same backend since its last row, this one included';
 
     CREATE TABLE coupon.version (
         version bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, digest text NOT NULL,
@@ -192,23 +192,23 @@ BEGIN
     INSERT INTO coupon.mutex VALUES ('training'), ('totals');
     COMMENT ON TABLE coupon.mutex IS 'Rows that are locked by those who must go one at a time. Not advisory locks: those any role could take';
 
-    PERFORM coupon.create_campaign_storage_1();
-    PERFORM coupon.create_access_storage_1();
+    PERFORM coupon_internal.create_campaign_storage_1();
+    PERFORM coupon_internal.create_access_storage_1();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_storage_1() IS 'The tables of storage version 1; called by create_storage';
+COMMENT ON FUNCTION coupon_internal.create_storage_1() IS 'The tables of storage version 1; called by create_storage';
 
 -- What DROP EXTENSION … CASCADE takes along with the functions.
-CREATE FUNCTION coupon.create_triggers() RETURNS void
+CREATE FUNCTION coupon_internal.create_triggers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM coupon.create_campaign_triggers();
-    PERFORM coupon.create_version_triggers();
+    PERFORM coupon_internal.create_campaign_triggers();
+    PERFORM coupon_internal.create_version_triggers();
 END
 $$;
-COMMENT ON FUNCTION coupon.create_triggers() IS 'The triggers of our own tables but the one that watches coupon.click; called by create_storage';
+COMMENT ON FUNCTION coupon_internal.create_triggers() IS 'The triggers of our own tables but the one that watches coupon.click; called by create_storage';
 
-CREATE FUNCTION coupon.lock_mutex(name text) RETURNS void
+CREATE FUNCTION coupon_internal.lock_mutex(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM coupon.mutex m WHERE m.name = lock_mutex.name FOR NO KEY UPDATE;
@@ -219,27 +219,27 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon.lock_mutex(text) IS 'Waits until no other transaction holds a row of coupon.mutex, and holds it until this one ends';
+COMMENT ON FUNCTION coupon_internal.lock_mutex(text) IS 'Waits until no other transaction holds a row of coupon.mutex, and holds it until this one ends';
 
-CREATE FUNCTION coupon.try_mutex(name text) RETURNS boolean
+CREATE FUNCTION coupon_internal.try_lock_name(name text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10ms' AS $$
 BEGIN
     -- Rows of others that have ended; no row of this table is another's but while it is locked.
     DELETE FROM coupon.mutex m WHERE m.name IN (
         SELECT o.name FROM coupon.mutex o WHERE starts_with(o.name, 'tuning ') FOR UPDATE SKIP LOCKED);
-    INSERT INTO coupon.mutex VALUES (try_mutex.name);
+    INSERT INTO coupon.mutex VALUES (try_lock_name.name);
     RETURN true;
 EXCEPTION WHEN lock_not_available OR unique_violation THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION coupon.try_mutex(text) IS 'Holds a name until the transaction ends; false where another transaction holds it';
+COMMENT ON FUNCTION coupon_internal.try_lock_name(text) IS 'Holds a name until the transaction ends; false where another transaction holds it';
 
-CREATE FUNCTION coupon.revise() RETURNS trigger
+CREATE FUNCTION coupon_internal.bump_revision() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE coupon.storage SET revision = gen_random_uuid();
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon.revise() IS 'Trigger: a campaign, an arm or a deployment changed';
+COMMENT ON FUNCTION coupon_internal.bump_revision() IS 'Trigger: a campaign, an arm or a deployment changed';

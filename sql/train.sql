@@ -1,37 +1,31 @@
 -- Training all stages, and which version serves.
-CREATE FUNCTION coupon.run_training(stages text, since timestamptz, until timestamptz, spec jsonb, seed bigint)
+CREATE FUNCTION coupon_internal.run_training(stages text, since timestamptz, until timestamptz, spec jsonb, seed bigint)
     RETURNS SETOF coupon.training_step
 LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'run_training_wrapper';
-COMMENT ON FUNCTION coupon.run_training(text, timestamptz, timestamptz, jsonb, bigint) IS 'What coupon.train, train_segments, train_churn and train_ranking call';
+COMMENT ON FUNCTION coupon_internal.run_training(text, timestamptz, timestamptz, jsonb, bigint) IS 'What coupon.train, train_churn and train_ranking call';
 
 CREATE FUNCTION coupon.train(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon_internal.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments, churn, ranking and thresholds on the log in [since, until) and activates the result if it passes the gate';
 
-CREATE FUNCTION coupon.train_segments(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
-    spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''all'', coalesce($1, ''-infinity''), coalesce($2, now()),
-    coalesce($3, ''{}''), coalesce($4, 0))';
-COMMENT ON FUNCTION coupon.train_segments(timestamptz, timestamptz, jsonb, bigint) IS 'Trains segments and all that names them, which is everything: churn models and ranking are of certain segments. The same as coupon.train';
-
 CREATE FUNCTION coupon.train_churn(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''churn'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon_internal.run_training(''churn'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_churn(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the churn models on the active version''s segments into a new version, a row per segment and epoch';
 
 CREATE FUNCTION coupon.train_ranking(since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.training_step
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_training(''ranking'', coalesce($1, ''-infinity''), coalesce($2, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon_internal.run_training(''ranking'', coalesce($1, ''-infinity''), coalesce($2, now()),
     coalesce($3, ''{}''), coalesce($4, 0))';
 COMMENT ON FUNCTION coupon.train_ranking(timestamptz, timestamptz, jsonb, bigint) IS 'Trains the recommender into a new version; segments and churn are taken over from the active one';
 
 CREATE FUNCTION coupon.activate(version bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM coupon.need_storage();
+    PERFORM coupon_internal.require_storage();
     IF NOT EXISTS (SELECT FROM coupon.version v WHERE v.version = activate.version AND v.dropped_at IS NULL) THEN
         RAISE EXCEPTION 'there is no version %', version USING ERRCODE = 'undefined_object',
             HINT = 'SELECT version, at FROM coupon.version WHERE dropped_at IS NULL shows what there is.';
@@ -50,7 +44,7 @@ DECLARE
     active record;
     earlier record;
 BEGIN
-    PERFORM coupon.need_storage();
+    PERFORM coupon_internal.require_storage();
     SELECT d.version, coalesce(d.restores, d.id) AS place INTO active
     FROM coupon.deployment d ORDER BY d.id DESC LIMIT 1;
     -- What served before that place in history; going back twice goes back two steps.

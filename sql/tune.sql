@@ -3,14 +3,14 @@ CREATE TYPE coupon.trial AS (
     study text, trial int, spec jsonb, loss float8, auroc float8, epochs int, seconds float8, best boolean, note text);
 COMMENT ON TYPE coupon.trial IS 'One specification tried: what it gave on the tune window, and whether it was the best of its study so far';
 
-CREATE FUNCTION coupon.run_tuning(trials int, since timestamptz, until timestamptz, spec jsonb, seed bigint)
+CREATE FUNCTION coupon_internal.run_tuning(trials int, since timestamptz, until timestamptz, spec jsonb, seed bigint)
     RETURNS SETOF coupon.trial
 LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'run_tuning_wrapper';
-COMMENT ON FUNCTION coupon.run_tuning(int, timestamptz, timestamptz, jsonb, bigint) IS 'What coupon.tune_churn calls';
+COMMENT ON FUNCTION coupon_internal.run_tuning(int, timestamptz, timestamptz, jsonb, bigint) IS 'What coupon.tune_churn calls';
 
 CREATE FUNCTION coupon.tune_churn(trials int DEFAULT 20, since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT now(),
     spec jsonb DEFAULT '{}', seed bigint DEFAULT 0) RETURNS SETOF coupon.trial
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon.run_tuning(coalesce($1, 20), coalesce($2, ''-infinity''), coalesce($3, now()),
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT * FROM coupon_internal.run_tuning(coalesce($1, 20), coalesce($2, ''-infinity''), coalesce($3, now()),
     coalesce($4, ''{}''), coalesce($5, 0))';
 COMMENT ON FUNCTION coupon.tune_churn(int, timestamptz, timestamptz, jsonb, bigint) IS 'Tries so many specifications of the churn model on the log in [since, until), a row a trial, after the stored trials of the same log, specification and seed';
 

@@ -1,7 +1,7 @@
 -- watch: which tables are watched, and whether each still can be.
 --
 -- The first thing that keeps a mapping from fitting a relation, if any.
-CREATE FUNCTION coupon.mapping_fault(relation regclass, columns jsonb, kind text, kinds jsonb,
+CREATE FUNCTION coupon_internal.find_mapping_fault(relation regclass, columns jsonb, kind text, kinds jsonb,
     OUT code text, OUT message text, OUT detail text, OUT hint text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -69,7 +69,7 @@ BEGIN
         code := 'invalid_parameter_value';
         message := format('columns of "%s" must name the columns for session and at', relation);
         detail := 'Only a table of purchases may name customer instead of session.';
-        hint := format('Columns of "%s": %s.', relation, coupon.column_names(relation));
+        hint := format('Columns of "%s": %s.', relation, coupon_internal.list_columns(relation));
         RETURN;
     END IF;
     IF kind IS NOT NULL AND columns ? 'kind' THEN
@@ -118,7 +118,7 @@ BEGIN
             code := 'undefined_column';
             message := format('column "%s" of relation "%s" does not exist', theirs, relation);
             detail := format('columns maps "%s" to it.', name);
-            hint := format('Columns of "%s": %s.', relation, coupon.column_names(relation));
+            hint := format('Columns of "%s": %s.', relation, coupon_internal.list_columns(relation));
             RETURN;
         END IF;
         -- A domain may be over a domain.
@@ -148,28 +148,28 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION coupon.mapping_fault(regclass, jsonb, text, jsonb) IS 'The first reason why a mapping does not fit a table; code is NULL when it fits';
+COMMENT ON FUNCTION coupon_internal.find_mapping_fault(regclass, jsonb, text, jsonb) IS 'The first reason why a mapping does not fit a table; code is NULL when it fits';
 
-CREATE FUNCTION coupon.column_names(relation regclass) RETURNS text
+CREATE FUNCTION coupon_internal.list_columns(relation regclass) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
     WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped
 $$;
-COMMENT ON FUNCTION coupon.column_names(regclass) IS 'The columns of a relation, for error messages';
+COMMENT ON FUNCTION coupon_internal.list_columns(regclass) IS 'The columns of a relation, for error messages';
 
 -- INSERT finds out which rows a transition table is to hold from the triggers that stand, enabled or not, and cannot collect
 -- those that go to a foreign table: it fails.
-CREATE FUNCTION coupon.foreign_partition(relation regclass) RETURNS regclass
+CREATE FUNCTION coupon_internal.find_foreign_partition(relation regclass) RETURNS regclass
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (SELECT p.relid FROM pg_partition_tree(relation) p JOIN pg_class c ON c.oid = p.relid
         WHERE c.relkind = 'f' ORDER BY p.relid::regclass::text LIMIT 1);
 END
 $$;
-COMMENT ON FUNCTION coupon.foreign_partition(regclass) IS 'A partition of a table, at any depth, that is a foreign table; NULL where there is none';
+COMMENT ON FUNCTION coupon_internal.find_foreign_partition(regclass) IS 'A partition of a table, at any depth, that is a foreign table; NULL where there is none';
 
 -- Whoever owns a table can write any trigger and rename any column: whatever that makes of ours is said, and never raised.
-CREATE FUNCTION coupon.watch_state(trigger oid, OUT mapping jsonb, OUT live boolean, OUT fits boolean, OUT problem text)
+CREATE FUNCTION coupon_internal.get_watch_state(trigger oid, OUT mapping jsonb, OUT live boolean, OUT fits boolean, OUT problem text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
@@ -179,15 +179,15 @@ BEGIN
     fits := false;
     SELECT g.tgrelid::regclass AS relation, g.tgname, g.tgtype, g.tgnargs, g.tgargs, g.tgenabled IN ('O', 'A') AS enabled,
         g.tgnewtable IS NOT NULL AS told INTO t
-    FROM pg_trigger g WHERE g.oid = watch_state.trigger;
+    FROM pg_trigger g WHERE g.oid = get_watch_state.trigger;
     -- AFTER INSERT FOR EACH STATEMENT.
     IF t.tgtype <> 4 THEN
         problem := format('trigger "%s" is not AFTER INSERT FOR EACH STATEMENT', t.tgname);
     ELSIF t.tgnargs <> 1 THEN
         problem := format('trigger "%s" has %s arguments instead of one', t.tgname, t.tgnargs);
-    ELSIF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relation AND g.tgfoid = 'coupon.on_click'::regproc
+    ELSIF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relation AND g.tgfoid = 'coupon_internal.on_click'::regproc
             AND g.tgtype = 4 AND g.tgname < t.tgname) THEN
-        problem := format('trigger "%s" is not the only one of coupon.on_click() there', t.tgname);
+        problem := format('trigger "%s" is not the only one of coupon_internal.on_click() there', t.tgname);
     END IF;
     IF problem IS NOT NULL THEN
         RETURN;
@@ -205,9 +205,9 @@ BEGIN
         RETURN;
     END IF;
     SELECT f.message INTO problem
-    FROM coupon.mapping_fault(t.relation, mapping -> 'columns', mapping ->> 'kind', mapping -> 'kinds') f;
+    FROM coupon_internal.find_mapping_fault(t.relation, mapping -> 'columns', mapping ->> 'kind', mapping -> 'kinds') f;
     fits := problem IS NULL;
-    away := coupon.foreign_partition(t.relation);
+    away := coupon_internal.find_foreign_partition(t.relation);
     live := fits AND t.enabled AND t.told AND away IS NULL;
     IF fits AND away IS NOT NULL THEN
         problem := CASE WHEN t.told THEN format('rows for its partition "%s", a foreign table, cannot be inserted', away)
@@ -219,7 +219,7 @@ BEGIN
         SELECT format('rows that are inserted through "%s" are read and not noticed', p.relid) INTO problem
         FROM pg_partition_ancestors(t.relation) WITH ORDINALITY p(relid, n)
         WHERE p.relid <> t.relation AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = p.relid
-            AND g.tgfoid = 'coupon.on_click'::regproc AND g.tgnewtable IS NOT NULL AND g.tgenabled IN ('O', 'A'))
+            AND g.tgfoid = 'coupon_internal.on_click'::regproc AND g.tgnewtable IS NOT NULL AND g.tgenabled IN ('O', 'A'))
         ORDER BY p.n DESC LIMIT 1;
     END IF;
 EXCEPTION WHEN OTHERS THEN
@@ -228,13 +228,13 @@ EXCEPTION WHEN OTHERS THEN
     problem := SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION coupon.watch_state(oid) IS 'A trigger of ours as coupon.watched shows it: its mapping, whether clicks are noticed, whether the table can be read through it, and what is wrong';
+COMMENT ON FUNCTION coupon_internal.get_watch_state(oid) IS 'A trigger of ours as coupon.watched shows it: its mapping, whether clicks are noticed, whether the table can be read through it, and what is wrong';
 
 CREATE VIEW coupon.watched AS
 SELECT t.tgrelid::regclass AS relation, s.mapping -> 'columns' AS columns, s.mapping ->> 'kind' AS kind,
        s.mapping -> 'kinds' AS kinds, s.live, s.fits, s.problem
-FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL coupon.watch_state(t.oid) s
-WHERE t.tgfoid = 'coupon.on_click'::regproc AND t.tgparentid = 0;
+FROM pg_catalog.pg_trigger t CROSS JOIN LATERAL coupon_internal.get_watch_state(t.oid) s
+WHERE t.tgfoid = 'coupon_internal.on_click'::regproc AND t.tgparentid = 0;
 COMMENT ON VIEW coupon.watched IS 'Which tables are watched, with which mapping, and whether it still fits the table. Each row of a table is one event, once: a partition of a watched table is read through that table; of a table that others inherit from, only its own rows are read and noticed, and a child is watched by itself';
 COMMENT ON COLUMN coupon.watched.relation IS 'The watched table';
 COMMENT ON COLUMN coupon.watched.kind IS 'The kind of all its rows, where it holds only one';
@@ -251,7 +251,7 @@ DECLARE
     fault record;
     away regclass;
 BEGIN
-    SELECT * INTO fault FROM coupon.mapping_fault(watch.relation, watch.columns, watch.kind, watch.kinds);
+    SELECT * INTO fault FROM coupon_internal.find_mapping_fault(watch.relation, watch.columns, watch.kind, watch.kinds);
     IF fault.code IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = fault.code, MESSAGE = fault.message,
             DETAIL = coalesce(fault.detail, ''), HINT = coalesce(fault.hint, '');
@@ -260,7 +260,7 @@ BEGIN
         RAISE EXCEPTION 'relation "%" is watched already', relation
             USING ERRCODE = 'duplicate_object', HINT = format('SELECT coupon.unwatch(%L) first.', relation);
     END IF;
-    away := coupon.foreign_partition(relation);
+    away := coupon_internal.find_foreign_partition(relation);
     IF live AND away IS NOT NULL THEN
         RAISE EXCEPTION 'clicks of "%" cannot be noticed: its partition "%" is a foreign table', relation, away
             USING ERRCODE = 'feature_not_supported',
@@ -270,7 +270,7 @@ BEGIN
     END IF;
     PERFORM coupon.create_storage();
     -- Only a trigger that may fire has a transition table: PostgreSQL fills it for one that is disabled, too.
-    EXECUTE format('CREATE TRIGGER coupon_click AFTER INSERT ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(%L)',
+    EXECUTE format('CREATE TRIGGER coupon_click AFTER INSERT ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(%L)',
         relation, CASE WHEN live THEN 'REFERENCING NEW TABLE AS coupon_new' ELSE '' END,
         jsonb_strip_nulls(jsonb_build_object('columns', columns, 'kind', kind, 'kinds', kinds)));
     IF NOT live THEN
@@ -289,7 +289,7 @@ CREATE FUNCTION coupon.unwatch(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names name[] := ARRAY(SELECT t.tgname FROM pg_trigger t
-        WHERE t.tgrelid = unwatch.relation AND t.tgfoid = 'coupon.on_click'::regproc AND t.tgparentid = 0);
+        WHERE t.tgrelid = unwatch.relation AND t.tgfoid = 'coupon_internal.on_click'::regproc AND t.tgparentid = 0);
     name name;
 BEGIN
     IF names = '{}' THEN

@@ -22,7 +22,7 @@ use std::cmp::Reverse;
 /// What is free beside the clicks before sessions are advanced; the allocator can refuse more only by ending the process.
 const HEADROOM: usize = 4 << 20;
 
-/// What a statement had to leave out: how often, and the first; coupon.fault is no second log.
+/// What a statement had to leave out: how often, and the first; coupon.error_log is no second log.
 #[derive(Default)]
 pub struct SkippedClicks {
     pub first: Option<SkippedClick>,
@@ -256,7 +256,7 @@ fn apply_clicks(batches: &mut [SessionBatch], context: &StatementContext) {
 /// a coupon now: of this decision, or of a click that held the row until a moment ago.
 pub fn evaluate(session: &str) -> bool {
     Spi::connect_mut(|client| {
-        let wait_budget = LockWaitBudget::new(settings::max_wait());
+        let wait_budget = LockWaitBudget::new(settings::lock_wait());
         let (context, found) = locked(session, &wait_budget);
         if context.active.is_none() {
             subtransaction::warn(&CaughtError {

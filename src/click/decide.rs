@@ -175,7 +175,7 @@ fn claim(
     issued: bool,
     prepaid: &PrepaidBudget,
 ) -> Option<String> {
-    let sql = "SELECT coupon.claim($1, $2, $3, $4, $5)";
+    let sql = "SELECT coupon_internal.claim_decision($1, $2, $3, $4, $5)";
     use pg_sys::BuiltinOid::*;
     let prepared = statement(client, sql, &[TEXTOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID].map(Into::into));
     let args = [
@@ -216,7 +216,7 @@ pub fn check_rules(
     (session, customer, segment, zone): (&str, Option<&str>, u32, Option<&str>),
     ranked: &[(String, f64, f64)],
 ) -> RuleOutcome {
-    let sql = "SELECT rule, detail, category, pace FROM coupon.admit($1, $2, $3, $4, $5, $6)";
+    let sql = "SELECT rule, detail, category, pacing_factor FROM coupon_internal.check_rules($1, $2, $3, $4, $5, $6)";
     use pg_sys::BuiltinOid::*;
     let types = [TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTARRAYOID];
     let names: Vec<&str> = ranked.iter().map(|r| r.0.as_str()).collect();

@@ -48,7 +48,7 @@ pub fn log_decision(client: &mut SpiClient, entry: &Entry) {
         inserted = insert(client, entry);
     }
     if inserted {
-        let sql = "UPDATE coupon.session s SET decided = array_append(s.decided, $2) WHERE s.session = $1";
+        let sql = "UPDATE coupon.session s SET decided_campaigns = array_append(s.decided_campaigns, $2) WHERE s.session = $1";
         spi(client.update(statement(client, sql, &KEY.map(Into::into)), None, &key));
     }
 }
@@ -59,8 +59,8 @@ fn insert(client: &mut SpiClient, entry: &Entry) -> bool {
     let (campaign, assignment, t) = (&matched.campaign, &matched.assignment, &matched.thresholds);
     let arm = &campaign.arms[assignment.arm];
     let sql = "INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, customer, \
-               decided_at, clicked_at, view, segment, version, churn, interest, eta, tau, target, arm_draw, \
-               arm_probability, issue_draw, issue_probability, pace, category, categories, outcome, reason) \
+               decided_at, clicked_at, view, segment, version, churn, max_purchase_probability, eta, tau, target, arm_draw, \
+               arm_probability, issue_draw, issue_probability, pacing_factor, category, categories, outcome, reason) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
                $22, $23, $24, $25, $26) ON CONFLICT DO NOTHING";
     let scored = |(name, score, alpha): &(String, f64, f64)| json!({"category": name, "score": score, "alpha": alpha});
@@ -135,14 +135,14 @@ pub fn insert_coupon(
     clock: i64,
 ) {
     let sql = "INSERT INTO coupon.coupon (session, code, campaign, customer, category, discount, unit, currency, \
-               max_discount, minimum_basket, exclusive, stacking, bearer, hashed, message, display_seconds, issued_at, \
-               expires_at, held, budget_day) \
-               SELECT $1, CASE WHEN NOT c.hashed THEN $2 END, c.campaign, $3, $4, c.discount, c.unit, c.currency, \
-               c.max_discount, c.minimum_basket, c.exclusive, c.stacking, c.bearer, c.hashed, \
+               max_discount, minimum_basket, exclusive, stacking_group, transferable, code_hashed, message, display_seconds, issued_at, \
+               expires_at, reserved_amount, budget_day) \
+               SELECT $1, CASE WHEN NOT c.code_hashed THEN $2 END, c.campaign, $3, $4, c.discount, c.unit, c.currency, \
+               c.max_discount, c.minimum_basket, c.exclusive, c.stacking_group, c.transferable, c.code_hashed, \
                replace(replace(replace(c.message, '{discount}', trim_scale(c.discount)::text || ' ' || \
                CASE c.unit WHEN 'percent' THEN '%' ELSE c.currency END), '{category}', coalesce($4, 'everything')), \
                '{hours}', trim_scale(round(extract(epoch FROM c.valid_for) / 3600, 1))::text), c.display_seconds, $5, \
-               $5 + c.valid_for, coupon.worst_case(c.discount, c.unit, c.max_discount), coupon.budget_date(c.time_zone) \
+               $5 + c.valid_for, coupon_internal.compute_worst_case(c.discount, c.unit, c.max_discount), coupon_internal.get_budget_date(c.time_zone) \
                FROM coupon.campaign c WHERE c.campaign = $6 RETURNING id::text";
     use pg_sys::BuiltinOid::*;
     let types = [TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID];
@@ -156,7 +156,7 @@ pub fn insert_coupon(
     ];
     let prepared = statement(client, sql, &types.map(Into::into));
     let id: Option<String> = spi(spi(client.update(prepared, None, &args)).first().get_one());
-    if settings::notify() {
+    if settings::notify_issued() {
         spi(client.select("SELECT pg_notify('coupon_issued', $1)", None, &[id.into()]));
     }
 }

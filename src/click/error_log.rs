@@ -1,4 +1,4 @@
-//! What failed in our part of a click: rows for coupon.fault and coupon.gap, written in a subtransaction of their own.
+//! What failed in our part of a click: rows for coupon.error_log and coupon.missed_click, written in a subtransaction of their own.
 
 use crate::click::marks;
 use crate::pg::subtransaction::{self, CaughtError};
@@ -19,7 +19,7 @@ pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, cau
         return;
     }
     LAST.set(Some(Instant::now()));
-    let sql = "INSERT INTO coupon.fault (relation, session, customer, sqlstate, message, detail, hint, repeated) \
+    let sql = "INSERT INTO coupon.error_log (relation, session, customer, sqlstate, message, detail, hint, repeated) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let short = |id: Option<&str>| id.map(|s| s.chars().take(256).collect::<String>());
     let args = [

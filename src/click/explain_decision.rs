@@ -1,4 +1,4 @@
-//! coupon.explain: the conditions of a decision, one by one, with no side effect.
+//! coupon.explain_decision: the conditions of a decision, one by one, with no side effect.
 
 use crate::click::{decide, marks, session_store};
 use crate::models::{active, customers};
@@ -9,7 +9,7 @@ use pgrx::name;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-/// A condition of `coupon.explain`.
+/// A condition of `coupon.explain_decision`.
 type Line = (Option<String>, i32, String, Option<bool>, String);
 
 #[pg_extern(sql = false)]
@@ -50,7 +50,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let gap = seen.gap || live.as_ref().is_some_and(|l| l.state_purged);
     let (campaigns, clock) = (&context.serving.campaigns, context.clock);
     let missed = marks::hopeless(session)
-        .map_or("issue_coupon and coupon.sweep rebuild a session that missed one".into(), |why| {
+        .map_or("issue_coupon and coupon.maintain rebuild a session that missed one".into(), |why| {
             format!("{why}, so it cannot be rebuilt and is never scored again")
         });
     if !say(None, "no click was missed", !gap, missed) {

@@ -20,7 +20,8 @@ fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, 
         Some(session) => Arg::Value(session),
         None => Arg::Null,
     };
-    fn_call("coupon.due_offer", &[argument]).unwrap_or_else(|e| error!("coupon.due_offer: {e}"))
+    fn_call("coupon_internal.issue_due_offer", &[argument])
+        .unwrap_or_else(|e| error!("coupon_internal.issue_due_offer: {e}"))
 }
 
 /// Whether there may be a coupon now.

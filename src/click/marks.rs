@@ -11,26 +11,26 @@ use pgrx::spi::SpiClient;
 thread_local! {
     /// A mark of the same customer serves; one without is no help to coupon.forget().
     static MARK: Statement = const { Statement::new(
-        c"INSERT INTO coupon.gap (session, customer, reason) SELECT $1, $2, $3 WHERE NOT EXISTS ( \
-          SELECT FROM coupon.gap g WHERE g.session = $1 AND ($2 IS NULL OR g.customer = $2) FOR KEY SHARE SKIP LOCKED)",
+        c"INSERT INTO coupon.missed_click (session, customer, reason) SELECT $1, $2, $3 WHERE NOT EXISTS ( \
+          SELECT FROM coupon.missed_click g WHERE g.session = $1 AND ($2 IS NULL OR g.customer = $2) FOR KEY SHARE SKIP LOCKED)",
         &[pg_sys::TEXTOID; 3]) };
     static MARK_MANY: Statement = const { Statement::new(
-        c"INSERT INTO coupon.gap (session, customer, reason) SELECT u.session, u.customer, $3 \
-          FROM unnest($1::text[], $2::text[]) u(session, customer) WHERE NOT EXISTS (SELECT FROM coupon.gap g \
+        c"INSERT INTO coupon.missed_click (session, customer, reason) SELECT u.session, u.customer, $3 \
+          FROM unnest($1::text[], $2::text[]) u(session, customer) WHERE NOT EXISTS (SELECT FROM coupon.missed_click g \
           WHERE g.session = u.session AND (u.customer IS NULL OR g.customer = u.customer) FOR KEY SHARE SKIP LOCKED)",
         &[pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID]) };
     static MARKS: Statement = const { Statement::new(
-        c"SELECT (SELECT count(*) FROM coupon.gap s WHERE s.session = $1), count(*), bool_and(g.rebuildable), array_agg(g.id) \
-          FROM (SELECT id, rebuildable FROM coupon.gap WHERE session = $1 FOR UPDATE SKIP LOCKED) g", &[pg_sys::TEXTOID]) };
+        c"SELECT (SELECT count(*) FROM coupon.missed_click s WHERE s.session = $1), count(*), bool_and(g.rebuildable), array_agg(g.id) \
+          FROM (SELECT id, rebuildable FROM coupon.missed_click WHERE session = $1 FOR UPDATE SKIP LOCKED) g", &[pg_sys::TEXTOID]) };
     static HOPELESS: Statement = const { Statement::new(
-        c"SELECT reason FROM coupon.gap WHERE session = $1 AND NOT rebuildable ORDER BY id LIMIT 1", &[pg_sys::TEXTOID]) };
+        c"SELECT reason FROM coupon.missed_click WHERE session = $1 AND NOT rebuildable ORDER BY id LIMIT 1", &[pg_sys::TEXTOID]) };
 }
 
 /// Marks a session that missed a click of a customer.
 pub fn mark(client: &mut SpiClient, session: &str, customer: Option<&str>, reason: &str) {
     if in_one_snapshot() {
         // It may show marks that are gone, and a lock on one of those is an ERROR.
-        let sql = "INSERT INTO coupon.gap (session, customer, reason) VALUES ($1, $2, $3)";
+        let sql = "INSERT INTO coupon.missed_click (session, customer, reason) VALUES ($1, $2, $3)";
         spi(client.update(sql, None, &[session.into(), customer.into(), reason.into()]));
         return;
     }
@@ -40,7 +40,7 @@ pub fn mark(client: &mut SpiClient, session: &str, customer: Option<&str>, reaso
 /// Marks sessions that missed clicks, of these customers where they are known: as many as sessions, or none.
 pub fn mark_many(client: &mut SpiClient, sessions: &[String], customers: &[Option<String>], reason: &str) {
     if in_one_snapshot() {
-        let sql = "INSERT INTO coupon.gap (session, customer, reason) \
+        let sql = "INSERT INTO coupon.missed_click (session, customer, reason) \
                    SELECT u.*, $3 FROM unnest($1::text[], $2::text[]) u(session, customer)";
         spi(client.update(sql, None, &[sessions.to_vec().into(), customers.to_vec().into(), reason.into()]));
         return;
@@ -70,5 +70,5 @@ pub fn lock(session: &str) -> Option<Vec<i64>> {
 }
 
 pub fn unmark(client: &mut SpiClient, marks: Vec<i64>) {
-    spi(client.update("DELETE FROM coupon.gap WHERE id = ANY ($1)", None, &[marks.into()]));
+    spi(client.update("DELETE FROM coupon.missed_click WHERE id = ANY ($1)", None, &[marks.into()]));
 }

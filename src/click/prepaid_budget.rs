@@ -26,7 +26,7 @@ impl PrepaidBudget {
         }
         prepaid.0.retain(|campaign, n| {
             let types = [pg_sys::TEXTOID, pg_sys::INT4OID].map(PgOid::from);
-            let prepared = statement(client, "SELECT coupon.prepay($1, $2)", &types);
+            let prepared = statement(client, "SELECT coupon_internal.prepay_budget($1, $2)", &types);
             let row = spi(client.update(prepared, Some(1), &[campaign.as_str().into(), (*n).into()])).first();
             spi(row.get_one()) == Some(true)
         });
@@ -44,7 +44,7 @@ impl PrepaidBudget {
     pub fn give_back(self, client: &mut SpiClient) {
         for (campaign, n) in self.0.into_iter().filter(|(_, n)| *n > 0) {
             let types = [pg_sys::TEXTOID, pg_sys::INT4OID].map(PgOid::from);
-            let prepared = statement(client, "SELECT coupon.return_budget($1, $2)", &types);
+            let prepared = statement(client, "SELECT coupon_internal.return_budget($1, $2)", &types);
             spi(client.update(prepared, None, &[campaign.as_str().into(), n.into()]));
         }
     }

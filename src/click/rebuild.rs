@@ -90,9 +90,9 @@ fn give_up(client: &mut SpiClient, session: &str, stored: &Stored, marks: Vec<i6
     }
     let sql = if marks.is_empty() {
         // Its state was freed, and it has come back.
-        "INSERT INTO coupon.gap (session, reason, rebuildable) SELECT $1, $2, false WHERE $3 = '{}'"
+        "INSERT INTO coupon.missed_click (session, reason, rebuildable) SELECT $1, $2, false WHERE $3 = '{}'"
     } else {
-        "UPDATE coupon.gap SET rebuildable = false, reason = $2 WHERE session = $1 AND id = ANY ($3)"
+        "UPDATE coupon.missed_click SET rebuildable = false, reason = $2 WHERE session = $1 AND id = ANY ($3)"
     };
     spi(client.update(sql, None, &[session.into(), why.into(), marks.into()]));
 }

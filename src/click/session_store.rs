@@ -34,8 +34,8 @@ macro_rules! row_sql {
         concat!(
             "SELECT (SELECT revision FROM coupon.storage), ",
             $gap,
-            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.frozen, s.purchased, s.churn, \
-             s.interest, s.decided, s.state",
+            ", s.customer, s.started_at, s.last_at, s.views, s.segment, s.version, s.ended, s.purchased, s.churn, \
+             s.max_purchase_probability, s.decided_campaigns, s.state",
             $more,
             $variables,
             " FROM ",
@@ -56,7 +56,7 @@ macro_rules! c_str {
 }
 const FOUND: usize = 3;
 const LOCK_ONE: &str = row_sql!(
-    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    "EXISTS (SELECT FROM coupon.missed_click g WHERE g.session = $1)",
     "",
     "",
     "coupon.session s WHERE s.session = $1",
@@ -65,7 +65,7 @@ const LOCK_ONE: &str = row_sql!(
 );
 /// What is to be known of a session whose row was not to be had: whether there is one, and its customer's variables.
 const LOOK_ONE: &str = concat!(
-    "SELECT t.revision, EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1), \
+    "SELECT t.revision, EXISTS (SELECT FROM coupon.missed_click g WHERE g.session = $1), \
      EXISTS (SELECT FROM coupon.session s WHERE s.session = $1), ",
     segment_columns!(),
     " FROM coupon.storage t LEFT JOIN coupon.customer k ON k.customer = $2\0"
@@ -76,8 +76,8 @@ const VARIABLES: usize = 4;
 macro_rules! lock_all {
     ($variables:expr, $customer:literal) => {
         row_sql!(
-            "CASE WHEN (SELECT EXISTS (SELECT FROM coupon.gap)) THEN \
-             (SELECT true FROM coupon.gap g WHERE g.session = u.session LIMIT 1) END",
+            "CASE WHEN (SELECT EXISTS (SELECT FROM coupon.missed_click)) THEN \
+             (SELECT true FROM coupon.missed_click g WHERE g.session = u.session LIMIT 1) END",
             ", s.session IS NOT NULL, CASE WHEN s.session IS NULL THEN \
              (SELECT true FROM coupon.session y WHERE y.session = u.session) END",
             $variables,
@@ -95,7 +95,7 @@ const LOCK_CUSTOMERS: &str = lock_all!(
 );
 const OF_MANY: usize = 15;
 const PEEK_ONE: &str = row_sql!(
-    "EXISTS (SELECT FROM coupon.gap g WHERE g.session = $1)",
+    "EXISTS (SELECT FROM coupon.missed_click g WHERE g.session = $1)",
     ", s.session IS NOT NULL, EXISTS (SELECT FROM coupon.coupon c WHERE c.session = $1 AND c.closed_at IS NULL)",
     "",
     "(VALUES (1)) one LEFT JOIN coupon.session s ON s.session = $1",
@@ -103,19 +103,19 @@ const PEEK_ONE: &str = row_sql!(
     ""
 );
 
-const UPDATE: &str = "UPDATE coupon.session SET customer = $2, last_at = $3, views = $4, frozen = $5, purchased = $6, \
-                      churn = $7, interest = $8, state = $9 WHERE session = $1\0";
+const UPDATE: &str = "UPDATE coupon.session SET customer = $2, last_at = $3, views = $4, ended = $5, purchased = $6, \
+                      churn = $7, max_purchase_probability = $8, state = $9 WHERE session = $1\0";
 const UPDATE_MANY: &str = "UPDATE coupon.session s SET customer = u.customer, last_at = u.last_at, views = u.views, \
-     frozen = u.frozen, purchased = u.purchased, churn = u.churn, interest = u.interest, state = u.state \
+     ended = u.ended, purchased = u.purchased, churn = u.churn, max_purchase_probability = u.max_purchase_probability, state = u.state \
      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
-     $8::float8[], $9::bytea[]) u(session, customer, last_at, views, frozen, purchased, churn, interest, state) \
+     $8::float8[], $9::bytea[]) u(session, customer, last_at, views, ended, purchased, churn, max_purchase_probability, state) \
      WHERE s.session = u.session\0";
 /// Without a target: the table may have been partitioned, and have another key then.
-const INSERT: &str = "INSERT INTO coupon.session (session, customer, last_at, views, frozen, purchased, churn, interest, \
+const INSERT: &str = "INSERT INTO coupon.session (session, customer, last_at, views, ended, purchased, churn, max_purchase_probability, \
      state, started_at, segment, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
      ON CONFLICT DO NOTHING RETURNING session\0";
-const INSERT_MANY: &str = "INSERT INTO coupon.session (session, customer, last_at, views, frozen, purchased, churn, \
-     interest, state, started_at, segment, version) \
+const INSERT_MANY: &str = "INSERT INTO coupon.session (session, customer, last_at, views, ended, purchased, churn, \
+     max_purchase_probability, state, started_at, segment, version) \
      SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::bool[], $6::bool[], $7::float8[], \
      $8::float8[], $9::bytea[], $10::timestamptz[], $11::int[], $12::bigint[]) \
      ON CONFLICT DO NOTHING RETURNING session\0";

@@ -27,7 +27,7 @@ pub unsafe extern "C-unwind" fn on_click_wrapper(fcinfo: pg_sys::FunctionCallInf
             Some(answer) => return answer,
             None => on_click(&trigger),
         },
-        _ => error!("coupon.on_click() is a trigger function"),
+        _ => error!("coupon_internal.on_click() is a trigger function"),
     }
     pg_sys::Datum::from(0)
 }
@@ -41,7 +41,7 @@ fn on_click(trigger: &PgTrigger) {
     let Ok(relation) = trigger.relation() else { return };
     let arguments = trigger.extra_args().unwrap_or_default();
     let statement = Statement { data, relation, mapping: arguments.first().map_or("", String::as_str) };
-    let wait_budget = LockWaitBudget::new(settings::max_wait());
+    let wait_budget = LockWaitBudget::new(settings::lock_wait());
     let mut attempts = 0;
     let skipped = loop {
         let began = Instant::now();

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// The storage version this code works with; coupon.storage_version() says the same.
+/// The storage version this code works with; coupon_internal.get_storage_version() says the same.
 const STORAGE: i32 = 1;
 
 thread_local! {

@@ -11,7 +11,7 @@ use pgrx::spi::SpiClient;
 #[pg_extern(sql = false)]
 fn export_model(version: Option<i64>) -> Vec<u8> {
     Spi::connect(|client| {
-        spi(client.select("SELECT coupon.need_storage()", None, &[]));
+        spi(client.select("SELECT coupon_internal.require_storage()", None, &[]));
         let Some(found) = version.and_then(|version| registry::load(client, version)) else {
             throw(report(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,

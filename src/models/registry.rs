@@ -102,7 +102,7 @@ impl IntoDatum for Written {
 
 /// Whoever stores what was trained waits for whoever else does, until that one commits.
 pub fn one_at_a_time(client: &mut SpiClient) {
-    spi(client.update("SELECT coupon.lock_mutex('training')", None, &[]));
+    spi(client.update("SELECT coupon_internal.lock_mutex('training')", None, &[]));
 }
 
 /// What trained a version here.

@@ -12,17 +12,20 @@ pub enum OnError {
     Raise,
 }
 
+/// Minutes.
+const DAY: i32 = 24 * 60;
+
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ON_ERROR: GucSetting<OnError> = GucSetting::<OnError>::new(OnError::Warn);
-static MAX_WAIT: GucSetting<i32> = GucSetting::<i32>::new(50);
+static LOCK_WAIT: GucSetting<i32> = GucSetting::<i32>::new(50);
 static REDEEM_WAIT: GucSetting<i32> = GucSetting::<i32>::new(500);
 static SESSION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(1800);
 static MAX_CLICK_AGE: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(20);
-static KEEP_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(0);
-static KEEP_COUPONS: GucSetting<i32> = GucSetting::<i32>::new(0);
-static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
-static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static SESSION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+static COUPON_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MOCK_CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static NOTIFY_ISSUED: GucSetting<bool> = GucSetting::<bool>::new(false);
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static TRAINING_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(2 * 1024 * 1024);
 
@@ -46,10 +49,10 @@ pub fn define() {
         none,
     );
     GucRegistry::define_int_guc(
-        c"coupon_ext.max_wait",
+        c"coupon_ext.lock_wait",
         c"Longest wait for another session's row in one statement; 0 never waits.",
         c"Kept below half of deadlock_timeout, so that the shop is never deadlocked.",
-        &MAX_WAIT,
+        &LOCK_WAIT,
         0,
         60_000,
         Suset,
@@ -95,34 +98,44 @@ pub fn define() {
         Suset,
         none,
     );
-    // What coupon.sweep reads; in days, because a retention is agreed upon in days.
-    GucRegistry::define_int_guc(
-        c"coupon_ext.keep_sessions",
-        c"Days that coupon.sweep() keeps sessions after their last click, with faults, gaps and presenters; 0 = for ever.",
-        c"",
-        &KEEP_SESSIONS,
-        0,
-        36_500,
-        Suset,
-        none,
-    );
-    GucRegistry::define_int_guc(
-        c"coupon_ext.keep_coupons",
-        c"Days that coupon.sweep() keeps closed coupons, decisions and attempts; then only totals. 0 = for ever.",
-        c"",
-        &KEEP_COUPONS,
-        0,
-        36_500,
-        Suset,
-        none,
-    );
+    // What coupon.maintain reads.
+    let retentions = [
+        (
+            c"coupon_ext.session_retention",
+            c"How long coupon.maintain() keeps sessions after their last click, with errors and marks; 0 = for ever.",
+            &SESSION_RETENTION,
+        ),
+        (
+            c"coupon_ext.coupon_retention",
+            c"How long coupon.maintain() keeps closed coupons, decisions and attempts; then only totals. 0 = for ever.",
+            &COUPON_RETENTION,
+        ),
+    ];
+    for (name, what, setting) in retentions {
+        // SAFETY: the hook follows the contract of an integer GUC's check hook; see check_retention.
+        unsafe {
+            GucRegistry::define_int_guc_with_hooks(
+                name,
+                what,
+                c"A day or more, with its unit: '90d'.",
+                setting,
+                0,
+                36_500 * DAY,
+                Suset,
+                GucFlags::UNIT_MIN,
+                Some(check_retention),
+                None,
+                None,
+            );
+        }
+    }
     // SAFETY: the hook follows the contract of a string GUC's check hook; see check_clock.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
-            c"coupon_ext.clock",
+            c"coupon_ext.mock_clock",
             c"The time coupon.clock() tells instead of now(): replay, simulation, tests.",
             c"",
-            &CLOCK,
+            &MOCK_CLOCK,
             Suset,
             none,
             Some(check_clock),
@@ -131,10 +144,10 @@ pub fn define() {
         );
     }
     GucRegistry::define_bool_guc(
-        c"coupon_ext.notify",
+        c"coupon_ext.notify_issued",
         c"Whether an issued coupon sends NOTIFY coupon_issued with its random id.",
         c"",
-        &NOTIFY,
+        &NOTIFY_ISSUED,
         Suset,
         none,
     );
@@ -158,6 +171,24 @@ pub fn define() {
         Suset,
         GucFlags::UNIT_KB,
     );
+}
+
+/// Refuses less than a day: a number without a unit is minutes to PostgreSQL, and days to whoever writes it.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_retention(
+    value: *mut i32,
+    _extra: *mut *mut std::ffi::c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a pointer to the new value, and takes the hint until it has reported the refusal.
+    unsafe {
+        let fits = *value == 0 || *value >= DAY;
+        if !fits {
+            pg_sys::GUC_check_errhint_string =
+                pg_sys::pstrdup(c"Write days with their unit, as in '90d'; 0 is for ever.".as_ptr());
+        }
+        fits
+    }
 }
 
 /// Refuses what does not look like a time, so that a typo is found at SET and not at the next click. The full check is
@@ -187,8 +218,8 @@ pub fn raise() -> bool {
 }
 
 /// Milliseconds, below half of deadlock_timeout, and no more than the user's own lock_timeout.
-pub fn max_wait() -> i32 {
-    bounded(MAX_WAIT.get())
+pub fn lock_wait() -> i32 {
+    bounded(LOCK_WAIT.get())
 }
 
 fn bounded(wait: i32) -> i32 {
@@ -211,8 +242,8 @@ pub fn max_click_age() -> i64 {
     i64::from(MAX_CLICK_AGE.get()) * 1_000_000
 }
 
-pub fn notify() -> bool {
-    NOTIFY.get()
+pub fn notify_issued() -> bool {
+    NOTIFY_ISSUED.get()
 }
 
 pub fn threads() -> usize {
@@ -229,7 +260,7 @@ pub fn training_memory() -> usize {
 
 /// `coupon.clock()` in microseconds since 2000: the transaction's start, or the time the setting holds.
 pub fn clock() -> i64 {
-    match CLOCK.get() {
+    match MOCK_CLOCK.get() {
         Some(text) if !text.is_empty() => {
             let args = [text.as_c_str().into_datum(), pg_sys::Oid::INVALID.into_datum(), (-1i32).into_datum()];
             // SAFETY: the arguments are those of the type's input function.

@@ -41,12 +41,12 @@ impl Failure {
 /// Runs `body` in an internal subtransaction. An ERROR or a panic inside is rolled back and returned; a cancel, a shutdown
 /// and, in SERIALIZABLE transactions, a serialisation failure are rethrown unchanged.
 pub fn subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, CaughtError> {
-    attempt(settings::max_wait(), body).map_err(Failure::settle)
+    attempt(settings::lock_wait(), body).map_err(Failure::settle)
 }
 
 /// The same for writing down what failed: never raised, whatever `coupon_ext.on_error` says.
 pub fn quiet_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, CaughtError> {
-    attempt(settings::max_wait(), body).map_err(|failure| failure.caught)
+    attempt(settings::lock_wait(), body).map_err(|failure| failure.caught)
 }
 
 /// The same for what may be tried again before its failure is settled. No statement inside waits for a lock longer than so
@@ -233,9 +233,10 @@ thread_local! {
 /// Warns once a backend and SQLSTATE: the shop's log must not fill with one fault.
 pub fn warn(caught: &CaughtError) {
     if WARNED.with(|w| w.borrow_mut().insert(caught.code as i32)) {
-        // Without the detail: it may show one of our rows to whoever clicks. coupon.fault keeps it.
+        // Without the detail: it may show one of our rows to whoever clicks. coupon.error_log keeps it.
         let message = format!("coupon_ext: {}", caught.message);
-        let hint = caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.fault holds what failed.".into());
+        let hint =
+            caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.error_log holds what failed.".into());
         let report = pgrx::pg_sys::panic::ErrorReport::new(caught.code, message, "coupon_ext").set_hint(hint);
         crate::pg::error::tell(PgLogLevel::WARNING, report);
     }

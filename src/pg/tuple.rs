@@ -7,9 +7,10 @@ use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice};
 use pgrx::{PgBox, PgMemoryContexts, PgRelation, direct_function_call};
 use std::ffi::CStr;
 
-/// A row, for as long as it is looked at.
+/// A row taken apart, for as long as it is looked at.
 pub struct Row {
-    slot: *mut pg_sys::TupleTableSlot,
+    values: *const pg_sys::Datum,
+    nulls: *const bool,
 }
 
 /// A column of the watched relation, looked up anew in every statement: it may have been altered since the last.
@@ -43,11 +44,17 @@ pub enum Role {
 
 /// The relation's column of that name, or what keeps it from being read in that role.
 pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, String> {
-    use pg_sys::{DATEOID, FLOAT4OID, FLOAT8OID, INT2OID, INT4OID, INT8OID, NUMERICOID, TIMESTAMPOID, TIMESTAMPTZOID};
     let tuple = relation.tuple_desc();
     let found = tuple.iter().enumerate().find(|(_, a)| !a.attisdropped && a.name() == name);
     let Some((index, attribute)) = found else { return Err(format!("it has no column \"{name}\"")) };
-    let typ = match attribute.atttypid {
+    column_of_type(index, attribute.atttypid, role)
+        .ok_or_else(|| format!("its column \"{name}\" is of another type now"))
+}
+
+/// The value at `index` of a row, of a type that can be read in that role.
+pub fn column_of_type(index: usize, typ: pg_sys::Oid, role: Role) -> Option<Column> {
+    use pg_sys::{DATEOID, FLOAT4OID, FLOAT8OID, INT2OID, INT4OID, INT8OID, NUMERICOID, TIMESTAMPOID, TIMESTAMPTZOID};
+    let typ = match typ {
         // PostgreSQL's own types by hand-assigned number: no domains among them, so no look-up for each.
         own if own.to_u32() < pg_sys::FirstGenbkiObjectId => own,
         // SAFETY: catalogue look-up of a type that exists.
@@ -59,10 +66,10 @@ pub fn column(relation: &PgRelation, name: &str, role: Role) -> Result<Column, S
         Role::Text => is_text(typ),
         Role::Texts => typ == pg_sys::TEXTARRAYOID || is_text(typ),
     };
-    if fits { Ok(Column { index, typ }) } else { Err(format!("its column \"{name}\" is of another type now")) }
+    fits.then_some(Column { index, typ })
 }
 
-/// Whether values of a type serve as texts, as coupon.mapping_fault says it.
+/// Whether values of a type serve as texts, as coupon_internal.find_mapping_fault says it.
 fn is_text(typ: pg_sys::Oid) -> bool {
     use pg_sys::{BPCHAROID, DATEOID, INT4OID, INT8OID, NUMERICOID, TEXTOID, TIMESTAMPTZOID, UUIDOID, VARCHAROID};
     if [TEXTOID, VARCHAROID, BPCHAROID, INT4OID, INT8OID, NUMERICOID, UUIDOID, DATEOID, TIMESTAMPTZOID].contains(&typ) {
@@ -96,7 +103,7 @@ pub fn for_each(data: &PgBox<pg_sys::TriggerData>, relation: &PgRelation, mut f:
         while pg_sys::tuplestore_gettupleslot(table, true, false, slot) {
             pg_sys::slot_getsomeattrs_int(slot, (*descriptor).natts);
             pg_sys::MemoryContextSwitchTo(context.value());
-            f(&Row { slot });
+            f(&Row { values: (*slot).tts_values, nulls: (*slot).tts_isnull });
             pg_sys::MemoryContextSwitchTo(outer);
             context.reset();
             pgrx::check_for_interrupts!();
@@ -173,34 +180,37 @@ fn from_date(date: i32) -> Option<i64> {
     moment(at).filter(|_| overflow == 0)
 }
 
-// What coupon.event_query reads these columns by, so that log and trigger agree to the bit.
+// For the WHERE clause by which an index on the column finds a window's rows.
 
 #[pg_extern(sql = false)]
-fn event_number(value: pgrx::AnyNumeric) -> Option<f64> {
-    // SAFETY: the value is a numeric.
-    value.into_datum().and_then(|datum| finite(unsafe { numeric(datum) }))
-}
-
-#[pg_extern(sql = false)]
-fn event_time_of_timestamp(value: Timestamp) -> Option<TimestampWithTimeZone> {
+fn convert_time_of_timestamp(value: Timestamp) -> Option<TimestampWithTimeZone> {
     from_timestamp(value.into()).map(settings::micros)
 }
 
 #[pg_extern(sql = false)]
-fn event_time_of_date(value: Date) -> Option<TimestampWithTimeZone> {
+fn convert_time_of_date(value: Date) -> Option<TimestampWithTimeZone> {
     from_date(value.to_pg_epoch_days()).map(settings::micros)
 }
 
 impl Row {
+    /// A row of values that live as long as it is looked at.
+    ///
+    /// # Safety
+    /// The values are of the types their columns were made for.
+    pub unsafe fn of(values: &[pg_sys::Datum], nulls: &[bool]) -> Row {
+        assert_eq!(values.len(), nulls.len());
+        Row { values: values.as_ptr(), nulls: nulls.as_ptr() }
+    }
+
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
-        // SAFETY: for_each has deformed all attributes of the slot, and the column's index is below their number.
+        // SAFETY: the row is taken apart whole, and the column's index is below the number of its values.
         unsafe {
-            let null = *(*self.slot).tts_isnull.add(column.index);
-            (!null).then(|| *(*self.slot).tts_values.add(column.index))
+            let null = *self.nulls.add(column.index);
+            (!null).then(|| *self.values.add(column.index))
         }
     }
 
-    /// The value as text, as coupon.text_sql reads it.
+    /// The value as text; coupon_internal.build_text_sql() says the same of a session id, for the index on its column.
     pub fn text(&self, column: Column) -> Option<&str> {
         let datum = self.datum(column)?;
         match column.typ {

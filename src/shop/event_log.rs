@@ -44,7 +44,7 @@ fn session_events(
 /// A session's stored events in their total order; `None`, with a warning, where one of the tables cannot be read, and the
 /// session is not known whole.
 pub fn clicks(client: &SpiClient, session: &str) -> Option<Vec<Click>> {
-    let sql = "SELECT s.query, c.relowner, s.relation::text FROM coupon.sources() s \
+    let sql = "SELECT s.query, c.relowner, s.relation::text FROM coupon_internal.list_sources() s \
                JOIN pg_catalog.pg_class c ON c.oid = s.relation";
     let sources: Vec<(String, pg_sys::Oid, String)> = spi(client.select(sql, None, &[]))
         .filter_map(|row| Some((spi(row.get(1))?, spi(row.get(2))?, spi(row.get(3))?)))
@@ -53,7 +53,7 @@ pub fn clicks(client: &SpiClient, session: &str) -> Option<Vec<Click>> {
     for (query, owner, relation) in sources {
         let sql = format!(
             "SELECT at, customer, kind, page, category, product, quantity, price, order_id, zone, attributes \
-             FROM ({query}) s WHERE session = $1"
+             FROM ({query}) s WHERE session_key = $1"
         );
         // A date or a float used as an id must not depend on who asks.
         let select = || spi(client.select(&sql, None, &[session.into()]));

@@ -9,7 +9,7 @@ use pgrx::spi::SpiClient;
 /// Whether such a table holds rows of a session, which is then not rebuilt without them. A table whose session ids cannot be
 /// read says nothing: its owner would stop all rebuilding.
 pub fn hold(client: &SpiClient, session: &str) -> bool {
-    let sql = "SELECT m.relation::text, m.sessions, c.relowner FROM coupon.misfits() m \
+    let sql = "SELECT m.relation::text, m.sessions, c.relowner FROM coupon_internal.list_misfits() m \
                JOIN pg_catalog.pg_class c ON c.oid = m.relation WHERE m.sessions IS NOT NULL";
     let tables: Vec<(String, String, pg_sys::Oid)> = spi(client.select(sql, None, &[]))
         .filter_map(|row| Some((spi(row.get(1))?, spi(row.get(2))?, spi(row.get(3))?)))

@@ -44,7 +44,7 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
             for batch in clicks.chunk_by(|a, b| a.at.div_euclid(pace) == b.at.div_euclid(pace)) {
                 pgrx::check_for_interrupts!();
                 let last = batch.last().map_or(start, |c| c.at);
-                subtransaction::with_setting(c"coupon_ext.clock", &text_of(last), || insert(client, batch));
+                subtransaction::with_setting(c"coupon_ext.mock_clock", &text_of(last), || insert(client, batch));
                 stored += batch.len() as i64;
             }
         }
@@ -52,7 +52,7 @@ fn simulate(customers: Option<i32>, days: Option<i32>, seed: Option<i64>, start:
     })
 }
 
-/// A time as the setting coupon_ext.clock takes it, whatever the session's DateStyle.
+/// A time as the setting coupon_ext.mock_clock takes it, whatever the session's DateStyle.
 fn text_of(at: i64) -> CString {
     CString::new(micros(at).to_iso_string()).expect("a time holds no NUL")
 }

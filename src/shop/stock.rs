@@ -12,7 +12,7 @@ use pgrx::spi::quote_identifier;
 const SOURCE: &str = "SELECT s.relation::text, s.category::text, s.quantity::text, c.relowner, coalesce(f.message, \
     CASE WHEN NOT has_table_privilege(c.relowner, c.oid, 'SELECT') THEN 'its owner may not read it' END) \
     FROM coupon.stock_source s JOIN pg_catalog.pg_class c ON c.oid = s.relation \
-    CROSS JOIN LATERAL coupon.stock_fault(s.relation, s.category, s.quantity) f";
+    CROSS JOIN LATERAL coupon_internal.find_stock_fault(s.relation, s.category, s.quantity) f";
 
 #[pg_extern(sql = false)]
 fn stock(category: Option<&str>) -> Option<AnyNumeric> {

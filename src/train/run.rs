@@ -180,7 +180,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
 
 /// The watched tables that could not be read, and why, as the card tells it.
 fn left_out(client: &SpiClient) -> Vec<Value> {
-    let sql = "SELECT jsonb_build_object('relation', m.relation::text, 'problem', m.problem) FROM coupon.misfits() m";
+    let sql = "SELECT jsonb_build_object('relation', m.relation::text, 'problem', m.problem) FROM coupon_internal.list_misfits() m";
     spi(client.select(sql, None, &[])).filter_map(|row| spi(row.get::<JsonB>(1))).map(|found| found.0).collect()
 }
 
@@ -201,7 +201,7 @@ pub fn need_storage() {
             "SELECT coupon.watch('your_clicks', '{\"session\": …, \"at\": …}') first, or coupon.simulate().",
         ));
     }
-    spi(Spi::run("SELECT coupon.need_storage()"));
+    spi(Spi::run("SELECT coupon_internal.require_storage()"));
 }
 
 /// Where a log ends. An open end means: up to the last event there is, which then closes the log.

@@ -58,7 +58,9 @@ fn score(window: Range<i64>, out: &mut Output) {
         };
         // A window without ends needs no look-up of the sessions that lie in it.
         let whole = !settings::finite(window.start) && !settings::finite(window.end);
-        let query = spi(client.select("SELECT coupon.score_query($1)", Some(1), &[whole.into()])).first().get_one();
+        let query = spi(client.select("SELECT coupon_internal.build_score_query($1)", Some(1), &[whole.into()]))
+            .first()
+            .get_one();
         let Some(query) = spi::<Option<String>>(query) else { return };
         let timeout = (settings::session_timeout() * 1e6) as i64;
         let typed =
@@ -122,7 +124,7 @@ impl Facts {
 
 /// A row of coupon.score_query.
 fn take_in(row: &Row, model: &Model, facts: &mut Facts, stream: &mut Stream) {
-    let kind = row.text(3).and_then(Kind::parse).expect("coupon.score_query knows only our kinds");
+    let kind = row.text(3).and_then(Kind::parse).expect("coupon_internal.build_score_query knows only our kinds");
     let (session, at) = (row.text(0).unwrap_or_default(), row.time(1).unwrap_or_default());
     if stream.row(session, row.text(2), at, kind) {
         let attributes = facts.of(row, 7);

@@ -171,7 +171,7 @@ fn study(
 
 /// The stored trials of a study, which is this transaction's until it ends.
 fn earlier(client: &mut SpiClient, key: &str) -> Vec<(Value, Option<f64>)> {
-    let sql = "SELECT coupon.try_mutex('tuning ' || $1)";
+    let sql = "SELECT coupon_internal.try_lock_name('tuning ' || $1)";
     let ours: Option<bool> = spi(spi(client.update(sql, None, &[key.into()])).first().get_one());
     if ours != Some(true) {
         throw(report(

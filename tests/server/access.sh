@@ -40,55 +40,55 @@ may application "$clicks" "SELECT issue_coupon('b-1'); SELECT issue_coupon(7::bi
     "SELECT churn_probability('b-1'), churn_probability(0, '{}'), assign_segment('cust-1')" "SELECT * FROM rank_categories('cust-1', 'b-1')"
 expect "and its coupon was really redeemed and released" released "$(q "SELECT state FROM coupon.coupon WHERE code = '$code'")"
 may_not application "$codes" "SELECT * FROM coupon.session" "SELECT * FROM coupon.decision" "SELECT * FROM coupon.click" "SELECT * FROM coupon.customer" \
-    "SELECT * FROM coupon.budget" "SELECT * FROM coupon.accuracy" "SELECT * FROM coupon.audit" "INSERT INTO coupon.click (session, at, kind) VALUES ('x', now(), 'view')" \
-    "$train" "$run_campaigns" "SELECT coupon.go_live('default')" "SELECT * FROM coupon.explain('$session')" "SELECT * FROM coupon.explain_churn('$session')" \
-    "SELECT * FROM coupon.session_events('$session')" "SELECT * FROM coupon.forget('cust-1')" "SELECT * FROM coupon.sweep()" "CALL coupon.sweep_all()" \
-    "SELECT coupon.give('default', 'money', '-infinity', 1000)" "SELECT coupon.grant_access('application_$$', 'operator')"
+    "SELECT * FROM coupon.budget" "SELECT * FROM coupon.model_metrics" "SELECT * FROM coupon.audit" "INSERT INTO coupon.click (session, at, kind) VALUES ('x', now(), 'view')" \
+    "$train" "$run_campaigns" "SELECT coupon.go_live('default')" "SELECT * FROM coupon.explain_decision('$session')" "SELECT * FROM coupon.explain_churn('$session')" \
+    "SELECT * FROM coupon.session_events('$session')" "SELECT * FROM coupon.forget('cust-1')" "SELECT * FROM coupon.maintain()" "CALL coupon.maintain_all()" \
+    "SELECT coupon_internal.return_amount('default', 'money', '-infinity', 1000)" "SELECT coupon.grant_access('application_$$', 'operator')"
 
 note "analyst"
-for view in $(q "SELECT unnest(coupon.view_names())"); do
+for view in $(q "SELECT unnest(coupon_internal.list_views())"); do
     [ "$view" = access ] || as "analyst_$$" q "SELECT * FROM coupon.$view" >/dev/null || give_up "analyst cannot read coupon.$view"
 done
 echo "ok: analyst reads every view"
 may_not analyst "$codes" "SELECT * FROM coupon.session" "SELECT * FROM coupon.decision" "SELECT * FROM coupon.campaign" "SELECT * FROM coupon.customer" "SELECT * FROM coupon.access" \
-    "SELECT * FROM coupon.grantee" "$clicks" "SELECT issue_coupon('b-1')" "SELECT coupon.live_offer('$session')" "SELECT churn_probability('$session')" \
-    "SELECT * FROM coupon.explain('$session')" "$train" "$run_campaigns" "SELECT coupon.go_live('default')" "SELECT * FROM coupon.forget('cust-1')" \
-    "SELECT coupon.revoke_access('operator_$$')" "SELECT coupon.restore_access()"
+    "SELECT * FROM coupon.role_access" "$clicks" "SELECT issue_coupon('b-1')" "SELECT coupon.live_offer('$session')" "SELECT churn_probability('$session')" \
+    "SELECT * FROM coupon.explain_decision('$session')" "$train" "$run_campaigns" "SELECT coupon.go_live('default')" "SELECT * FROM coupon.forget('cust-1')" \
+    "SELECT coupon.revoke_access('operator_$$')" "SELECT coupon_internal.restore_access()"
 
 note "marketer"
 q "CREATE TABLE stock (category text, quantity int); CREATE TABLE secret (category text, quantity int); GRANT SELECT ON secret TO marketer_$$; ALTER TABLE stock OWNER TO marketer_$$"
 may marketer "$run_campaigns" "INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('m', 'a', 'at_risk', 1)" "SELECT coupon.go_live('m')" \
-    "UPDATE coupon.campaign SET budget = 200 WHERE campaign = 'm'" "SELECT * FROM coupon.explain('$session')" "SELECT coupon.arm_of('m', 'x')" \
-    "SELECT coupon.watch_stock('stock', 'category', 'quantity'); SELECT coupon.stock('c1')" "SELECT * FROM coupon.budget" "SELECT * FROM coupon.conversion_by_scenario" \
+    "UPDATE coupon.campaign SET budget = 200 WHERE campaign = 'm'" "SELECT * FROM coupon.explain_decision('$session')" "SELECT coupon.arm_of('m', 'x')" \
+    "SELECT coupon.watch_stock('stock', 'category', 'quantity'); SELECT coupon_internal.read_stock('c1')" "SELECT * FROM coupon.budget" "SELECT * FROM coupon.conversion_by_scenario" \
     "SELECT campaign, state, budget, holdout, holdout_next, live_since FROM coupon.campaign" "UPDATE coupon.campaign SET holdout = 0.3, unlimited = true WHERE campaign = 'm'" \
     "INSERT INTO coupon.campaign (campaign) VALUES ('draft'); DELETE FROM coupon.campaign WHERE campaign = 'draft'" "DELETE FROM coupon.stock_source"
 # Whoever knows the salt, or sets it, knows who is held out: coupon.draw_arm() is no secret.
 may_not marketer "SELECT salt FROM coupon.campaign" "SELECT * FROM coupon.campaign" "UPDATE coupon.campaign SET salt = 'mine' WHERE campaign = 'm'" "INSERT INTO coupon.campaign (campaign, salt) VALUES ('n', 'mine')" \
     "UPDATE coupon.campaign SET live_since = now()" "UPDATE coupon.campaign SET holdout_next = 0.9, holdout_from = now()" "DELETE FROM coupon.campaign WHERE salt = ''"
-expect "explain says that a customer is known, not who" "known 0" "$(q "SELECT coupon.record_click('of-anna', customer => 'anna')" >/dev/null; as "marketer_$$" q "SELECT substring(string_agg(detail, ' ') FROM 'customer (\w+)') || ' ' || count(*) FILTER (WHERE detail LIKE '%anna%') FROM coupon.explain('of-anna')")"
+expect "explain says that a customer is known, not who" "known 0" "$(q "SELECT coupon.record_click('of-anna', customer => 'anna')" >/dev/null; as "marketer_$$" q "SELECT substring(string_agg(detail, ' ') FROM 'customer (\w+)') || ' ' || count(*) FILTER (WHERE detail LIKE '%anna%') FROM coupon.explain_decision('of-anna')")"
 expect "a campaign that has issued stays" 23001 "$(as "marketer_$$" psql -XAtq -v VERBOSITY=sqlstate -c "DELETE FROM coupon.campaign WHERE campaign = 'default'" 2>&1 | sed 's/.*: *//')"
 expect "its budget was filled" 200 "$(q "SELECT trim_scale(available) FROM coupon.budget WHERE campaign = 'm'")"
 expect "and it is in the audit by its name" "marketer_$$" "$(q "SELECT DISTINCT by FROM coupon.audit WHERE name = 'm'")"
-may_not marketer "$codes" "SELECT session FROM coupon.coupon" "SELECT * FROM coupon.session" "SELECT * FROM coupon.decision" "SELECT * FROM coupon.customer" "SELECT * FROM coupon.audit" "SELECT * FROM coupon.purse" \
-    "UPDATE coupon.purse SET amount = 1000" "SELECT coupon.adjust('m', 'money', '-infinity', 1000)" "UPDATE coupon.total SET spent = 0" "$clicks" "SELECT issue_coupon('b-1')" \
+may_not marketer "$codes" "SELECT session FROM coupon.coupon" "SELECT * FROM coupon.session" "SELECT * FROM coupon.decision" "SELECT * FROM coupon.customer" "SELECT * FROM coupon.audit" "SELECT * FROM coupon.budget_bucket" \
+    "UPDATE coupon.budget_bucket SET amount = 1000" "SELECT coupon_internal.adjust_budget('m', 'money', '-infinity', 1000)" "UPDATE coupon.archived_total SET spent = 0" "$clicks" "SELECT issue_coupon('b-1')" \
     "$train" "SELECT coupon.activate(1)" "SELECT coupon.rollback()" "SELECT * FROM coupon.forget('cust-1')" "SELECT * FROM coupon.session_events('$session')" \
     "SELECT coupon.watch_stock('secret', 'category', 'quantity')" "INSERT INTO coupon.stock_source VALUES (true, 'secret', 'category', 'quantity')" \
     "SELECT coupon.watch('stock', '{\"session\": \"category\", \"at\": \"quantity\"}', NULL)" "SELECT coupon.grant_access('marketer_$$', 'operator')"
 
 note "operator"
 may operator "$train" "SELECT * FROM coupon.train_churn(spec => '{\"churn\": {\"epochs\": 1}}')" "SELECT * FROM coupon.train_ranking()" "SELECT coupon.activate(1)" "SELECT coupon.rollback()" \
-    "SELECT coupon.refresh_segments()" "SELECT * FROM coupon.judge_churn('-infinity', 'infinity')" "SELECT count(*) FROM coupon.score_sessions('-infinity', 'infinity')" \
+    "SELECT coupon.refresh_segments()" "SELECT * FROM coupon.evaluate_churn('-infinity', 'infinity')" "SELECT count(*) FROM coupon.score_sessions('-infinity', 'infinity')" \
     "SELECT * FROM coupon.tune_churn(1, spec => '{\"churn\": {\"epochs\": 1}}')" "CALL coupon.tune(1, spec => '{\"churn\": {\"epochs\": 1}}')" \
-    "SELECT * FROM coupon.explain('$session')" "SELECT * FROM coupon.explain_churn('$session')" "SELECT * FROM coupon.session_events('$session')" "SELECT * FROM coupon.sweep()" "CALL coupon.sweep_all()" \
+    "SELECT * FROM coupon.explain_decision('$session')" "SELECT * FROM coupon.explain_churn('$session')" "SELECT * FROM coupon.session_events('$session')" "SELECT * FROM coupon.maintain()" "CALL coupon.maintain_all()" \
     "SELECT * FROM coupon.forget('cust-1')" "SELECT coupon.name_segment(1, 'ours')" "SELECT count(*) FROM coupon.events('-infinity', 'infinity')" \
-    "$codes" "SELECT * FROM coupon.access" "SELECT * FROM coupon.audit" "SELECT * FROM coupon.fault" "SELECT * FROM coupon.watched"
+    "$codes" "SELECT * FROM coupon.access" "SELECT * FROM coupon.audit" "SELECT * FROM coupon.error_log" "SELECT * FROM coupon.watched"
 may_not operator "$clicks" "SELECT issue_coupon('b-1')" "SELECT redeem_coupon('$code', 'o', 1)" "$run_campaigns" "SELECT coupon.go_live('default')" "UPDATE coupon.campaign SET budget = NULL" \
-    "UPDATE coupon.coupon SET state = 'issued'" "DELETE FROM coupon.audit" "DELETE FROM coupon.decision" "UPDATE coupon.model SET weights = ''" "DELETE FROM coupon.deployment" "INSERT INTO coupon.grantee DEFAULT VALUES" \
+    "UPDATE coupon.coupon SET state = 'issued'" "DELETE FROM coupon.audit" "DELETE FROM coupon.decision" "UPDATE coupon.model SET weights = ''" "DELETE FROM coupon.deployment" "INSERT INTO coupon.role_access DEFAULT VALUES" \
     "SELECT coupon.watch('click', '{}')" "SELECT coupon.simulate()" "SELECT coupon.grant_access('operator_$$', 'marketer')" "SELECT coupon.revoke_access('analyst_$$')" \
-    "SELECT coupon.clock(); SET coupon_ext.keep_coupons = 1"
-q "LOAD 'coupon_ext'; SET coupon_ext.clock = '2040-01-01'; SELECT coupon.expire(NULL, 100000)" >/dev/null
+    "SELECT coupon.clock(); SET coupon_ext.coupon_retention = '1d'"
+q "LOAD 'coupon_ext'; SET coupon_ext.mock_clock = '2040-01-01'; SELECT coupon_internal.expire_coupons(NULL, 100000)" >/dev/null
 before=$(q "SELECT count(*) FROM coupon.coupon")
-as "operator_$$" q "SET coupon_ext.keep_coupons = 1; SELECT * FROM coupon.sweep()" >/dev/null 2>&1
+as "operator_$$" q "SET coupon_ext.coupon_retention = '1d'; SELECT * FROM coupon.maintain()" >/dev/null 2>&1
 expect "and shortens no retention before the library is loaded" "$before" "$(q "SELECT count(*) FROM coupon.coupon")"
 
 note "who has what"
@@ -104,7 +104,7 @@ expect "columns too" "UPDATE (budget, holdout) on coupon.campaign" "$(q "SELECT 
 expect "what somebody took away is seen" "SELECT on coupon.budget" "$(q "SELECT substring(problem FROM ': (.*)') FROM coupon.access WHERE role = 'analyst_$$'")"
 q "SELECT coupon.create_storage()" >/dev/null
 expect_true "and given again" "SELECT holds FROM coupon.access WHERE role = 'analyst_$$'"
-q "SELECT coupon.create_views()" >/dev/null
+q "SELECT coupon_internal.create_views()" >/dev/null
 expect_true "made anew, the views are as open as before" "SELECT bool_and(holds) FROM coupon.access"
 
 note "a role renamed, dropped, made anew"
@@ -125,7 +125,7 @@ PGDATABASE=$restored psql -Xq -v ON_ERROR_STOP=1 -f "$work/dump.sql" >/dev/null 
     PGDATABASE=$restored
     as "renamed_$$" expect_error "nothing yet" 42501 "SELECT * FROM coupon.budget"
     # As in another cluster, where the numbers of roles mean nothing: names count.
-    q "UPDATE coupon.grantee SET cluster = 1, number = number::bigint + 1000000; SELECT coupon.create_storage()" >/dev/null
+    q "UPDATE coupon.role_access SET cluster = 1, number = number::bigint + 1000000; SELECT coupon.create_storage()" >/dev/null
     expect_true "what is remembered holds again" "SELECT count(*) = 4 AND bool_and(holds) FROM coupon.access"
     as "renamed_$$" q "SELECT * FROM coupon.budget" >/dev/null
     as "marketer_$$" q "UPDATE coupon.campaign SET budget = 300 WHERE campaign = 'm'" >/dev/null

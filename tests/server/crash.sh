@@ -53,8 +53,8 @@ for ((round = 1; round <= rounds; round++)); do
             FROM coupon.audit WHERE name IN (SELECT id::text FROM coupon.coupon) ORDER BY name, id DESC) a
         ON a.name = c.id::text WHERE (a.event, a.begun) IS DISTINCT FROM (c.state, 1::bigint)")"
     expect "every redemption has its attempt" 0 "$(q "SELECT count(*) FROM (SELECT name AS coupon, count(*) FROM coupon.audit WHERE event = 'redeemed' GROUP BY 1) a
-        FULL JOIN (SELECT coupon::text, count(*) FROM coupon.attempt WHERE reason = 'ok' AND status = 'redeemed' GROUP BY 1) b USING (coupon) WHERE a.count IS DISTINCT FROM b.count")"
-    q "SELECT coupon.sweep()" >/dev/null
+        FULL JOIN (SELECT coupon::text, count(*) FROM coupon.redemption_attempt WHERE reason = 'ok' AND status = 'redeemed' GROUP BY 1) b USING (coupon) WHERE a.count IS DISTINCT FROM b.count")"
+    q "SELECT coupon.maintain()" >/dev/null
     expect "every view is counted" 0 "$(q "SELECT count(*) FROM coupon.session s FULL JOIN (SELECT session, count(*) FILTER (WHERE kind = 'view') AS views FROM click GROUP BY 1) c
         USING (session) WHERE session LIKE 'load-%' AND s.views IS DISTINCT FROM c.views")"
     amcheck

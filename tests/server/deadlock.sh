@@ -27,7 +27,7 @@ expect "every click is kept" 10000 "$(clicks y-)"
 
 # A wait that ends in the instant the row is released must not fail the click: rows are held about as long as patience lasts.
 note "short patience, rows and new sessions held for as long"
-q "ALTER DATABASE $PGDATABASE SET coupon_ext.max_wait = 2"
+q "ALTER DATABASE $PGDATABASE SET coupon_ext.lock_wait = 2"
 cat >"$work/contend.sql" <<'SQL'
 \set known random(1, 4)
 \set new random(1, 150)
@@ -45,13 +45,13 @@ note "the same through SQL statements"
 q "ALTER TABLE coupon.session ADD CONSTRAINT guarded CHECK (views >= 0)"
 clients 8 300 "$work/contend.sql" -D part=2
 q "ALTER TABLE coupon.session DROP CONSTRAINT guarded"
-q "ALTER DATABASE $PGDATABASE RESET coupon_ext.max_wait"
+q "ALTER DATABASE $PGDATABASE RESET coupon_ext.lock_wait"
 expect "every click is kept" 9600 "$(clicks z-)"
-expect_true "some had to give up" "EXISTS (SELECT FROM coupon.fault WHERE session LIKE 'z-%' AND sqlstate = '55P03')"
-expect_true "and most did not" "(SELECT count(*) FROM coupon.gap WHERE session LIKE 'z-%') < 0.75 * 9600"
+expect_true "some had to give up" "EXISTS (SELECT FROM coupon.error_log WHERE session LIKE 'z-%' AND sqlstate = '55P03')"
+expect_true "and most did not" "(SELECT count(*) FROM coupon.missed_click WHERE session LIKE 'z-%') < 0.75 * 9600"
 
 note "after a sweep every view is counted"
-q "SELECT coupon.sweep()" >/dev/null
+q "SELECT coupon.maintain()" >/dev/null
 expect "views of x" 1600 "$(views x-)"
 expect "views of y" 10000 "$(views y-)"
 expect "views of z" 9600 "$(views z-)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves: whatever is broken in turn, every click is kept and coupon.fault tells what happened; put right, all goes on as before.
+# Proves: whatever is broken in turn, every click is kept and coupon.error_log tells what happened; put right, all goes on as before.
 . "$(dirname "$0")/lib.sh"
 
 # broken WHAT PREFIX: twelve views of five sessions, so that some become due, and somebody asks for a coupon.
@@ -8,7 +8,7 @@ broken() {
     q "SELECT issue_coupon('${2}1')" >/dev/null
     expect "$1: the clicks are kept" 60 "$(clicks "$2")"
 }
-told() { expect_true "$1: coupon.fault tells" "SELECT coalesce(sum(repeated), 0) > $2 FROM coupon.fault"; }
+told() { expect_true "$1: coupon.error_log tells" "SELECT coalesce(sum(repeated), 0) > $2 FROM coupon.error_log"; }
 
 note "a storage table is missing"
 # A budget, so that its purses are asked for.
@@ -23,8 +23,8 @@ for table in session customer decision coupon campaign arm purse model version d
         *) told "without coupon.$table" "$before" ;;
     esac
 done
-q "ALTER TABLE coupon.fault RENAME TO lost; ALTER TABLE coupon.session RENAME TO lost_too"
-broken "without coupon.session and coupon.fault" lost-both- 2>/dev/null
+q "ALTER TABLE coupon.error_log RENAME TO lost; ALTER TABLE coupon.session RENAME TO lost_too"
+broken "without coupon.session and coupon.error_log" lost-both- 2>/dev/null
 q "ALTER TABLE coupon.lost RENAME TO fault; ALTER TABLE coupon.lost_too RENAME TO session"
 broken "all tables are back" back-
 expect "and every view counts" 60 "$(views back-)"
@@ -50,7 +50,7 @@ expect "a category of 100 kB is kept" 8 "$(clicks long-)"
 expect "and counted" 8 "$(views long-)"
 expect "issue_coupon takes nonsense" "|" "$(q "SELECT issue_coupon(repeat('s', 1000000)), issue_coupon(NULL::text)")"
 
-note "the session's row is held for longer than max_wait"
+note "the session's row is held for longer than lock_wait"
 play held- 1 3
 before=$(faults)
 psql -XAtq -c "BEGIN" -c "SELECT FROM coupon.session WHERE session = 'held-1' FOR UPDATE" -c "SELECT pg_sleep(2)" -c "COMMIT" >/dev/null &
@@ -62,7 +62,7 @@ expect "the click did not wait for it (it took $took ms)" t "$([ $took -lt 1000 
 wait
 expect "it is kept" 4 "$(clicks held-)"
 told "a held row" "$before"
-expect "it gets no decision before it was rebuilt" 1 "$(q "SELECT count(*) FROM coupon.gap WHERE session = 'held-1'")"
+expect "it gets no decision before it was rebuilt" 1 "$(q "SELECT count(*) FROM coupon.missed_click WHERE session = 'held-1'")"
 q "SELECT issue_coupon('held-1')" >/dev/null
 expect "then no view is missing" 4 "$(views held-)"
 
@@ -90,6 +90,6 @@ expect "without a fault" "$before" "$(faults)"
 note "statement_timeout and cancel inside scoring cancel the statement, and leave nothing"
 expect_error "a timeout inside a large load" 57014 "SET statement_timeout = 150; INSERT INTO click SELECT 'slow-' || i % 20000, now(), 'view', 'p1', 'c1', 20 FROM generate_series(1, 600000) i"
 expect "no click, no session" "0 0" "$(clicks slow-) $(views slow-)"
-expect "no mark" 0 "$(q "SELECT count(*) FROM coupon.gap WHERE session LIKE 'slow-%'")"
+expect "no mark" 0 "$(q "SELECT count(*) FROM coupon.missed_click WHERE session LIKE 'slow-%'")"
 expect "sound for the next" 10 "$(play slow- 10 1 && views slow-)"
 amcheck

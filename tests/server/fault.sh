@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves: an error forced inside scoring keeps the click, is written to coupon.fault and leaves the tables sound; with
+# Proves: an error forced inside scoring keeps the click, is written to coupon.error_log and leaves the tables sound; with
 # on_error = raise it reaches the client; a cancel inside a big load cancels and leaves nothing.
 . "$(dirname "$0")/lib.sh"
 
@@ -10,7 +10,7 @@ before=$(faults)
 q "SET session_replication_role = replica; UPDATE coupon.model SET weights = '\\x6e6f7420612066696c65'"
 play f- 20 3
 expect "the clicks are kept" 60 "$(clicks f-)"
-expect_true "the fault is written" "SELECT coalesce(sum(repeated), 0) > $before FROM coupon.fault"
+expect_true "the fault is written" "SELECT coalesce(sum(repeated), 0) > $before FROM coupon.error_log"
 expect "no coupon" 0 "$(coupons f-)"
 click="INSERT INTO click VALUES ('f-1', now(), 'view', 'p', 'c1', 20)"
 expect "the client is told once a connection" 1 "$(psql -XAtq -c "$click" -c "$click" 2>&1 | grep -c '^WARNING')"
@@ -24,7 +24,7 @@ amcheck
 note "weights restored: a sweep makes the sessions good"
 q "SET session_replication_role = replica; UPDATE coupon.model m SET weights = k.weights FROM kept k
    WHERE (m.version, m.stage, m.segment) = (k.version, k.stage, k.segment)"
-q "SELECT coupon.sweep()" >/dev/null
+q "SELECT coupon.maintain()" >/dev/null
 expect "every view is counted" 62 "$(views f-)"
 before=$(faults)
 play g- 20 3

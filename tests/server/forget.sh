@@ -25,13 +25,13 @@ q "SELECT redeem_coupon(code, 'order-' || session, 33.33, customer => 'anna') FR
    SELECT redeem_coupon(code, 'stolen', 10, customer => 'bert') FROM coupon.coupon WHERE customer = 'anna' ORDER BY session LIMIT 1;
    SELECT redeem_coupon(code, 'order-' || session, 20, customer => 'bert') FROM coupon.coupon WHERE customer = 'bert' ORDER BY session LIMIT 3;
    SELECT redeem_coupon('0000-0000-0000-0000-0', 'o', 10, customer => 'anna'), redeem_coupon('0000-0000-0000-0000-0', 'o', 10, session => 'anna-1');
-   INSERT INTO coupon.gap (session, customer, reason) VALUES ('anna-2', NULL, 'test'), ('anna, (her phone)', 'anna', 'test'), ('bert-3', 'anna', 'test');
-   INSERT INTO coupon.fault (session, customer, sqlstate, message, repeated) VALUES ('anna-3', NULL, 'XX000', 'm', 1), (NULL, 'anna', '23505', 'm', 1), ('anna, (her phone)', NULL, '23505', 'm', 1),
+   INSERT INTO coupon.missed_click (session, customer, reason) VALUES ('anna-2', NULL, 'test'), ('anna, (her phone)', 'anna', 'test'), ('bert-3', 'anna', 'test');
+   INSERT INTO coupon.error_log (session, customer, sqlstate, message, repeated) VALUES ('anna-3', NULL, 'XX000', 'm', 1), (NULL, 'anna', '23505', 'm', 1), ('anna, (her phone)', NULL, '23505', 'm', 1),
        (NULL, 'Johanna', 'XX000', 'm', 1), ('annabel', NULL, 'XX000', 'm', 1)" >/dev/null
 q "SELECT coupon.refresh_segments()" >/dev/null
 total="SELECT (SELECT count(*) FROM coupon.coupon) + coalesce(sum(issued), 0) || ' issued, ' || (SELECT count(*) FROM coupon.decision WHERE outcome <> 'stopped') + coalesce(sum(decisions), 0) || ' decided, '
     || (SELECT count(*) FROM coupon.coupon WHERE state = 'redeemed') + coalesce(sum(redeemed), 0) || ' redeemed, '
-    || (SELECT coalesce(sum(discount_amount), 0) FROM coupon.coupon WHERE state = 'redeemed') + coalesce(sum(spent), 0) || ' spent' FROM coupon.total"
+    || (SELECT coalesce(sum(discount_amount), 0) FROM coupon.coupon WHERE state = 'redeemed') + coalesce(sum(spent), 0) || ' spent' FROM coupon.archived_total"
 sums=$(q "$total")
 spent=$(q "$budgets")
 bert=$(trace bert-)
@@ -39,12 +39,12 @@ others=$(q "SELECT sum(held) FROM coupon.coupon WHERE customer = 'bert'")
 ids=$(q "SELECT string_agg(id::text, '|') FROM coupon.coupon WHERE customer = 'anna'")
 expect_true "there is much to forget" "SELECT count(*) > 10 FROM coupon.coupon WHERE customer = 'anna'"
 said=$(q "SELECT relation, removed > 0, kept IS NOT NULL FROM coupon.forget('anna')")
-expect "it says what it removed and what it kept" "coupon.coupon|t|t coupon.order_discount|t|t coupon.decision|t|t coupon.attempt|t|f coupon.holder|t|f coupon.presenter|t|f coupon.fault|t|f coupon.gap|t|f coupon.customer|f|f coupon.session|t|f coupon.click|t|f public.click|f|t coupon.model|f|t" "$(echo $said)"
-expect "no trace of her" "" "$(trace anna | grep -v '^coupon.fault|2$' || true)"
-expect "what only sounds like her is still there" 2 "$(q "SELECT count(*) FROM coupon.fault WHERE customer = 'Johanna' OR session = 'annabel'")"
-expect "another's session that missed a click of hers stays marked" "1|" "$(q "SELECT count(*), max(customer) FROM coupon.gap WHERE session = 'bert-3'")"
+expect "it says what it removed and what it kept" "coupon.coupon|t|t coupon.order_discount|t|t coupon.decision|t|t coupon.redemption_attempt|t|f coupon.customer_limit|t|f coupon.redemption_limit|t|f coupon.error_log|t|f coupon.missed_click|t|f coupon.customer|f|f coupon.session|t|f coupon.click|t|f public.click|f|t coupon.model|f|t" "$(echo $said)"
+expect "no trace of her" "" "$(trace anna | grep -v '^coupon.error_log|2$' || true)"
+expect "what only sounds like her is still there" 2 "$(q "SELECT count(*) FROM coupon.error_log WHERE customer = 'Johanna' OR session = 'annabel'")"
+expect "another's session that missed a click of hers stays marked" "1|" "$(q "SELECT count(*), max(customer) FROM coupon.missed_click WHERE session = 'bert-3'")"
 expect "her coupons' ids are in the audit alone" "" "$(for id in ${ids//|/ }; do trace "$id"; done | grep -v '^coupon.audit|' || true)"
-expect "of the others nothing is gone" "$bert" "$(trace bert- | sed 's/^coupon.attempt|.*/'"$(echo "$bert" | grep attempt)"'/')"
+expect "of the others nothing is gone" "$bert" "$(trace bert- | sed 's/^coupon.redemption_attempt|.*/'"$(echo "$bert" | grep attempt)"'/')"
 expect "all that was issued, decided, redeemed and spent is still counted" "$sums" "$(q "$total")"
 expect "and spent from the same budgets" "$spent" "$(q "$budgets")"
 expect "which add up" 0 "$(q "$off")"
@@ -87,20 +87,20 @@ expect "and the budgets add up" 0 "$(q "$off")"
 
 note "retention"
 q "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, frozen, purchased) SELECT 'old-' || i, 'old', now() - interval '40 days', now() - interval '40 days', 3, 0, false, false FROM generate_series(1, 25) i;
-   INSERT INTO coupon.gap (session, at, reason) VALUES ('nowhere', now() - interval '40 days', 'test'), ('bert-1', now() - interval '40 days', 'test');
-   INSERT INTO coupon.presenter VALUES ('customer old', now() - interval '40 days', 3)"
+   INSERT INTO coupon.missed_click (session, at, reason) VALUES ('nowhere', now() - interval '40 days', 'test'), ('bert-1', now() - interval '40 days', 'test');
+   INSERT INTO coupon.redemption_limit VALUES ('customer old', now() - interval '40 days', 3)"
 sums=$(q "$total")
-sweep="SELECT sessions, coupons, decisions, notes FROM coupon.sweep(10)"
-expect "by default everything is kept" "0|0|0|0" "$(q "LOAD 'coupon_ext'; SET coupon_ext.clock = '2060-01-01'; $sweep")"
+sweep="SELECT sessions, coupons, decisions, notes FROM coupon.maintain(10)"
+expect "by default everything is kept" "0|0|0|0" "$(q "LOAD 'coupon_ext'; SET coupon_ext.mock_clock = '2060-01-01'; $sweep")"
 expect "sessions of 40 days after 30, ten at a time, and a presenter" "10|0|0|1 10|0|0|0 5|0|0|0 0|0|0|0" \
-    "$(echo $(q "LOAD 'coupon_ext'; SET coupon_ext.keep_sessions = 30; $sweep; $sweep; $sweep; $sweep"))"
-expect "a mark of a session that is nowhere goes at once" 0 "$(q "SELECT count(*) FROM coupon.gap g WHERE g.session = 'nowhere'")"
-later="LOAD 'coupon_ext'; SET coupon_ext.clock = '2060-01-01'; SET coupon_ext.keep_coupons = 365; SET coupon_ext.keep_sessions = 365"
-psql -XAtq -v ON_ERROR_STOP=1 -c "$later" -c "CALL coupon.sweep_all(10)"
-expect "all closed coupons and decisions are totals now" "0 0 0 0" "$(q "SELECT (SELECT count(*) FROM coupon.coupon), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.session), (SELECT count(*) FROM coupon.attempt)" | tr '|' ' ')"
+    "$(echo $(q "LOAD 'coupon_ext'; SET coupon_ext.session_retention = '30d'; $sweep; $sweep; $sweep; $sweep"))"
+expect "a mark of a session that is nowhere goes at once" 0 "$(q "SELECT count(*) FROM coupon.missed_click g WHERE g.session = 'nowhere'")"
+later="LOAD 'coupon_ext'; SET coupon_ext.mock_clock = '2060-01-01'; SET coupon_ext.coupon_retention = '365d'; SET coupon_ext.session_retention = '365d'"
+psql -XAtq -v ON_ERROR_STOP=1 -c "$later" -c "CALL coupon.maintain_all(10)"
+expect "all closed coupons and decisions are totals now" "0 0 0 0" "$(q "SELECT (SELECT count(*) FROM coupon.coupon), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.session), (SELECT count(*) FROM coupon.redemption_attempt)" | tr '|' ' ')"
 expect "of the same sums" "$sums" "$(q "$total")"
 expect "in which nobody is named" "" "$(trace bert | grep -v 'coupon.\(click\|holder\)|' || true)"
 expect "and on that day's clock the budgets add up" 0 "$(q "$later; $off")"
-expect "purses of days long past are gone" 0 "$(q "SELECT count(*) FROM coupon.purse WHERE day > '-infinity' AND day < '2058-01-01'")"
-expect_error "a batch that is none" 22023 "CALL coupon.sweep_all(0)"
+expect "purses of days long past are gone" 0 "$(q "SELECT count(*) FROM coupon.budget_bucket WHERE day > '-infinity' AND day < '2058-01-01'")"
+expect_error "a batch that is none" 22023 "CALL coupon.maintain_all(0)"
 amcheck

@@ -58,10 +58,10 @@ mallory q "
     CREATE FUNCTION public.assign_segment(character varying) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM own.strike(); RETURN 0; END';
     CREATE FUNCTION public.issue_coupon(character varying) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM own.strike(); RETURN 0; END'"
 q "CREATE EXTENSION coupon_ext; SELECT coupon.create_storage(); SELECT count(*) FROM coupon.watched;
-   SELECT coupon.try_lock('a', false), coupon.discount_on(50, 10, 'percent', NULL, 'EUR'); SELECT issue_coupon(42::bigint);
+   SELECT coupon_internal.try_lock_mutex('a', false), coupon_internal.compute_discount(50, 10, 'percent', NULL, 'EUR'); SELECT issue_coupon(42::bigint);
    SELECT count(*) FROM coupon.segment_statistics; SELECT coupon.record_click('h-1', NULL, 'view', 'c-1')" >/dev/null 2>&1
 kept_out "installed and used"
-expect "the discount is right" 5.00 "$(q "SELECT coupon.discount_on(50, 10, 'percent', NULL, 'EUR')")"
+expect "the discount is right" 5.00 "$(q "SELECT coupon_internal.compute_discount(50, 10, 'percent', NULL, 'EUR')")"
 PGDATABASE=$shop
 dropdb --force "$second"
 
@@ -118,10 +118,10 @@ log() { mallory q "INSERT INTO own.log SELECT '$1-1', now(), 'view', 'cart', 'c'
 rebuild() {
     log "$1"
     expect "$1: its clicks are counted" 6 "$(views "$1-")"
-    q "INSERT INTO coupon.gap (session, reason) VALUES ('$1-1', 'test')"
+    q "INSERT INTO coupon.missed_click (session, reason) VALUES ('$1-1', 'test')"
     seen=$(times self)
-    q "SELECT coupon.sweep()" >/dev/null
-    expect "$1: it is rebuilt" "6 0" "$(views "$1-") $(q "SELECT count(*) FROM coupon.gap WHERE session = '$1-1'")"
+    q "SELECT coupon.maintain()" >/dev/null
+    expect "$1: it is rebuilt" "6 0" "$(views "$1-") $(q "SELECT count(*) FROM coupon.missed_click WHERE session = '$1-1'")"
 }
 rebuild w
 kept_out "a cast and a domain of his, in reading his log"
@@ -148,16 +148,16 @@ mallory expect_error "a watched table does not become a view" 55000 \
     "BEGIN; ALTER TABLE own.log DISABLE ROW LEVEL SECURITY; DROP POLICY bait ON own.log; DELETE FROM own.log;
      CREATE RULE \"_RETURN\" AS ON SELECT TO own.log DO INSTEAD SELECT NULL::own.name AS session, now() AS at, NULL::own.kind AS kind, NULL::own.kinds AS page, ''::text AS \"cat\"\"; SELECT own.strike(); --\""
 seen=$(times self)
-q "SELECT coupon.explain_churn('w-1'); SELECT coupon.explain('w-1'); SELECT * FROM coupon.sweep()" >/dev/null
+q "SELECT coupon.explain_churn('w-1'); SELECT coupon.explain_decision('w-1'); SELECT * FROM coupon.maintain()" >/dev/null
 ran "explaining and sweeping"
 
 note "names that are meant to be run"
 q "CREATE ROLE \"$role; ALTER ROLE $role SUPERUSER; --\"; SELECT coupon.grant_access('\"$role; ALTER ROLE $role SUPERUSER; --\"', 'analyst');
-   SELECT coupon.create_views(); SELECT coupon.revoke_access('\"$role; ALTER ROLE $role SUPERUSER; --\"')" >/dev/null
+   SELECT coupon_internal.create_views(); SELECT coupon.revoke_access('\"$role; ALTER ROLE $role SUPERUSER; --\"')" >/dev/null
 mallory q "CREATE TABLE own.\"x; SELECT own.strike(); --\" (session text, at timestamptz)"
 seen=$(times self)
 q "SELECT coupon.watch('own.\"x; SELECT own.strike(); --\"', '{\"session\": \"session\", \"at\": \"at\"}');
    SELECT count(*) FROM coupon.session_events('''; SELECT own.strike(); --'); SELECT coupon.unwatch('own.\"x; SELECT own.strike(); --\"')" >/dev/null
 expect "none was run" 0 "$(times other)"
-mallory expect_error "event triggers are a superuser's" 42501 "CREATE EVENT TRIGGER bait ON ddl_command_end EXECUTE FUNCTION coupon.revise()"
+mallory expect_error "event triggers are a superuser's" 42501 "CREATE EVENT TRIGGER bait ON ddl_command_end EXECUTE FUNCTION coupon_internal.bump_revision()"
 expect "after all that he is what he was" "f f f" "$(q "SELECT rolsuper, rolcreaterole, pg_has_role('$role', '$owner', 'MEMBER') FROM pg_roles WHERE rolname = '$role'" | tr '|' ' ')"

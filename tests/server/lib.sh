@@ -56,7 +56,7 @@ clicks() { q "SELECT count(*) FROM click WHERE session LIKE '$1%'"; }
 views() { q "SELECT coalesce(sum(views), 0) FROM coupon.session WHERE session LIKE '$1%'"; }
 coupons() { q "SELECT count(*) FROM coupon.coupon WHERE session LIKE '$1%'"; }
 decisions() { q "SELECT count(*) FROM coupon.decision WHERE session LIKE '$1%'"; }
-faults() { q "SELECT coalesce(sum(repeated), 0) FROM coupon.fault"; }
+faults() { q "SELECT coalesce(sum(repeated), 0) FROM coupon.error_log"; }
 
 # At every instant, of every budget.
 adds_up='SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget'

@@ -10,7 +10,7 @@ connect
 n=0
 for table in $tables; do
     answer "BEGIN; LOCK TABLE $table IN ACCESS EXCLUSIVE MODE" >/dev/null
-    # Far more than coupon_ext.max_wait, so that only a wait without bound fails it.
+    # Far more than coupon_ext.lock_wait, so that only a wait without bound fails it.
     q "SET statement_timeout = '10s'; SET client_min_messages = error; INSERT INTO click VALUES ('l-1', now(), 'view', 'p1', 'c1', 20), ('l-2', now(), 'view', 'p1', 'c1', 20)"
     q "SET statement_timeout = '10s'; SET client_min_messages = error; INSERT INTO click VALUES ('l-3', now(), 'view', 'p1', 'c1', 20), ('l-new-$((++n))', now(), 'view', 'p1', 'c1', 20)"
     q "SET statement_timeout = '10s'; SET client_min_messages = error; SELECT issue_coupon('l-1') IS NOT DISTINCT FROM NULL" >/dev/null 2>&1 || note "with $table locked the question is an error"
@@ -19,15 +19,15 @@ done
 disconnect
 expect_true "there was something to lock" "$n > 20"
 expect "every click is kept" "$((6 + 4 * n))" "$(clicks l-)"
-expect_true "some had to wait in vain" "EXISTS (SELECT FROM coupon.fault WHERE sqlstate = '55P03')"
+expect_true "some had to wait in vain" "EXISTS (SELECT FROM coupon.error_log WHERE sqlstate = '55P03')"
 # A mark that could not be written because the table of marks itself was locked is the one thing that is lost.
-q "INSERT INTO coupon.gap (session, reason) SELECT DISTINCT session, 'its mark could not be written' FROM click WHERE session LIKE 'l-%'"
-q "SELECT coupon.sweep()" >/dev/null
+q "INSERT INTO coupon.missed_click (session, reason) SELECT DISTINCT session, 'its mark could not be written' FROM click WHERE session LIKE 'l-%'"
+q "SELECT coupon.maintain()" >/dev/null
 expect "every view is counted" "$((6 + 4 * n))" "$(views l-)"
 
 note "a thousand clicks in one transaction, one statement each"
 { echo "BEGIN;"; for ((i = 1; i <= 1000; i++)); do echo "INSERT INTO click VALUES ('t-$((i % 50))', now(), 'view', 'p$((i % 7))', 'c1', 20);"; done; echo "COMMIT;"; } >"$work/thousand.sql"
 psql -Xq -v ON_ERROR_STOP=1 -f "$work/thousand.sql"
 expect "views" 1000 "$(views t-)"
-expect "faults" 0 "$(q "SELECT count(*) FROM coupon.fault WHERE session LIKE 't-%'")"
+expect "faults" 0 "$(q "SELECT count(*) FROM coupon.error_log WHERE session LIKE 't-%'")"
 amcheck

@@ -17,17 +17,17 @@ for what in "SELECT coupon.create_storage()" "SELECT coupon.grant_access('$reade
     echo "ok: $what"
 done
 expect "no function of ours takes such a lock" "" "$(q "SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' WHERE pg_get_functiondef(p.oid) ~ 'pg_[a-z_]*advisory'")"
-expect "it holds up no decision" "" "$(q "SELECT coupon.claim('default', 'l-1', 'cleo', true)")"
+expect "it holds up no decision" "" "$(q "SELECT coupon_internal.claim_decision('default', 'l-1', 'cleo', true)")"
 play l- 20 8
 expect_true "no coupon" "$(coupons l-) > 0 AND NOT EXISTS (SELECT FROM coupon.decision WHERE reason LIKE 'busy%')"
 read -r code session < <(q "SELECT code, session FROM coupon.coupon WHERE session LIKE 'l-%' AND code IS NOT NULL LIMIT 1" | tr '|' ' ')
 expect "and no checkout" "redeemed|ok" "$(q "$quick; SELECT status, reason FROM redeem_coupon('$code', 'o-1', 30, '$session')")"
-for statement in "SELECT FROM pg_extension FOR UPDATE" "SELECT FROM coupon.order_discount FOR UPDATE" "SELECT FROM coupon.holder FOR UPDATE" "SELECT coupon.try_lock('campaign default', true)" "SELECT FROM coupon.mutex FOR UPDATE" "BEGIN; LOCK TABLE coupon.mutex" "SELECT coupon.lock_mutex('training')" "SELECT coupon.try_mutex('tuning x')"; do
+for statement in "SELECT FROM pg_extension FOR UPDATE" "SELECT FROM coupon.order_discount FOR UPDATE" "SELECT FROM coupon.customer_limit FOR UPDATE" "SELECT coupon_internal.try_lock_mutex('campaign default', true)" "SELECT FROM coupon.mutex FOR UPDATE" "BEGIN; LOCK TABLE coupon.mutex" "SELECT coupon_internal.lock_mutex('training')" "SELECT coupon_internal.try_lock_name('tuning x')"; do
     as "$role" expect_error "and it takes none of ours: $statement" 42501 "$statement"
 done
 
 note "one at a time"
-psql -XAtq -c "BEGIN; SELECT coupon.lock_mutex('training'); SELECT pg_sleep(60)" >/dev/null 2>&1 &
+psql -XAtq -c "BEGIN; SELECT coupon_internal.lock_mutex('training'); SELECT pg_sleep(60)" >/dev/null 2>&1 &
 other=$!
 until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%lock_mutex%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
 expect_error "a second training waits for the first" 55P03 "SET lock_timeout = '200ms'; SELECT coupon.import_model(coupon.export_model(1))"

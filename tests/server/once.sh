@@ -15,7 +15,7 @@ SQL
 clients 16 10 "$work/redeem.sql"
 expect "every attempt has its answer" 160 "$(q "SELECT count(*) FROM answer")"
 expect "one redeems" 1 "$(q "SELECT count(*) FROM answer WHERE status = 'redeemed'")"
-expect "every attempt is counted" 160 "$(q "SELECT count(*) FROM coupon.attempt WHERE session = '$session'")"
+expect "every attempt is counted" 160 "$(q "SELECT count(*) FROM coupon.redemption_attempt WHERE session = '$session'")"
 expect "the others are refused" 159 "$(q "SELECT count(*) FROM answer WHERE status = 'refused'")"
 
 note "16 clients click and ask for three sessions"

@@ -40,7 +40,7 @@ fingerprint >"$work/before"
 
 note "the extension comes back"
 q "CREATE EXTENSION coupon_ext"
-for verb in "SELECT coupon.go_live('default')" "SELECT coupon.activate(1)" "SELECT coupon.sweep()" "SELECT coupon.forget('x')" "SELECT * FROM coupon.train()" "SELECT coupon.export_model(1)"; do
+for verb in "SELECT coupon.go_live('default')" "SELECT coupon.activate(1)" "SELECT coupon.maintain()" "SELECT coupon.forget('x')" "SELECT * FROM coupon.train()" "SELECT coupon.export_model(1)"; do
     said=$(psql -XAtq -c "$verb" 2>&1 || true)
     case $said in *"HINT:  SELECT coupon.create_storage()"*) echo "ok: $verb says what to do" ;; *) give_up "$verb: $said" ;; esac
 done
@@ -49,11 +49,11 @@ for verb in "SELECT issue_coupon('$of') IS NULL" "SELECT (redeem_coupon('$code',
     case $said in "WARNING:  "*"HINT:  SELECT coupon.create_storage()"*t) echo "ok: $verb, with a warning" ;; *) give_up "$verb: $said" ;; esac
 done
 # A trigger that somebody puts back by hand finds half of the rest.
-q "CREATE TRIGGER early AFTER INSERT ON click REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('{\"columns\": {\"session\": \"session\", \"at\": \"at\"}}')"
+q "CREATE TRIGGER early AFTER INSERT ON click REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('{\"columns\": {\"session\": \"session\", \"at\": \"at\"}}')"
 play early- 3 6 2>"$work/said"
 grep -q 'create_storage' "$work/said" || give_up "a click says nothing"
 expect "no click is half done" "18 0 0" "$(clicks early-) $(views early-) $(decisions early-)"
-q "DROP TRIGGER early ON click; DELETE FROM click WHERE session LIKE 'early-%'; DELETE FROM coupon.gap WHERE session LIKE 'early-%'; DELETE FROM coupon.fault WHERE message LIKE '%storage is not ready%'"
+q "DROP TRIGGER early ON click; DELETE FROM click WHERE session LIKE 'early-%'; DELETE FROM coupon.missed_click WHERE session LIKE 'early-%'; DELETE FROM coupon.error_log WHERE message LIKE '%storage is not ready%'"
 
 q "SELECT coupon.create_storage()" >/dev/null
 fingerprint >"$work/after"

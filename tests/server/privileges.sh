@@ -90,8 +90,8 @@ done
 q "CREATE SCHEMA own AUTHORIZATION $role"
 as_clicker q "CREATE TABLE own.click (session text, at timestamptz)"
 as_clicker expect_error "it cannot put our trigger on its own table" 42501 \
-    "CREATE TRIGGER t AFTER INSERT ON own.click REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click()"
+    "CREATE TRIGGER t AFTER INSERT ON own.click REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click()"
 as_clicker expect_error "nor by watch" 42501 "SELECT coupon.watch('own.click', '{\"session\": \"session\", \"at\": \"at\"}')"
-as_clicker expect_error "nor move the clock" 42501 "SELECT coupon.clock(); SET coupon_ext.clock = '2030-01-01'"
+as_clicker expect_error "nor move the clock" 42501 "SELECT coupon.clock(); SET coupon_ext.mock_clock = '2030-01-01'"
 expect "not even before the library is loaded" t \
-    "$(as_clicker q "SET coupon_ext.clock = '2030-01-01'; SELECT coupon.clock() < now() + interval '1 day'" 2>/dev/null)"
+    "$(as_clicker q "SET coupon_ext.mock_clock = '2030-01-01'; SELECT coupon.clock() < now() + interval '1 day'" 2>/dev/null)"

@@ -28,8 +28,8 @@ q "SELECT redeem_coupon(code, 'o-' || id, 50, session => session) FROM coupon.co
    SELECT release_coupon(code, order_id) FROM coupon.coupon WHERE state = 'redeemed' ORDER BY session LIMIT 1;
    SELECT redeem_coupon('0000-0000-0000-0000-0', 'o', 50, session => 'p3')" >/dev/null
 expect_true "a coupon was redeemed" "EXISTS (SELECT FROM coupon.coupon WHERE state = 'redeemed')"
-q "INSERT INTO coupon.gap (session, reason) VALUES ('p-1', 'test')"
-q "LOAD 'coupon_ext'; SET coupon_ext.clock = '2060-01-01'; SET coupon_ext.keep_coupons = 365; SET coupon_ext.keep_sessions = 365; SELECT coupon.sweep()" >/dev/null
+q "INSERT INTO coupon.missed_click (session, reason) VALUES ('p-1', 'test')"
+q "LOAD 'coupon_ext'; SET coupon_ext.mock_clock = '2060-01-01'; SET coupon_ext.coupon_retention = '365d'; SET coupon_ext.session_retention = '365d'; SELECT coupon.maintain()" >/dev/null
 q "SELECT coupon.forget('anna')" >/dev/null
 q "DELETE FROM coupon.arm WHERE arm = 'none'; SELECT coupon.create_storage()" >/dev/null
 expect "no fault" "$before" "$(faults)"

@@ -57,8 +57,8 @@ expect "those that differ" 0 "$(q "SELECT count(*) FROM coupon.session a JOIN co
     WHERE a.session LIKE 'disk-%' AND (a.views, a.started_at, a.last_at, a.churn, a.interest, a.state) IS DISTINCT FROM (b.views, b.started_at, b.last_at, b.churn, b.interest, b.state)")"
 expect "and from what the log says" 0 "$(q "
     CREATE TEMP TABLE live AS SELECT session, views, churn, state FROM coupon.session WHERE session LIKE 'disk-k1%';
-    INSERT INTO coupon.gap (session, reason) SELECT session, 'as if it had missed a click' FROM live;
-    DO \$\$ BEGIN PERFORM coupon.consider(session) FROM live; END \$\$;
+    INSERT INTO coupon.missed_click (session, reason) SELECT session, 'as if it had missed a click' FROM live;
+    DO \$\$ BEGIN PERFORM coupon_internal.evaluate_session(session) FROM live; END \$\$;
     SELECT count(*) FROM coupon.session s JOIN live l USING (session) WHERE (s.views, s.churn, s.state) IS DISTINCT FROM (l.views, l.churn, l.state)")"
 
 note "one session with more clicks than fit"

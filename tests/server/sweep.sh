@@ -26,7 +26,7 @@ latency() {
 read -r quiet quiet_99 quiet_most < <(latency "$(full 5 2)")
 
 note "a sweep is killed half-way, and goes on"
-(PGAPPNAME=sweep psql -XAtq -c "SELECT expired FROM coupon.sweep($rows)" >/dev/null 2>&1 || true) &
+(PGAPPNAME=sweep psql -XAtq -c "SELECT expired FROM coupon.maintain($rows)" >/dev/null 2>&1 || true) &
 until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sweep' AND clock_timestamp() - query_start > interval '300 ms'")" = 1 ]; do
     kill -0 $! 2>/dev/null || break
     sleep 0.02
@@ -37,7 +37,7 @@ expect "it was killed, and closed none" "1 0" "$killed $(q "SELECT count(*) FROM
 
 begun=$EPOCHREALTIME
 (while :; do
-    n=$(q "SELECT expired FROM coupon.sweep($batch)")
+    n=$(q "SELECT expired FROM coupon.maintain($batch)")
     echo "$n"
     [ "$n" != 0 ] || break
 done) >"$work/swept" &

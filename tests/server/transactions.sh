@@ -9,8 +9,8 @@ trap 'for t in $(q "SELECT gid FROM pg_prepared_xacts WHERE database = current_d
 
 visits() { echo "INSERT INTO click SELECT '$1' || i, now(), 'view', 'p' || v, 'c' || v % 5, 20 FROM generate_series(1, 40) i, generate_series(1, 12) v"; }
 stored() {
-    q "SELECT (SELECT count(*) FROM click), (SELECT sum(views) FROM coupon.session), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.holder),
-       (SELECT md5(string_agg(c::text, '' ORDER BY session, id)) FROM coupon.coupon c), (SELECT count(*) FROM coupon.audit), (SELECT count(*) FROM coupon.attempt),
+    q "SELECT (SELECT count(*) FROM click), (SELECT sum(views) FROM coupon.session), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.customer_limit),
+       (SELECT md5(string_agg(c::text, '' ORDER BY session, id)) FROM coupon.coupon c), (SELECT count(*) FROM coupon.audit), (SELECT count(*) FROM coupon.redemption_attempt),
        (SELECT string_agg(b::text, ' ') FROM coupon.budget b)"
 }
 some() { q "SELECT code, session FROM coupon.coupon WHERE closed_at IS NULL AND state = 'issued' AND session LIKE '$1%' ORDER BY session LIMIT 1" | tr '|' ' '; }
@@ -58,7 +58,7 @@ before=$(stored)
 for end in ROLLBACK COMMIT; do
     q "BEGIN; SELECT redeem_coupon('$code', 'o-2', 30, '$session'); PREPARE TRANSACTION 'order'" >/dev/null
     expect "the code is nobody else's" "refused|busy, try again|" "$(q "SELECT * FROM redeem_coupon('$code', 'o-3', 30, '$session')")"
-    expect "which is counted" 1 "$(q "WITH gone AS (DELETE FROM coupon.attempt WHERE reason = 'busy, try again' RETURNING 1) SELECT count(*) FROM gone")"
+    expect "which is counted" 1 "$(q "WITH gone AS (DELETE FROM coupon.redemption_attempt WHERE reason = 'busy, try again' RETURNING 1) SELECT count(*) FROM gone")"
     expect "to others nothing has happened" "$before" "$(stored)"
     q "$end PREPARED 'order'"
     [ $end = COMMIT ] || expect "rolled back, nothing is left" "$before" "$(stored)"
@@ -71,20 +71,20 @@ connect
 answer "LOAD 'coupon_ext'" >/dev/null
 # Nothing but the day: any other purse that moved meanwhile would fail the old snapshot by itself.
 q "UPDATE coupon.campaign SET budget = NULL WHERE campaign = 'default'"
-tomorrow="SET coupon_ext.clock = '$(q "SELECT date_trunc('day', now()) + interval '47.5 hours'")'"
-after="SET coupon_ext.clock = '$(q "SELECT date_trunc('day', now()) + interval '48.5 hours'")'"
-answer "$tomorrow; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coupon.purse" >/dev/null
+tomorrow="SET coupon_ext.mock_clock = '$(q "SELECT date_trunc('day', now()) + interval '47.5 hours'")'"
+after="SET coupon_ext.mock_clock = '$(q "SELECT date_trunc('day', now()) + interval '48.5 hours'")'"
+answer "$tomorrow; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coupon.budget_bucket" >/dev/null
 clicks="INSERT INTO click SELECT 'NAME' || i, coupon.clock(), 'view', 'p' || v, 'c' || v % 5, 20 FROM generate_series(1, 40) i, generate_series(1, 12) v"
 q "LOAD 'coupon_ext'; $tomorrow; ${clicks/NAME/new-}"
 answer "${clicks/NAME/old-}; COMMIT" >/dev/null
 expect "the clicks are kept" "480 480" "$(clicks new-) $(clicks old-)"
-expect_true "what could not be decided is told" "EXISTS (SELECT FROM coupon.fault WHERE sqlstate = '40001')"
+expect_true "what could not be decided is told" "EXISTS (SELECT FROM coupon.error_log WHERE sqlstate = '40001')"
 expect "a day is opened once" "f" "$(q "LOAD 'coupon_ext'; $tomorrow; SELECT NOT ($adds_up)")"
-q "LOAD 'coupon_ext'; $tomorrow; SELECT coupon.sweep()" >/dev/null
+q "LOAD 'coupon_ext'; $tomorrow; SELECT coupon.maintain()" >/dev/null
 expect "after a sweep every view is counted" "960" "$(q "SELECT sum(views) FROM coupon.session WHERE session ~ '^(new|old)-'")"
 q "LOAD 'coupon_ext'; $tomorrow; UPDATE coupon.campaign SET budget = NULL, budget_day = 10000 WHERE campaign = 'default'; ${clicks/NAME/late-}"
 read -r code session < <(some late-)
-answer "$after; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coupon.purse" >/dev/null
+answer "$after; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coupon.budget_bucket" >/dev/null
 q "LOAD 'coupon_ext'; $after; UPDATE coupon.campaign SET budget = 10000 WHERE campaign = 'default'"
 : >"$work/said"
 answer "SELECT redeem_coupon('$code', 'o-4', 30, '$session'); COMMIT" >/dev/null
@@ -104,7 +104,7 @@ COMMIT;
 SQL
 clients 8 40 "$work/serializable.sql" --max-tries=1000
 expect "every click is kept" 2880 "$(clicks ser-)"
-q "SELECT coupon.sweep()" >/dev/null
+q "SELECT coupon.maintain()" >/dev/null
 expect "and counted" 2880 "$(views ser-)"
 expect_true "the budgets add up" "$adds_up"
 figure "transactions: of 320 serialisable transactions $(sed -n 's/^number of transactions retried: \([0-9]*\).*/\1/p' "$work/pgbench") were retried, by eight clients"

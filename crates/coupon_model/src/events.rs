@@ -36,6 +36,18 @@ impl Kind {
         Kind::ALL.into_iter().find(|k| k.name() == name)
     }
 
+    /// As shops name them: ours, and those of Google Analytics 4.
+    pub fn of_shop(name: &str) -> Option<Kind> {
+        match name {
+            "page_view" | "view_item" | "view_item_list" => Some(Kind::View),
+            "view_search_results" => Some(Kind::Search),
+            "add_to_cart" => Some(Kind::Cart),
+            "remove_from_cart" => Some(Kind::Uncart),
+            "begin_checkout" => Some(Kind::Checkout),
+            _ => Kind::parse(name),
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Kind::View => "view",

@@ -17,8 +17,8 @@ $$;
 -- What of a session differs from the one that walked first.
 CREATE FUNCTION unlike(other text) RETURNS bigint LANGUAGE sql AS $$
     SELECT count(*) FROM coupon.session a JOIN coupon.session b ON a.session = 'first' AND b.session = other
-    WHERE (a.last_at, a.views, a.segment, a.version, a.frozen, a.purchased, a.churn, a.interest, a.state) IS DISTINCT FROM
-        (b.last_at, b.views, b.segment, b.version, b.frozen, b.purchased, b.churn, b.interest, b.state)
+    WHERE (a.last_at, a.views, a.segment, a.version, a.ended, a.purchased, a.churn, a.max_purchase_probability, a.state) IS DISTINCT FROM
+        (b.last_at, b.views, b.segment, b.version, b.ended, b.purchased, b.churn, b.max_purchase_probability, b.state)
 $$;
 SELECT walk('first');
 SELECT views, churn IS NOT NULL AS scored, octet_length(state) > 0 AS remembered FROM coupon.session WHERE session = 'first';
@@ -48,7 +48,7 @@ SELECT unlike('untriggered'), (SELECT count(*) FROM seen WHERE session = 'untrig
 -- A constraint is checked: the click that breaks it is kept, and its session marked.
 ALTER TABLE coupon.session ADD CONSTRAINT few CHECK (session <> 'bounded' OR views < 4);
 SELECT walk('bounded');
-SELECT (SELECT count(*) FROM path WHERE session = 'bounded') AS clicks, views, (SELECT count(*) > 0 FROM coupon.gap WHERE session = 'bounded') AS marked FROM coupon.session WHERE session = 'bounded';
+SELECT (SELECT count(*) FROM path WHERE session = 'bounded') AS clicks, views, (SELECT count(*) > 0 FROM coupon.missed_click WHERE session = 'bounded') AS marked FROM coupon.session WHERE session = 'bounded';
 ALTER TABLE coupon.session DROP CONSTRAINT few;
 
 -- While somebody is marked, everybody else goes on.
@@ -66,7 +66,7 @@ INSERT INTO path VALUES ('precise', '2026-01-25 10:05:00.6', 'view', 'p', 'c');
 SELECT last_at FROM coupon.session WHERE session = 'precise';
 ALTER TABLE coupon.session ADD CONSTRAINT named CHECK (customer IS NOT NULL) NOT VALID;
 INSERT INTO path VALUES ('anonymous', '2026-01-25 10:05:00', 'view', 'p', 'c');
-SELECT (SELECT count(*) FROM coupon.session WHERE session = 'anonymous') AS stored, (SELECT count(*) FROM coupon.gap WHERE session = 'anonymous') AS marks;
+SELECT (SELECT count(*) FROM coupon.session WHERE session = 'anonymous') AS stored, (SELECT count(*) FROM coupon.missed_click WHERE session = 'anonymous') AS marks;
 ALTER TABLE coupon.session DROP CONSTRAINT named;
 ALTER TABLE coupon.session ALTER last_at TYPE timestamptz;
 
@@ -89,7 +89,7 @@ SELECT unlike('generated'), long FROM coupon.session WHERE session = 'generated'
 CREATE FUNCTION pass_by() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN CASE WHEN NEW.session <> 'passed' THEN NEW END; END $$;
 CREATE TRIGGER pass_by BEFORE UPDATE ON coupon.session FOR EACH ROW EXECUTE FUNCTION pass_by();
 SELECT walk('passed');
-SELECT views, (SELECT count(*) > 0 FROM coupon.gap g WHERE g.session = s.session) AS marked FROM coupon.session s WHERE session = 'passed';
+SELECT views, (SELECT count(*) > 0 FROM coupon.missed_click g WHERE g.session = s.session) AS marked FROM coupon.session s WHERE session = 'passed';
 DROP TRIGGER pass_by ON coupon.session;
 
 -- Hash partitions.

@@ -1,4 +1,4 @@
--- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by coupon.explain and noted.
+-- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by coupon.explain_decision and noted.
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -25,7 +25,7 @@ UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
 INSERT INTO coupon.campaign (campaign, salt, target, discount, unlimited) VALUES ('spring', 'regress', 0.5, 20, true);
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
 SELECT coupon.go_live('spring');
-SET coupon_ext.clock = '2026-03-07 23:30:00';
+SET coupon_ext.mock_clock = '2026-03-07 23:30:00';
 -- What stops a new session now; and that the trigger noted the same.
 CREATE FUNCTION stopped_by(prefix text, customer text DEFAULT NULL, zone text DEFAULT NULL) RETURNS TABLE (rule text, detail text, noted text, coupon boolean) LANGUAGE plpgsql AS $$
 DECLARE
@@ -34,7 +34,7 @@ BEGIN
     FOR i IN 1..4 LOOP
         INSERT INTO coupon.click (session, at, kind, category, customer, zone) VALUES (of, coupon.clock() - (4 - i) * interval '1 second', 'view', 'shoes', stopped_by.customer, stopped_by.zone);
     END LOOP;
-    SELECT e.condition, e.detail INTO rule, detail FROM coupon.explain(of) e WHERE e.condition LIKE 'rule %' OR e.condition = 'all rules';
+    SELECT e.condition, e.detail INTO rule, detail FROM coupon.explain_decision(of) e WHERE e.condition LIKE 'rule %' OR e.condition = 'all rules';
     SELECT d.reason INTO noted FROM coupon.decision d WHERE d.session = of AND d.outcome = 'stopped';
     coupon := EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of);
     RETURN NEXT;
@@ -65,9 +65,9 @@ SELECT * FROM stopped_by('r7');
 CALL set_only('days = ''{7}'', time_zone = ''Europe/Berlin''');
 SELECT * FROM stopped_by('r8');
 -- Against the plain reading of hours, for every minute of a week and windows that do and do not cross midnight.
-SELECT count(*) AS minutes, count(*) FILTER (WHERE coupon.in_hours(m, 'America/New_York', '{1,5}', w.f, w.t) <> (l::time >= w.f AND l::time < w.t AND extract(isodow FROM l) IN (1, 5))) AS wrong_by_day
+SELECT count(*) AS minutes, count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'America/New_York', '{1,5}', w.f, w.t) <> (l::time >= w.f AND l::time < w.t AND extract(isodow FROM l) IN (1, 5))) AS wrong_by_day
 FROM generate_series(timestamptz '2026-03-02', '2026-03-09', '7 minutes') m, LATERAL (SELECT m AT TIME ZONE 'America/New_York' AS l) l, (VALUES (time '08:00', time '20:00'), ('00:00', '24:00')) w(f, t);
-SELECT count(*) FILTER (WHERE coupon.in_hours(m, 'UTC', '{2}', '21:00', '03:00') <> (m >= '2026-03-03 21:00' AND m < '2026-03-04 03:00')) AS wrong_over_midnight FROM generate_series(timestamptz '2026-03-02', '2026-03-08 23:59', '1 minute') m;
+SELECT count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'UTC', '{2}', '21:00', '03:00') <> (m >= '2026-03-03 21:00' AND m < '2026-03-04 03:00')) AS wrong_over_midnight FROM generate_series(timestamptz '2026-03-02', '2026-03-08 23:59', '1 minute') m;
 CALL set_only('segments = ''{7}''');
 SELECT * FROM stopped_by('r9');
 CALL set_only('segments = ''{0,7}''');
@@ -89,12 +89,12 @@ SELECT * FROM stopped_by('r17');
 SELECT category = :'third' AS the_third FROM coupon.coupon WHERE session LIKE 'r17-%';
 -- Stock, live, in the shop's own table.
 SELECT refused('SELECT coupon.watch_stock(''coupon.arm'', ''arm'', ''policy'')');
-SELECT refused('SELECT coupon.watch_stock(''coupon.accuracy'', ''population'', ''auroc'')');
+SELECT refused('SELECT coupon.watch_stock(''coupon.model_metrics'', ''population'', ''auroc'')');
 SELECT refused('SELECT coupon.watch_stock(NULL, ''a'', ''b'')');
 CREATE TABLE "Stock" (product int, "Category" varchar, pieces int);
 INSERT INTO "Stock" VALUES (1, :'third', 3), (2, :'third', 4);
 SELECT coupon.watch_stock('"Stock"', 'Category', 'pieces');
-SELECT coupon.stock(:'third') AS stock, coupon.stock('nothing') AS nothing, coupon.stock(NULL) AS no_category;
+SELECT coupon_internal.read_stock(:'third') AS stock, coupon_internal.read_stock('nothing') AS nothing, coupon_internal.read_stock(NULL) AS no_category;
 -- Its owner names it, since it is read with the owner's rights; whoever may read it may not.
 CREATE ROLE regress_coupon_marketer;
 SELECT coupon.grant_access('regress_coupon_marketer', 'marketer');
@@ -115,7 +115,7 @@ DECLARE
     found numeric;
 BEGIN
     EXECUTE change;
-    found := coupon.stock(category);
+    found := coupon_internal.read_stock(category);
     RAISE EXCEPTION USING MESSAGE = coalesce(found::text, 'unknown'), ERRCODE = 'UUUUU';
 EXCEPTION WHEN SQLSTATE 'UUUUU' THEN
     RETURN nullif(SQLERRM, 'unknown');
@@ -142,10 +142,10 @@ CALL set_only('per_customer = 1');
 SELECT * FROM stopped_by('r20', 'cleo');
 SELECT * FROM stopped_by('r21', 'cleo');
 SELECT * FROM stopped_by('r22');
-SELECT campaign, decisions, last_at FROM coupon.holder WHERE customer = 'cleo' ORDER BY 1;
+SELECT campaign, decisions, last_at FROM coupon.customer_limit WHERE customer = 'cleo' ORDER BY 1;
 CALL set_only('cool_down = ''1 day''');
 SELECT * FROM stopped_by('r23', 'cleo');
-SET coupon_ext.clock = '2026-03-08 23:30:00';
+SET coupon_ext.mock_clock = '2026-03-08 23:30:00';
 SELECT * FROM stopped_by('r24', 'cleo');
 SELECT name_it('r25-', false) AS held \gset
 CALL give(:'held', 'vera');
@@ -161,7 +161,7 @@ CALL give(:'m1');
 UPDATE coupon.campaign SET segments = '{9}' WHERE campaign = 'harvest';
 CALL give(:'m2');
 SELECT d.session = :'m1' AS first, d.campaign, d.outcome, d.reason FROM coupon.decision d WHERE session IN (:'m1', :'m2') ORDER BY 1 DESC, 2;
-SELECT campaign, condition, holds FROM coupon.explain(:'m2') WHERE campaign IS NOT NULL AND (condition LIKE 'rule%' OR condition = 'all rules');
+SELECT campaign, condition, holds FROM coupon.explain_decision(:'m2') WHERE campaign IS NOT NULL AND (condition LIKE 'rule%' OR condition = 'all rules');
 -- What was stopped may be due at a later click, and then its row says so.
 UPDATE coupon.campaign SET segments = '{9}' WHERE campaign IN ('beach', 'spring');
 CALL give(:'m3');

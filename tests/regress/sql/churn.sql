@@ -18,9 +18,9 @@ SELECT count(*) > 300 AS hundreds, count(*) FILTER (WHERE views > 5) > 50 AS lon
 FROM (SELECT s.session, s.views, s.version, churn_probability(s.session) AS live, churn_probability(s.segment, views_of(s.session)) AS again
       FROM coupon.session s WHERE s.started_at >= '2026-02-02' AND s.views > 0) s;
 -- Interest is the largest probability of a purchase after any view so far.
-SELECT count(*) > 50 AS dozens, count(*) FILTER (WHERE abs(s.interest - p.interest) > 1e-6) AS differ
+SELECT count(*) > 50 AS dozens, count(*) FILTER (WHERE abs(s.max_purchase_probability - p.max_purchase_probability) > 1e-6) AS differ
 FROM (SELECT s.*, views_of(session) AS v FROM coupon.session s WHERE started_at >= '2026-02-03' AND views BETWEEN 2 AND 20 OFFSET 0) s
-CROSS JOIN LATERAL (SELECT max(1 - churn_probability(s.segment, s.v[1:i])) AS interest FROM generate_series(1, cardinality(s.v)) i) p;
+CROSS JOIN LATERAL (SELECT max(1 - churn_probability(s.segment, s.v[1:i])) AS max_purchase_probability FROM generate_series(1, cardinality(s.v)) i) p;
 
 -- Whatever the table, its types and the form of the INSERT, the trigger reads what coupon.events reads. The values are words the model knows.
 CREATE TYPE category AS ENUM ('hats', 'shoes');
@@ -82,7 +82,7 @@ SELECT churn_probability(session) AS began_before_there_was_a_model, views > 0 A
 BEGIN;
 INSERT INTO coupon.click (session, at, kind) VALUES ('gap', '2026-02-05 10:00:00', 'view');
 SELECT churn_probability('gap') IS NOT NULL AS known;
-INSERT INTO coupon.gap (session, reason) VALUES ('gap', 'test');
+INSERT INTO coupon.missed_click (session, reason) VALUES ('gap', 'test');
 SELECT churn_probability('gap') IS NOT NULL AS known_though_it_missed_a_click;
 ROLLBACK;
 -- After a checkout nothing but a purchase is noted.
@@ -91,9 +91,9 @@ INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:0
 SELECT churn_probability('over') AS before_checkout \gset
 INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:05', 'checkout');
 INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:10', 'view');
-SELECT views, frozen, purchased, churn = :before_checkout AS as_it_was FROM coupon.session WHERE session = 'over';
+SELECT views, ended, purchased, churn = :before_checkout AS as_it_was FROM coupon.session WHERE session = 'over';
 INSERT INTO coupon.click (session, at, kind) VALUES ('over', '2026-02-05 10:00:15', 'purchase');
-SELECT views, frozen, purchased FROM coupon.session WHERE session = 'over';
+SELECT views, ended, purchased FROM coupon.session WHERE session = 'over';
 ROLLBACK;
 
 -- The array form: nothing, NULL, bad input.
@@ -132,17 +132,17 @@ COMMIT;
 -- The card, and the same judged again on the judge window. One epoch, and nine buyers at the cut: a slope there says nothing.
 SELECT population, model, segment, sessions > 100 AS sessions, predictions >= 20 AS predictions, buyers BETWEEN 1 AND predictions AS buyers, base_rate BETWEEN 0.001 AND 0.2 AS base_rate, auroc BETWEEN 0.2 AND 1 AS auroc, auprc BETWEEN 0 AND 1 AS auprc,
     brier BETWEEN 0 AND 0.25 AS brier, log_loss BETWEEN 0 AND 1 AS log_loss, ece BETWEEN 0 AND 1 AS ece, slope BETWEEN CASE population WHEN 'live' THEN 0.1 ELSE -10 END AND 10 AS slope, intercept BETWEEN -3 AND 3 AS intercept, accuracy BETWEEN 0.5 AND 1 AS accuracy, majority BETWEEN 0.5 AND 1 AS majority
-FROM coupon.accuracy WHERE version = 2 AND segment IS NULL AND population IN ('cut', 'live') ORDER BY 1, 2;
+FROM coupon.model_metrics WHERE version = 2 AND segment IS NULL AND population IN ('cut', 'live') ORDER BY 1, 2;
 SELECT population, model, count(*) FILTER (WHERE segment IS NULL) AS everybody, count(*) FILTER (WHERE segment IS NOT NULL) > 0 AS by_segment,
     sum(predictions) FILTER (WHERE segment IS NULL) = sum(predictions) FILTER (WHERE segment IS NOT NULL) AS segments_add_up, bool_or(('NaN' IN (base_rate, auroc, auprc, brier, log_loss, ece, slope, intercept, accuracy, majority)) IS TRUE) AS not_a_number
-FROM coupon.accuracy WHERE version = 2 AND model <> 'own' GROUP BY 1, 2 ORDER BY 1, 2;
+FROM coupon.model_metrics WHERE version = 2 AND model <> 'own' GROUP BY 1, 2 ORDER BY 1, 2;
 -- The curves: the reliability bins are those of the calibration error, the area under the ROC curve is the AUROC.
 SELECT a.population, count(*) AS bins, sum(b.predictions) = a.predictions AS predictions, abs(sum(b.predictions * abs(b.predicted - b.observed)) / a.predictions - a.ece) < 1e-9 AS ece,
     bool_and(b.observed BETWEEN b.lower AND b.upper AND b.lower < b.upper AND b.lower >= 0 AND b.upper <= 1) AS intervals, bool_and(b.rising) AS rising
-FROM coupon.accuracy a JOIN (SELECT *, predicted >= lag(predicted, 1, 0::float8) OVER (PARTITION BY version, population ORDER BY bin) AS rising FROM coupon.reliability) b USING (version, population)
+FROM coupon.model_metrics a JOIN (SELECT *, predicted >= lag(predicted, 1, 0::float8) OVER (PARTITION BY version, population ORDER BY bin) AS rising FROM coupon.reliability) b USING (version, population)
 WHERE a.version = 2 AND a.model = 'final' AND a.segment IS NULL GROUP BY a.population, a.predictions, a.ece ORDER BY 1;
 SELECT a.population, count(*) BETWEEN 3 AND 100 AS bounded, min(r.false_positive_rate) = 0 AND max(r.true_positive_rate) = 1 AS end_to_end, abs(sum(r.area) - a.auroc) < 0.02 AS auroc
-FROM coupon.accuracy a JOIN (SELECT *, (false_positive_rate - lag(false_positive_rate) OVER w) * (true_positive_rate + lag(true_positive_rate) OVER w) / 2 AS area FROM coupon.roc WINDOW w AS (PARTITION BY version, population ORDER BY threshold DESC)) r USING (version, population)
+FROM coupon.model_metrics a JOIN (SELECT *, (false_positive_rate - lag(false_positive_rate) OVER w) * (true_positive_rate + lag(true_positive_rate) OVER w) / 2 AS area FROM coupon.roc WINDOW w AS (PARTITION BY version, population ORDER BY threshold DESC)) r USING (version, population)
 WHERE a.version = 2 AND a.model = 'final' AND a.segment IS NULL GROUP BY a.population, a.auroc ORDER BY 1;
 -- How it was trained: one row an epoch, and one verdict a segment that has sessions.
 SELECT segment, count(*) = max(epoch) AS every_epoch, min(fit_log_loss) > 0 AS fit, min(tune_log_loss) > 0 AS tune, bool_or(best) AS has_a_best FROM coupon.training_history WHERE version = 2 AND segment = 0 GROUP BY segment;
@@ -152,13 +152,13 @@ SELECT population, count(*) > 3 AS rows, bool_and((j.sessions, j.predictions, j.
     bool_and((j.auroc IS NULL, j.auprc IS NULL, j.slope IS NULL, j.intercept IS NULL) = (a.auroc IS NULL, a.auprc IS NULL, a.slope IS NULL, a.intercept IS NULL)) AS nulls,
     max(greatest(abs(j.base_rate - a.base_rate), abs(j.auroc - a.auroc), abs(j.auprc - a.auprc), abs(j.brier - a.brier), abs(j.log_loss - a.log_loss), abs(j.ece - a.ece), abs(j.accuracy - a.accuracy), abs(j.majority - a.majority))) < 1e-9 AS same,
     max(greatest(abs(j.slope - a.slope), abs(j.intercept - a.intercept))) < 1e-6 AS recalibration
-FROM (SELECT *, coalesce(segment, -1) AS s FROM coupon.judge_churn(:'judge', '2026-02-01') WHERE model <> 'own') j
-FULL JOIN (SELECT *, coalesce(segment, -1) AS s FROM coupon.accuracy WHERE version = 2 AND model <> 'own') a USING (population, model, s) GROUP BY population ORDER BY 1;
+FROM (SELECT *, coalesce(segment, -1) AS s FROM coupon.evaluate_churn(:'judge', '2026-02-01') WHERE model <> 'own') j
+FULL JOIN (SELECT *, coalesce(segment, -1) AS s FROM coupon.model_metrics WHERE version = 2 AND model <> 'own') a USING (population, model, s) GROUP BY population ORDER BY 1;
 -- What the live population is made of, counted in SQL: every view of every closed session of the window that is no bot's.
 WITH s AS (SELECT session, bool_or(kind = 'purchase') AS buys, count(*) FILTER (WHERE NOT over) AS kept, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views, min(at) AS first
     FROM (SELECT c.*, bool_or(kind IN ('checkout', 'purchase')) OVER (PARTITION BY session ORDER BY at, kind) AS over FROM coupon.click c WHERE at < '2026-02-01') c GROUP BY session)
 SELECT j.population, j.sessions = CASE j.population WHEN 'live' THEN l.sessions ELSE l.long END AS sessions, j.predictions = CASE j.population WHEN 'live' THEN l.views ELSE l.long END AS predictions
-FROM coupon.judge_churn(:'judge', '2026-02-01') j, (SELECT count(*) AS sessions, sum(kept) AS views, count(*) FILTER (WHERE kept > 3) AS long FROM s WHERE first >= :'judge' AND views <= 100 AND kept > 0) l
+FROM coupon.evaluate_churn(:'judge', '2026-02-01') j, (SELECT count(*) AS sessions, sum(kept) AS views, count(*) FILTER (WHERE kept > 3) AS long FROM s WHERE first >= :'judge' AND views <= 100 AND kept > 0) l
 WHERE j.model = 'final' AND j.segment IS NULL AND j.population IN ('cut', 'live') ORDER BY 1;
 -- AUROC, Brier and the majority line of the live population recomputed in SQL from the array form.
 WITH s AS (SELECT session, max(customer) AS customer, min(at) AS first, bool_or(kind = 'purchase') AS buys, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views FROM coupon.click WHERE at < '2026-02-01' GROUP BY session),
@@ -168,16 +168,16 @@ r AS (SELECT *, rank() OVER (ORDER BY -churn) + (count(*) OVER (PARTITION BY chu
 SELECT abs(j.auroc - (sum(r.rank) FILTER (WHERE buys) - count(*) FILTER (WHERE buys) * (count(*) FILTER (WHERE buys) + 1) / 2.0) / (count(*) FILTER (WHERE buys) * count(*) FILTER (WHERE NOT buys))) < 1e-5 AS auroc,
     abs(j.brier - avg((churn - (NOT buys)::int) ^ 2)) < 1e-6 AS brier, abs(j.majority - greatest(avg(buys::int), 1 - avg(buys::int))) < 1e-9 AS majority,
     abs(j.log_loss + avg(ln(CASE WHEN buys THEN 1 - churn ELSE churn END))) < 1e-5 AS log_loss
-FROM r, coupon.judge_churn(:'judge', '2026-02-01') j WHERE j.population = 'live' AND j.model = 'pooled' AND j.segment IS NULL GROUP BY j.auroc, j.brier, j.majority, j.log_loss;
+FROM r, coupon.evaluate_churn(:'judge', '2026-02-01') j WHERE j.population = 'live' AND j.model = 'pooled' AND j.segment IS NULL GROUP BY j.auroc, j.brier, j.majority, j.log_loss;
 -- A window anywhere: the sessions that begin in it, and what is not closed at its end is not in it. Two windows side by side are the whole.
-WITH w AS (SELECT 'first' AS part, j.* FROM coupon.judge_churn('2026-01-10', '2026-01-15') j UNION ALL SELECT 'second', j.* FROM coupon.judge_churn('2026-01-15', '2026-01-20') j
-    UNION ALL SELECT 'whole', j.* FROM coupon.judge_churn('2026-01-10', '2026-01-20') j),
+WITH w AS (SELECT 'first' AS part, j.* FROM coupon.evaluate_churn('2026-01-10', '2026-01-15') j UNION ALL SELECT 'second', j.* FROM coupon.evaluate_churn('2026-01-15', '2026-01-20') j
+    UNION ALL SELECT 'whole', j.* FROM coupon.evaluate_churn('2026-01-10', '2026-01-20') j),
 s AS (SELECT session, min(at) AS first, max(at) AS last, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views FROM coupon.click GROUP BY session),
 n AS (SELECT part, count(*) AS sessions FROM (VALUES ('first', '2026-01-10'::timestamptz, '2026-01-15'::timestamptz), ('second', '2026-01-15', '2026-01-20'), ('whole', '2026-01-10', '2026-01-20')) p(part, since, until)
     JOIN s ON s.first >= p.since AND s.last < p.until - interval '30 minutes' AND s.views BETWEEN 1 AND 100 GROUP BY part)
 SELECT part, w.sessions = n.sessions AS sessions FROM w JOIN n USING (part) WHERE w.population = 'live' AND w.model = 'final' AND w.segment IS NULL ORDER BY part;
-SELECT count(*) AS no_window FROM coupon.judge_churn(NULL, '2026-02-01');
-SELECT count(*) AS rows_without_sessions FROM coupon.judge_churn('2030-01-01', '2030-01-02') WHERE sessions > 0;
+SELECT count(*) AS no_window FROM coupon.evaluate_churn(NULL, '2026-02-01');
+SELECT count(*) AS rows_without_sessions FROM coupon.evaluate_churn('2030-01-01', '2030-01-02') WHERE sessions > 0;
 -- The sessions after the last buyer's are of one class: what has no value is NULL.
 SELECT max(first) + interval '1 microsecond' AS after_the_last_buyer FROM (SELECT min(at) AS first FROM coupon.click WHERE at < '2026-02-01' GROUP BY session HAVING bool_or(kind = 'purchase')) b \gset
-SELECT population, model, sessions > 0 AS sessions, buyers, base_rate, auroc, auprc, slope, intercept, majority FROM coupon.judge_churn(:'after_the_last_buyer', '2026-02-01') WHERE population = 'live' AND segment IS NULL AND model <> 'own' ORDER BY 2;
+SELECT population, model, sessions > 0 AS sessions, buyers, base_rate, auroc, auprc, slope, intercept, majority FROM coupon.evaluate_churn(:'after_the_last_buyer', '2026-02-01') WHERE population = 'live' AND segment IS NULL AND model <> 'own' ORDER BY 2;

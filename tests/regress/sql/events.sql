@@ -14,7 +14,7 @@ BEGIN
               FROM (SELECT x.*, bool_or(kind IN ('checkout', 'purchase')) OVER (PARTITION BY x.session ORDER BY at) AS over FROM %s x) c
               GROUP BY c.session) c
         FULL JOIN (SELECT s.session, format('%%s views from %%s to %%s, customer %%s, frozen %%s, purchased %%s', s.views, s.started_at, s.last_at,
-                  coalesce(s.customer, 'none'), s.frozen, s.purchased) AS said
+                  coalesce(s.customer, 'none'), s.ended, s.purchased) AS said
               FROM coupon.session s WHERE s.session LIKE %L) a USING (session)
         WHERE a.said IS DISTINCT FROM c.said ORDER BY session$q$, relation, replace(relation::text, '_', '\_') || '-%');
 END
@@ -28,7 +28,7 @@ SELECT coupon.watch('page_hit', '{"session": "session", "at": "at", "kind": "kin
 SELECT relation, columns, kind, kinds, live, fits, problem FROM coupon.watched WHERE relation <> 'coupon.click'::regclass;
 -- one row
 INSERT INTO page_hit VALUES (1, 'page_hit-1', '2025-06-01 10:00:00+00');
-SELECT views, customer, started_at, last_at, frozen, purchased, segment, version, churn FROM coupon.session WHERE session = 'page_hit-1';
+SELECT views, customer, started_at, last_at, ended, purchased, segment, version, churn FROM coupon.session WHERE session = 'page_hit-1';
 -- several rows, several sessions, in any order; the customer that is known last
 INSERT INTO page_hit VALUES (2, 'page_hit-2', '2025-06-01 10:05:00+00', 'cart', 'ann'), (3, 'page_hit-1', '2025-06-01 10:01:00+00', 'view', 'bob'),
     (4, 'page_hit-2', '2025-06-01 10:03:00+00', 'search', NULL), (5, 'page_hit-2', '2025-06-01 10:04:00+00', 'uncart', NULL);
@@ -91,7 +91,7 @@ INSERT INTO page_hit VALUES (360, 'page_hit-17', '2025-06-01 18:00:00+00', 'logo
 DELETE FROM page_hit WHERE id = 360;
 SELECT * FROM differs('page_hit');
 SELECT count(*) AS sessions, sum(views) AS views FROM coupon.session WHERE session LIKE 'page\_hit-%';
-SELECT count(*) AS faults FROM coupon.fault;
+SELECT count(*) AS faults FROM coupon.error_log;
 
 --
 -- Mappings: partitions, a constant kind, renamed kinds, odd names
@@ -120,7 +120,7 @@ INSERT INTO page_hit VALUES (400, 'page_hit-20', '2025-06-02 10:00:00+00', 'view
 INSERT INTO order_line VALUES (1, 1, 77, '2025-06-02 10:30:00+00', 'boot', 2, 49.90), (1, 2, 77, '2025-06-02 10:30:00+00', 'sock', 6, 3.50),
     (2, 1, 79, '2025-06-02 10:30:00+00', 'hat', 1, 20), (3, 1, 80, '2025-06-02 10:30:00+00', 'hat', 1, 20);
 -- The customer's latest session seen within the timeout: 21 and no other; 79 was last seen 90 minutes ago.
-SELECT session, purchased, frozen FROM coupon.session WHERE session LIKE 'page\_hit-2_' ORDER BY 1;
+SELECT session, purchased, ended FROM coupon.session WHERE session LIKE 'page\_hit-2_' ORDER BY 1;
 SELECT at, session, customer, kind, product, quantity, price, order_id FROM coupon.events('2025-06-02 10:30:00+00', '2025-06-02 10:31:00+00');
 
 -- Their words for ours; what is not listed must be ours, and what is neither is no event.
@@ -283,24 +283,24 @@ SELECT count(*) FROM coupon.events('2025-06-08', '2025-06-09');
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO page_hit VALUES (500, NULL, '2025-06-09 10:00:00+00'), (501, 'page_hit-30', '2025-06-09 10:00:00+00');
-SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.fault;
+SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.error_log;
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO page_hit VALUES (502, repeat('x', 300), '2025-06-09 10:00:00+00', 'view', NULL), (503, 'page_hit-30', '2025-06-09 10:00:01+00', 'view', NULL),
     (504, repeat('ü', 128), '2025-06-09 10:00:01+00', 'view', NULL), (505, repeat('ü', 129), '2025-06-09 10:00:01+00', 'view', NULL), (506, 'page_hit-30', '2025-06-09 10:00:02+00', 'view', repeat('c', 257));
-SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.fault;
+SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.error_log;
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO page_hit VALUES (507, 'page_hit-30', 'infinity'), (508, 'page_hit-30', '2025-06-09 10:00:03+00'), (509, 'page_hit-31', '-infinity');
-SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.fault;
+SELECT relation, session, sqlstate, message, hint, repeated FROM coupon.error_log;
 SELECT left(session, 12) AS session, octet_length(session) AS bytes, views, customer FROM coupon.session WHERE session IN ('page_hit-30', 'page_hit-31', repeat('ü', 128)) ORDER BY views;
 SELECT count(*) AS rows_kept FROM page_hit WHERE id >= 500;
 SELECT count(*) AS events FROM coupon.events('2025-06-09', '2025-06-10');
@@ -312,20 +312,20 @@ SELECT views FROM coupon.session WHERE session = '';
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 ALTER TABLE coupon.session ADD CONSTRAINT forced CHECK (session NOT LIKE 'page\_hit-32%') NOT VALID;
 INSERT INTO page_hit VALUES (511, 'page_hit-32', '2025-06-09 10:00:00+00');
 INSERT INTO page_hit VALUES (512, 'page_hit-32', '2025-06-09 10:00:01+00');
 SELECT count(*) AS clicks_kept FROM page_hit WHERE session = 'page_hit-32';
-SELECT relation, session, sqlstate, message, repeated FROM coupon.fault;
-SELECT session, reason FROM coupon.gap ORDER BY at;
+SELECT relation, session, sqlstate, message, repeated FROM coupon.error_log;
+SELECT session, reason FROM coupon.missed_click ORDER BY at;
 -- coupon_ext.on_error = raise is for who wants it otherwise; the switch is for who wants none of it.
 BEGIN;
 SET LOCAL coupon_ext.on_error = raise;
 INSERT INTO page_hit VALUES (513, 'page_hit-32b', '2025-06-09 10:00:02+00');
 ROLLBACK;
 ALTER TABLE coupon.session DROP CONSTRAINT forced;
-DELETE FROM coupon.gap;
+DELETE FROM coupon.missed_click;
 BEGIN;
 SET LOCAL coupon_ext.enabled = off;
 INSERT INTO page_hit VALUES (514, 'page_hit-33', '2025-06-09 10:00:00+00');
@@ -339,7 +339,7 @@ ROLLBACK;
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 CREATE TABLE altered (session text, at timestamptz, price numeric);
 SELECT coupon.watch('altered', '{"session": "session", "at": "at", "price": "price"}');
 INSERT INTO altered VALUES ('altered-1', '2025-06-10 10:00:00+00', 1);
@@ -350,10 +350,10 @@ ALTER TABLE altered RENAME COLUMN price TO amount;
 SELECT fits, problem FROM coupon.watched WHERE relation = 'altered'::regclass;
 INSERT INTO altered VALUES ('altered-1', '2025-06-10 10:00:02+00', 0, 3);
 SELECT count(*) AS clicks_kept FROM altered;
-SELECT relation, message FROM coupon.fault;
+SELECT relation, message FROM coupon.error_log;
 SELECT count(*) AS left_out FROM coupon.events('2025-06-10', '2025-06-11');
 -- The session missed a click: until it was rebuilt it must not be scored, whatever the mapping lacked.
-SELECT session FROM coupon.gap;
+SELECT session FROM coupon.missed_click;
 SELECT coupon.unwatch('altered');
 SELECT coupon.watch('altered', '{"session": "session", "at": "at", "price": "amount"}');
 SELECT fits, problem FROM coupon.watched WHERE relation = 'altered'::regclass;
@@ -364,28 +364,28 @@ SELECT fits, problem FROM coupon.watched WHERE relation = 'altered'::regclass;
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = error;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO altered VALUES ('altered-2', '2025-06-10 10:00:03+00', 0, 'not a number');
-SELECT relation, message LIKE '%no longer fits%' AS says_so, count(*) OVER () AS faults FROM coupon.fault;
+SELECT relation, message LIKE '%no longer fits%' AS says_so, count(*) OVER () AS faults FROM coupon.error_log;
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = error;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 ALTER TABLE altered ALTER COLUMN amount TYPE numeric USING 1, ALTER COLUMN at TYPE text;
 INSERT INTO altered VALUES ('altered-3', '2025-06-10 10:00:03+00', 0, 1);
-SELECT relation, message LIKE '%no longer fits%' AS says_so, count(*) OVER () AS faults FROM coupon.fault;
+SELECT relation, message LIKE '%no longer fits%' AS says_so, count(*) OVER () AS faults FROM coupon.error_log;
 SELECT count(*) AS clicks_kept FROM altered;
 SELECT session, views FROM coupon.session WHERE session IN ('altered-2', 'altered-3');
 SELECT coupon.unwatch('altered');
-DELETE FROM coupon.gap;
+DELETE FROM coupon.missed_click;
 SET client_min_messages = warning;
 
 --
 -- record_click: for shops without a log
 --
 \pset null NULL
-SET coupon_ext.clock = '2025-06-11 10:00:00+00';
+SET coupon_ext.mock_clock = '2025-06-11 10:00:00+00';
 SELECT coupon.record_click('rec-1');
 SELECT coupon.record_click('rec-1', '2025-06-11 10:00:05+00', 'cart', 'joe', 'p', 'c', 'pr', 2, 9.5, NULL, 'z', '{mobile,NULL}');
 SELECT session, at, kind, customer, page, category, product, quantity, price, order_id, zone, attributes FROM coupon.events('2025-06-11', '2025-06-12');
@@ -398,12 +398,12 @@ SELECT coupon.record_click(repeat('r', 300)) IS NULL AS kept_without_an_offer;
 SELECT coupon.record_click('rec-1', 'infinity') IS NULL AS kept_without_an_offer;
 SELECT count(*) AS clicks FROM coupon.click WHERE session LIKE 'r%' AND (at >= '2025-06-11' AND at < '2025-06-12' OR at = 'infinity');
 SELECT views FROM coupon.session WHERE session = 'rec-1';
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 
 -- The tables of this file are no part of the shop that is trained on.
 DROP TABLE page_hit, visit, order_line, shop_log, altered, dated CASCADE;
 DROP FOREIGN DATA WRAPPER nothing CASCADE;
 DELETE FROM coupon.click WHERE at < '2026-01-01' OR at = 'infinity';
 DELETE FROM coupon.session WHERE started_at < '2026-01-01';
-TRUNCATE coupon.fault, coupon.gap;
+TRUNCATE coupon.error_log, coupon.missed_click;
 SELECT relation FROM coupon.watched;

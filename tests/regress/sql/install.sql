@@ -65,15 +65,15 @@ ORDER BY p.oid::regprocedure::text COLLATE "C";
 LOAD 'coupon_ext';
 SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'coupon\_ext.%' ORDER BY name;
 SELECT name FROM pg_settings WHERE name LIKE 'coupon\_ext.%' AND coalesce(short_desc, '') = '';
-SELECT * FROM refused($$SET coupon_ext.clock = 'noon'$$);
-SELECT * FROM refused($$SET coupon_ext.max_wait = -1$$);
+SELECT * FROM refused($$SET coupon_ext.mock_clock = 'noon'$$);
+SELECT * FROM refused($$SET coupon_ext.lock_wait = -1$$);
 SELECT * FROM refused($$SET coupon_ext.on_error = 'shout'$$);
 SELECT coupon.clock() = now() AS clock_is_now;
-SET coupon_ext.clock = '2026-03-01 12:00:00+00';
+SET coupon_ext.mock_clock = '2026-03-01 12:00:00+00';
 SELECT coupon.clock();
-SET coupon_ext.clock = '';
+SET coupon_ext.mock_clock = '';
 SELECT coupon.clock() = now() AS clock_is_now;
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 
 -- Before there is storage: nothing in schema coupon but what the extension owns; what reads says NULL or nothing.
 SELECT count(*) AS tables FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'p', 'S');
@@ -82,10 +82,10 @@ SELECT count(*) FROM coupon.events('-infinity', 'infinity');
 SELECT assign_segment('c1'), assign_segment(NULL), coupon.arm_of('default', 's1');
 SELECT churn_probability('s1');
 SELECT issue_coupon('s1') IS NULL AS no_coupon;
-SELECT condition, holds, detail FROM coupon.explain('s1') ORDER BY step;
+SELECT condition, holds, detail FROM coupon.explain_decision('s1') ORDER BY step;
 SELECT * FROM refused('SELECT * FROM rank_categories(''c1'')');
 SELECT * FROM refused('SELECT churn_probability(0, ''{}'')');
-SELECT * FROM refused('SELECT * FROM coupon.judge_churn(''-infinity'', ''infinity'')');
+SELECT * FROM refused('SELECT * FROM coupon.evaluate_churn(''-infinity'', ''infinity'')');
 SELECT * FROM refused('SELECT coupon.refresh_segments()');
 SELECT * FROM refused('SELECT * FROM coupon.train()');
 -- The others answer, or refuse with a hint what to do; never with a table that is missing.
@@ -102,7 +102,7 @@ END
 $$;
 SELECT s AS statement, clear(s) FROM unnest(ARRAY[
     'SELECT coupon.live_offer(''s1'')', 'SELECT redeem_coupon(''0000-0000-0000-0000-0'', ''o1'', 10)',
-    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.sweep()', 'SELECT * FROM coupon.forget(''c1'')', 'SELECT coupon.revoke_access(NULL)', 'SELECT coupon.activate(1)',
+    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.maintain()', 'SELECT * FROM coupon.forget(''c1'')', 'SELECT coupon.revoke_access(NULL)', 'SELECT coupon.activate(1)',
     'SELECT coupon.rollback()', 'SELECT coupon.go_live(''default'')']) s;
 
 -- Storage: made on first use, once; the tables and views are the shop's, not the extension's.
@@ -136,11 +136,11 @@ SELECT clear('SELECT coupon.activate(1)');
 
 -- The views are made again with their grants.
 CREATE ROLE regress_coupon_analyst;
-GRANT SELECT ON coupon.accuracy TO regress_coupon_analyst;
-SELECT coupon.create_views();
-SELECT has_table_privilege('regress_coupon_analyst', 'coupon.accuracy', 'SELECT') AS kept,
+GRANT SELECT ON coupon.model_metrics TO regress_coupon_analyst;
+SELECT coupon_internal.create_views();
+SELECT has_table_privilege('regress_coupon_analyst', 'coupon.model_metrics', 'SELECT') AS kept,
     has_table_privilege('regress_coupon_analyst', 'coupon.segments', 'SELECT') AS never_given;
-REVOKE ALL ON coupon.accuracy FROM regress_coupon_analyst;
+REVOKE ALL ON coupon.model_metrics FROM regress_coupon_analyst;
 DROP ROLE regress_coupon_analyst;
 
 -- A storage of the future is not touched.

@@ -15,14 +15,14 @@ CREATE FUNCTION thresholds(policy text, target float8, pooled boolean DEFAULT fa
     WHERE version = 2 AND stage = 'issue' AND (t ->> 'target')::float8 = target
 $$;
 -- What a session's probabilities were, view by view.
-CREATE FUNCTION path_of(session text, segment int) RETURNS TABLE (view int, churn float8, interest float8) LANGUAGE sql AS $$
+CREATE FUNCTION path_of(session text, segment int) RETURNS TABLE (view int, churn float8, max_purchase_probability float8) LANGUAGE sql AS $$
     WITH v AS MATERIALIZED (SELECT views_of(path_of.session) AS v), p AS MATERIALIZED (SELECT i, churn_probability(path_of.segment, v.v[1:i]) AS churn FROM v, generate_series(1, cardinality(v.v)) i)
     SELECT i, churn, max(1 - churn) OVER (ORDER BY i) FROM p
 $$;
 
 -- A campaign of its own salt, so that draws can be told in advance; the share of sessions is larger than any shop would want.
 TRUNCATE coupon.decision;
-UPDATE coupon.session SET decided = NULL;
+UPDATE coupon.session SET decided_campaigns = NULL;
 SELECT max_discount, budget, currency, unlimited FROM coupon.campaign;
 UPDATE coupon.campaign SET salt = 'regress', target = 0.2, max_discount = NULL, budget = NULL, unlimited = true WHERE campaign = 'default';
 SELECT campaign, state, discount, valid_for, display_seconds, holdout, priority, live_since IS NULL AS never_live FROM coupon.campaign;
@@ -35,17 +35,17 @@ SELECT coupon.simulate(800, 1, 0, '2026-02-05') > 500 AS clicked;
 -- at_risk: the first view from the fourth on where the session was interested and is leaving.
 CREATE TABLE foreseen AS
 SELECT s.session, min(p.view) AS view FROM (SELECT session, segment FROM coupon.session WHERE started_at >= '2026-02-05' AND started_at < '2026-02-06' AND views >= 4) s
-CROSS JOIN LATERAL path_of(s.session, s.segment) p, thresholds('at_risk', 0.2) t WHERE p.view >= t.min_views AND p.interest >= t.eta AND p.churn >= t.tau GROUP BY s.session;
+CROSS JOIN LATERAL path_of(s.session, s.segment) p, thresholds('at_risk', 0.2) t WHERE p.view >= t.min_views AND p.max_purchase_probability >= t.eta AND p.churn >= t.tau GROUP BY s.session;
 SELECT count(*) > 10 AS some, count(*) FILTER (WHERE d.session IS NULL) AS missed, count(*) FILTER (WHERE f.session IS NULL) AS too_many, count(*) FILTER (WHERE d.view <> f.view) AS at_another_view
 FROM foreseen f FULL JOIN coupon.decision d USING (session);
 SELECT count(*) FILTER (WHERE outcome <> 'shadow' OR issue_probability <> 0 OR reason <> 'eligible') AS not_shadow, count(*) FILTER (WHERE arm <> 'at_risk' OR policy <> 'at_risk' OR arm_probability <> 1) AS arm,
     count(*) FILTER (WHERE abs(issue_draw - draw('issue', 'regress', session)) > 1e-15) AS draw, count(*) FILTER (WHERE target <> 0.2 OR version <> 2) AS target,
-    count(*) FILTER (WHERE churn < tau OR interest < eta OR view < 4) AS not_eligible, count(*) FILTER (WHERE decided_at < clicked_at OR decided_at > clicked_at + interval '1 minute') AS clock,
+    count(*) FILTER (WHERE churn < tau OR max_purchase_probability < eta OR view < 4) AS not_eligible, count(*) FILTER (WHERE decided_at < clicked_at OR decided_at > clicked_at + interval '1 minute') AS clock,
     count(*) FILTER (WHERE categories -> 0 ->> 'category' IS DISTINCT FROM category OR jsonb_array_length(categories) <> 5) AS ranking
 FROM coupon.decision;
 SELECT count(*) FILTER (WHERE abs(d.eta - t.eta) > 1e-12 OR abs(d.tau - t.tau) > 1e-12) AS other_thresholds FROM coupon.decision d, thresholds('at_risk', 0.2) t;
-SELECT count(*) = (SELECT count(*) FROM coupon.decision) AS every_such_session_knows FROM coupon.decision d JOIN coupon.session s USING (session) WHERE s.decided = '{default}';
-SELECT count(*) = (SELECT count(*) FROM coupon.decision) AS and_no_other FROM coupon.session WHERE decided <> '{}';
+SELECT count(*) = (SELECT count(*) FROM coupon.decision) AS every_such_session_knows FROM coupon.decision d JOIN coupon.session s USING (session) WHERE s.decided_campaigns = '{default}';
+SELECT count(*) = (SELECT count(*) FROM coupon.decision) AS and_no_other FROM coupon.session WHERE decided_campaigns <> '{}';
 SELECT count(*) AS coupons FROM coupon.coupon;
 SELECT issue_coupon(session) IS NULL AS no_offer FROM coupon.decision ORDER BY session LIMIT 1;
 
@@ -54,15 +54,15 @@ SELECT issue_coupon(session) IS NULL AS no_offer FROM coupon.decision ORDER BY s
 --
 SELECT refused($$SELECT coupon.go_live('summer')$$);
 SELECT refused($$SELECT coupon.go_live(NULL)$$);
-SET coupon_ext.clock = '2026-02-06 00:00:00';
+SET coupon_ext.mock_clock = '2026-02-06 00:00:00';
 SELECT coupon.go_live('default');
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 SELECT state, live_since FROM coupon.campaign;
 TRUNCATE coupon.decision;
 SELECT coupon.simulate(800, 1, 0, '2026-02-06') > 500 AS clicked;
 TRUNCATE foreseen;
 INSERT INTO foreseen SELECT s.session, min(p.view) FROM (SELECT session, segment FROM coupon.session WHERE started_at >= '2026-02-06' AND views >= 4) s
-CROSS JOIN LATERAL path_of(s.session, s.segment) p, thresholds('at_risk', 0.2) t WHERE p.view >= t.min_views AND p.interest >= t.eta AND p.churn >= t.tau GROUP BY s.session;
+CROSS JOIN LATERAL path_of(s.session, s.segment) p, thresholds('at_risk', 0.2) t WHERE p.view >= t.min_views AND p.max_purchase_probability >= t.eta AND p.churn >= t.tau GROUP BY s.session;
 SELECT count(*) > 10 AS some, count(*) FILTER (WHERE d.session IS NULL) AS missed, count(*) FILTER (WHERE f.session IS NULL) AS too_many, count(*) FILTER (WHERE d.view <> f.view) AS at_another_view
 FROM foreseen f FULL JOIN (SELECT * FROM coupon.decision WHERE clicked_at >= '2026-02-06') d USING (session);
 SELECT count(*) FILTER (WHERE outcome = 'issued') > 5 AS issued, count(*) FILTER (WHERE outcome = 'held out') > 0 AS held_out, count(*) FILTER (WHERE issue_probability <> 0.8) AS probability,
@@ -70,7 +70,7 @@ SELECT count(*) FILTER (WHERE outcome = 'issued') > 5 AS issued, count(*) FILTER
 SELECT count(*) FILTER (WHERE c.session IS NULL) AS issued_without_a_coupon, count(*) FILTER (WHERE d.session IS NULL) AS coupon_without_a_decision,
     count(*) FILTER (WHERE c.issued_at <> d.decided_at OR c.expires_at <> c.issued_at + interval '2 hours') AS times, count(*) FILTER (WHERE c.category IS DISTINCT FROM d.category OR c.customer IS DISTINCT FROM d.customer) AS terms,
     count(*) FILTER (WHERE c.discount <> 10 OR c.display_seconds <> 6 OR c.campaign <> 'default' OR c.message <> format('10 %% off %s, for you, for the next 2 hours', c.category)) AS offer,
-    count(*) FILTER (WHERE c.code !~ '^([0-9A-HJKMNP-TV-Z]{4}-){4}[0-9A-HJKMNP-TV-Z*~$=U]$' OR coupon.normalise_code(c.code) <> c.code) AS code, count(*) FILTER (WHERE c.closed_at IS NOT NULL OR c.redeemed_at IS NOT NULL) AS closed
+    count(*) FILTER (WHERE c.code !~ '^([0-9A-HJKMNP-TV-Z]{4}-){4}[0-9A-HJKMNP-TV-Z*~$=U]$' OR coupon_internal.normalise_code(c.code) <> c.code) AS code, count(*) FILTER (WHERE c.closed_at IS NOT NULL OR c.redeemed_at IS NOT NULL) AS closed
 FROM (SELECT * FROM coupon.decision WHERE outcome = 'issued') d FULL JOIN coupon.coupon c USING (session);
 SELECT count(*) = count(DISTINCT code) AND count(*) = count(DISTINCT id) AND count(*) = count(DISTINCT session) AS one_each FROM coupon.coupon;
 
@@ -125,13 +125,13 @@ BEGIN
     END LOOP;
 END
 $$;
-SET coupon_ext.clock = '2026-02-10 12:00:00';
-SELECT name_it('yes-', true) AS yes, name_it('no-', false) AS no, name_it('stale-', true) AS stale, name_it('future-', true) AS future, name_it('frozen-', true) AS frozen, name_it('gap-', true) AS gap, name_it('rec-', true) AS rec,
+SET coupon_ext.mock_clock = '2026-02-10 12:00:00';
+SELECT name_it('yes-', true) AS yes, name_it('no-', false) AS no, name_it('stale-', true) AS stale, name_it('future-', true) AS future, name_it('frozen-', true) AS ended, name_it('gap-', true) AS gap, name_it('rec-', true) AS rec,
     name_it('off-', true) AS off, name_it('paused-', true) AS paused, name_it('cheap-', true) AS cheap, name_it('quiet-', true) AS quiet, name_it('loud-', true) AS loud \gset
 
 CALL look(:'yes', 3);
 SELECT issue_coupon(:'yes') IS NULL AS too_early;
-SELECT step, campaign, condition, holds, detail FROM coupon.explain(:'yes') WHERE condition NOT IN ('drawn', 'the session is known') ORDER BY step;
+SELECT step, campaign, condition, holds, detail FROM coupon.explain_decision(:'yes') WHERE condition NOT IN ('drawn', 'the session is known') ORDER BY step;
 CALL look(:'yes', 1);
 SELECT outcome, view, decided_at, clicked_at, customer, policy, arm FROM coupon.decision WHERE session = :'yes';
 SELECT (o).code = c.code AS code, (o).category = c.category AS category, (o).discount, (o).issued_at, (o).expires_at, (o).display_seconds, (o).campaign, replace((o).message, c.category, 'CATEGORY') AS message
@@ -151,7 +151,7 @@ ROLLBACK;
 SET coupon_ext.enabled = off;
 SELECT (issue_coupon(:'yes')).code IS NOT NULL AS offer, issue_coupon('nobody') IS NULL AS nobody;
 RESET coupon_ext.enabled;
-SELECT condition, holds, detail FROM coupon.explain(:'yes') WHERE condition LIKE 'rule%';
+SELECT condition, holds, detail FROM coupon.explain_decision(:'yes') WHERE condition LIKE 'rule%';
 -- Held out: the same path, logged, and nothing to see.
 CALL look(:'no', 6);
 SELECT issue_coupon(:'no') IS NULL AS no_coupon;
@@ -182,14 +182,14 @@ SELECT coupon.live_offer('nobody') IS NULL AS nobody, coupon.live_offer(NULL) IS
 CALL look(:'stale', 6, '5 minutes 1 second');
 SELECT (SELECT views FROM coupon.session s WHERE s.session = :'stale') AS views, (SELECT count(*) FROM coupon.decision d WHERE d.session = :'stale') AS decisions;
 SELECT issue_coupon(:'stale') IS NULL AS no_coupon;
-SELECT condition, holds, detail FROM coupon.explain(:'stale') WHERE condition = 'its last click is recent';
+SELECT condition, holds, detail FROM coupon.explain_decision(:'stale') WHERE condition = 'its last click is recent';
 CALL look(:'future', 6, '-1 minute');
 SELECT (SELECT views FROM coupon.session s WHERE s.session = :'future') AS views, (SELECT count(*) FROM coupon.decision d WHERE d.session = :'future') AS decisions;
 SELECT issue_coupon(:'future') IS NULL AS no_coupon;
 -- The next fresh click decides; so does asking as long as the last click is fresh.
 CALL look(:'stale', 1, '5 minutes');
 SELECT outcome, view FROM coupon.decision WHERE session = :'stale';
-SET coupon_ext.clock = '2026-02-10 12:02:00';
+SET coupon_ext.mock_clock = '2026-02-10 12:02:00';
 SELECT (issue_coupon(:'future')).code IS NOT NULL AS now_it_is_the_present;
 SELECT outcome, view, decided_at, clicked_at FROM coupon.decision WHERE session = :'future';
 -- A COPY of last month's clicks decides nothing.
@@ -207,43 +207,43 @@ old-1	2026-01-10 12:00:09+00	view
 \.
 SELECT count(*) AS decisions FROM coupon.decision WHERE session = 'old-1';
 -- After two hours the offer is gone; nothing was written for that.
-SET coupon_ext.clock = '2026-02-10 13:59:59.999999';
+SET coupon_ext.mock_clock = '2026-02-10 13:59:59.999999';
 SELECT (issue_coupon(:'yes')).code IS NOT NULL AS in_the_last_microsecond;
-SET coupon_ext.clock = '2026-02-10 14:00:00';
+SET coupon_ext.mock_clock = '2026-02-10 14:00:00';
 SELECT issue_coupon(:'yes') IS NULL AS expired, closed_at IS NULL AS not_closed_yet FROM coupon.coupon WHERE session = :'yes';
 -- The sweep closes it, at the time it expired, and forgets the state of sessions that are long over.
-SELECT expired > 5 AS expired FROM coupon.sweep();
+SELECT expired > 5 AS expired FROM coupon.maintain();
 SELECT closed_at, expires_at FROM coupon.coupon WHERE session = :'yes';
-SELECT expired, rebuilt FROM coupon.sweep();
-SELECT expired, rebuilt, compacted FROM coupon.sweep(0);
+SELECT expired, rebuilt FROM coupon.maintain();
+SELECT expired, rebuilt, compacted FROM coupon.maintain(0);
 
 --
 -- What keeps a session from a decision
 --
-SET coupon_ext.clock = '2026-02-10 15:00:00';
+SET coupon_ext.mock_clock = '2026-02-10 15:00:00';
 -- a checkout
 CALL look(:'frozen', 3);
 CALL look(:'frozen', 1, kind => 'checkout');
 CALL look(:'frozen', 5);
 SELECT (SELECT count(*) FROM coupon.decision d WHERE d.session = :'frozen') AS decisions, issue_coupon(:'frozen') IS NULL AS no_coupon;
-SELECT condition, holds FROM coupon.explain(:'frozen') WHERE condition = 'no checkout or purchase yet';
+SELECT condition, holds FROM coupon.explain_decision(:'frozen') WHERE condition = 'no checkout or purchase yet';
 -- a click that was missed, until it was rebuilt: asking rebuilds, and so does the sweep
 CALL look(:'gap', 3);
-INSERT INTO coupon.gap (session, reason) VALUES (:'gap', 'test');
+INSERT INTO coupon.missed_click (session, reason) VALUES (:'gap', 'test');
 CALL look(:'gap', 2);
 SELECT views FROM coupon.session WHERE session = :'gap';
-SELECT condition, holds FROM coupon.explain(:'gap') ORDER BY step DESC LIMIT 1;
+SELECT condition, holds FROM coupon.explain_decision(:'gap') ORDER BY step DESC LIMIT 1;
 BEGIN;
 SELECT (issue_coupon(:'gap')).code IS NOT NULL AS rebuilt_and_issued;
-SELECT s.views, abs(s.churn - churn_probability(s.segment, views_of(s.session))) < 1e-6 AS as_if_nothing_was_missed, (SELECT count(*) FROM coupon.gap) AS gaps FROM coupon.session s WHERE session = :'gap';
+SELECT s.views, abs(s.churn - churn_probability(s.segment, views_of(s.session))) < 1e-6 AS as_if_nothing_was_missed, (SELECT count(*) FROM coupon.missed_click) AS gaps FROM coupon.session s WHERE session = :'gap';
 ROLLBACK;
-SELECT rebuilt FROM coupon.sweep();
-SELECT s.views, abs(s.churn - churn_probability(s.segment, views_of(s.session))) < 1e-6 AS as_if_nothing_was_missed, (SELECT count(*) FROM coupon.gap) AS gaps FROM coupon.session s WHERE session = :'gap';
+SELECT rebuilt FROM coupon.maintain();
+SELECT s.views, abs(s.churn - churn_probability(s.segment, views_of(s.session))) < 1e-6 AS as_if_nothing_was_missed, (SELECT count(*) FROM coupon.missed_click) AS gaps FROM coupon.session s WHERE session = :'gap';
 -- a session that comes back after the sweep freed its state is scored from its first view on, or not at all; never from the middle
 BEGIN;
 CALL look('swept', 3);
-SET LOCAL coupon_ext.clock = '2026-02-16 15:00:01';
-SELECT compacted > 0 AS compacted FROM coupon.sweep();
+SET LOCAL coupon_ext.mock_clock = '2026-02-16 15:00:01';
+SELECT compacted > 0 AS compacted FROM coupon.maintain();
 SELECT state IS NULL AS freed, churn IS NOT NULL AS churn_is_kept FROM coupon.session WHERE session = 'swept';
 CALL look('swept', 3);
 SELECT coalesce(abs(churn_probability(s.session) - churn_probability(s.segment, views_of(s.session))) < 1e-6, true) AS never_from_the_middle FROM coupon.session s WHERE session = 'swept';
@@ -254,14 +254,14 @@ BEGIN;
 SET LOCAL coupon_ext.enabled = off;
 CALL look(:'off', 2);
 SELECT issue_coupon(:'off') IS NULL AS no_coupon;
-SELECT condition, holds FROM coupon.explain(:'off');
+SELECT condition, holds FROM coupon.explain_decision(:'off');
 SELECT count(*) AS decisions FROM coupon.decision WHERE session = :'off';
 ROLLBACK;
 -- a paused campaign
 UPDATE coupon.campaign SET state = 'paused';
 CALL look(:'paused', 6);
 SELECT issue_coupon(:'paused') IS NULL AS no_coupon;
-SELECT condition, holds, detail FROM coupon.explain(:'paused') ORDER BY step DESC LIMIT 1;
+SELECT condition, holds, detail FROM coupon.explain_decision(:'paused') ORDER BY step DESC LIMIT 1;
 SELECT live_since AS since_then FROM coupon.campaign \gset
 SELECT coupon.go_live('default');
 SELECT live_since = :'since_then' AS live_since_the_first_time FROM coupon.campaign;
@@ -273,26 +273,26 @@ SELECT CASE session WHEN :'cheap' THEN 'after' ELSE 'before' END AS issued, disc
 UPDATE coupon.campaign SET discount = 10, valid_for = '2 hours', display_seconds = 6, message = DEFAULT;
 -- explain has no side effect: it runs in a read-only transaction.
 BEGIN READ ONLY;
-SELECT count(*) > 5 AS lines FROM coupon.explain(:'off');
-SELECT count(*) AS nobody, bool_or(condition = 'the session is known' AND NOT holds) AS says_so FROM coupon.explain('nobody');
-SELECT bool_or(condition = 'the session is known' AND NOT holds) AS null_is_not_known FROM coupon.explain(NULL);
+SELECT count(*) > 5 AS lines FROM coupon.explain_decision(:'off');
+SELECT count(*) AS nobody, bool_or(condition = 'the session is known' AND NOT holds) AS says_so FROM coupon.explain_decision('nobody');
+SELECT bool_or(condition = 'the session is known' AND NOT holds) AS null_is_not_known FROM coupon.explain_decision(NULL);
 COMMIT;
 
 --
 -- NOTIFY: only where it is asked for. A transaction that notified cannot be prepared, which is how it shows here.
 --
-SHOW coupon_ext.notify;
+SHOW coupon_ext.notify_issued;
 BEGIN;
 CALL look(:'quiet', 4);
 PREPARE TRANSACTION 'quiet';
 COMMIT PREPARED 'quiet';
 SELECT (issue_coupon(:'quiet')).code IS NOT NULL AS issued;
-SET coupon_ext.notify = on;
+SET coupon_ext.notify_issued = on;
 BEGIN;
 CALL look(:'loud', 4);
 PREPARE TRANSACTION 'loud';
 SELECT issue_coupon(:'loud') IS NULL AS rolled_back;
-RESET coupon_ext.notify;
+RESET coupon_ext.notify_issued;
 
 --
 -- Two campaigns: the first by priority, then by name, that finds a session eligible takes it
@@ -348,11 +348,11 @@ ROLLBACK;
 BEGIN;
 UPDATE coupon.arm SET policy = 'random';
 UPDATE coupon.campaign SET target = 0.5, priority = CASE campaign WHEN 'default' THEN 100 ELSE 0 END;
-SET LOCAL coupon_ext.clock = '2026-02-20 15:00:00';
+SET LOCAL coupon_ext.mock_clock = '2026-02-20 15:00:00';
 UPDATE coupon.campaign SET holdout = 0.5 WHERE campaign = 'default';
 SELECT holdout, holdout_next, holdout_from FROM coupon.campaign WHERE campaign = 'default';
 INSERT INTO coupon.click (session, at, kind) SELECT 'today-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
-SET LOCAL coupon_ext.clock = '2026-02-21 00:00:05';
+SET LOCAL coupon_ext.mock_clock = '2026-02-21 00:00:05';
 INSERT INTO coupon.click (session, at, kind) SELECT 'tomorrow-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
 SELECT split_part(session, '-', 1) AS day, count(*) > 10 AS dozens, array_agg(DISTINCT issue_probability) AS probabilities, bool_and((outcome = 'issued') = (issue_draw < issue_probability)) AS as_drawn
 FROM coupon.decision WHERE session ~ '^(today|tomorrow)-' GROUP BY 1 ORDER BY 1;
@@ -368,7 +368,7 @@ SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, 
 --
 BEGIN;
 DO $$ BEGIN PERFORM coupon.train(until => '2026-01-07'); END $$;
-SET LOCAL coupon_ext.clock = '2026-02-10 18:00:00';
+SET LOCAL coupon_ext.mock_clock = '2026-02-10 18:00:00';
 INSERT INTO coupon.click (session, at, kind) SELECT 'coin-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 100) i, generate_series(0, 5) j;
 SELECT count(*) = count(*) FILTER (WHERE draw('view', 'regress', session) < t.share) AS only_the_drawn, count(*) = (SELECT count(*) FROM generate_series(1, 100) i WHERE draw('view', 'regress', 'coin-' || i) < max(t.share)) AS all_of_them,
     count(*) FILTER (WHERE view <> 4 OR policy <> 'random' OR issue_probability <> 0.8 OR churn IS NOT NULL OR reason <> 'eligible') AS odd,
@@ -379,10 +379,10 @@ UPDATE coupon.arm SET policy = 'risk';
 INSERT INTO coupon.click (session, at, kind) SELECT 'blind-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 100) i, generate_series(0, 5) j;
 SELECT count(*) AS decisions FROM coupon.decision WHERE session LIKE 'blind-%';
 SELECT state, (SELECT issue_coupon('blind-1') IS NULL) AS no_coupon FROM coupon.campaign WHERE campaign = 'default';
-SELECT condition, holds, regexp_replace(detail, 'version \d+', 'version N') AS detail FROM coupon.explain('blind-1') WHERE campaign = 'default';
+SELECT condition, holds, regexp_replace(detail, 'version \d+', 'version N') AS detail FROM coupon.explain_decision('blind-1') WHERE campaign = 'default';
 UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
 SELECT regexp_replace(refused($$SELECT coupon.go_live('default')$$), 'version \d+', 'version N') AS refused;
 UPDATE coupon.arm SET policy = 'random';
 SELECT coupon.go_live('default');
 ROLLBACK;
-SELECT sqlstate, message FROM coupon.fault;
+SELECT sqlstate, message FROM coupon.error_log;

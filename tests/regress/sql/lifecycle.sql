@@ -3,7 +3,7 @@ SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
-SET coupon_ext.clock = '2026-03-02 12:00:00';
+SET coupon_ext.mock_clock = '2026-03-02 12:00:00';
 -- A coupon of a new session; its code.
 CREATE FUNCTION coupon_for(prefix text, customer text DEFAULT NULL, OUT session text, OUT code text) LANGUAGE plpgsql AS $$
 BEGIN
@@ -18,26 +18,26 @@ CREATE FUNCTION stands(of text) RETURNS TABLE (state text, shown text, dismissed
         to_char(closed_at, 'HH24:MI'), order_id, order_amount, discount_amount FROM coupon.coupon WHERE session = of
 $$;
 SELECT * FROM stands(:'s');
-SET coupon_ext.clock = '2026-03-02 12:01:00';
+SET coupon_ext.mock_clock = '2026-03-02 12:01:00';
 SELECT * FROM show_coupon(:'c', :'s');
-SET coupon_ext.clock = '2026-03-02 12:02:00';
+SET coupon_ext.mock_clock = '2026-03-02 12:02:00';
 SELECT * FROM dismiss_coupon(:'c', customer => 'carla');
 SELECT * FROM show_coupon(:'c', :'s');
 SELECT * FROM stands(:'s');
 -- Reserved: held for one order, the same answer to it, refused to others.
-SET coupon_ext.clock = '2026-03-02 12:03:00';
+SET coupon_ext.mock_clock = '2026-03-02 12:03:00';
 SELECT * FROM reserve_coupon(:'c', 'o-10', '10 minutes', 50, :'s');
 SELECT * FROM reserve_coupon(:'c', 'o-10', '10 minutes', 50, :'s');
 SELECT * FROM reserve_coupon(:'c', 'o-11', session => :'s');
 SELECT * FROM redeem_coupon(:'c', 'o-11', 50, :'s');
 SELECT * FROM stands(:'s');
 -- It frees itself; then another order may have it.
-SET coupon_ext.clock = '2026-03-02 12:13:00';
+SET coupon_ext.mock_clock = '2026-03-02 12:13:00';
 SELECT * FROM reserve_coupon(:'c', 'o-11', '1 day', NULL, :'s');
 SELECT * FROM redeem_coupon(:'c', 'o-10', 50, :'s');
 -- A reservation outlives the coupon's own time, and the sweep leaves it alone.
-SET coupon_ext.clock = '2026-03-02 15:00:00';
-SELECT expired FROM coupon.sweep();
+SET coupon_ext.mock_clock = '2026-03-02 15:00:00';
+SELECT expired FROM coupon.maintain();
 SELECT * FROM redeem_coupon(:'c', 'o-11', 33.33, :'s');
 SELECT * FROM redeem_coupon(:'c', 'o-11', 33.33, :'s');
 SELECT * FROM reserve_coupon(:'c', 'o-11', session => :'s');
@@ -49,7 +49,7 @@ SELECT * FROM release_coupon(:'c', 'o-11');
 SELECT * FROM redeem_coupon(:'c', 'o-11', 33.33, :'s');
 SELECT * FROM stands(:'s');
 -- A reservation released in time: as if nothing had been.
-SET coupon_ext.clock = '2026-03-03 12:00:00';
+SET coupon_ext.mock_clock = '2026-03-03 12:00:00';
 SELECT session AS s2, code AS c2 FROM coupon_for('cycle2') \gset
 SELECT * FROM reserve_coupon(:'c2', 'o-20', session => :'s2');
 SELECT * FROM release_coupon(:'c2', 'o-20');
@@ -70,12 +70,12 @@ SELECT refused('SELECT show_coupon(NULL)');
 SELECT session AS s3, code AS c3 FROM coupon_for('cycle3') \gset
 SELECT a = b AS alike, a.* FROM redeem_coupon(:'c3', 'o-30', 10, :'s2') a, redeem_coupon('0410-6105-0R3G-G28A-Z', 'o-30', 10, :'s2') b;
 SELECT a = b AS alike FROM show_coupon(:'c3') a, show_coupon('nonsense') b;
-SELECT count(*) AS guesses FROM generate_series(1, 30) i, redeem_coupon(coupon.new_code(), 'o-31-' || i, 10, 'guesser') r WHERE r.reason = 'not valid';
-SELECT presenter, refused FROM coupon.presenter ORDER BY presenter;
+SELECT count(*) AS guesses FROM generate_series(1, 30) i, redeem_coupon(coupon_internal.generate_code(), 'o-31-' || i, 10, 'guesser') r WHERE r.reason = 'not valid';
+SELECT presenter, refused FROM coupon.redemption_limit ORDER BY presenter;
 BEGIN;
 UPDATE coupon.coupon SET session = 'guesser' WHERE session = :'s3';
 SELECT * FROM redeem_coupon(:'c3', 'o-32', 10, 'guesser');
-SET coupon_ext.clock = '2026-03-03 12:10:00.000001';
+SET coupon_ext.mock_clock = '2026-03-03 12:10:00.000001';
 SELECT * FROM redeem_coupon(:'c3', 'o-32', 10, 'guesser');
 ROLLBACK;
 
@@ -98,15 +98,15 @@ SELECT discount FROM reserve_coupon(:'c6', 'o-60', order_amount => 1000, session
 SELECT discount FROM redeem_coupon(:'c6', 'o-60', 10000, :'s6');
 UPDATE coupon.campaign SET discount = 10, unit = 'percent', currency = 'EUR', max_discount = NULL WHERE campaign = 'default';
 -- A bearer's coupon is whoever's who holds it.
-UPDATE coupon.campaign SET bearer = true WHERE campaign = 'default';
+UPDATE coupon.campaign SET transferable = true WHERE campaign = 'default';
 SELECT session AS s7, code AS c7 FROM coupon_for('cycle7') \gset
 SELECT * FROM redeem_coupon(:'c7', 'o-70', 10);
-UPDATE coupon.campaign SET bearer = false WHERE campaign = 'default';
+UPDATE coupon.campaign SET transferable = false WHERE campaign = 'default';
 -- Stacking: one of a class an order; an exclusive one alone.
-UPDATE coupon.campaign SET stacking = 'spring' WHERE campaign = 'default';
+UPDATE coupon.campaign SET stacking_group = 'spring' WHERE campaign = 'default';
 SELECT session AS s8, code AS c8 FROM coupon_for('cycle8') \gset
 SELECT session AS s9, code AS c9 FROM coupon_for('cycle9') \gset
-UPDATE coupon.campaign SET stacking = NULL, exclusive = true WHERE campaign = 'default';
+UPDATE coupon.campaign SET stacking_group = NULL, exclusive = true WHERE campaign = 'default';
 SELECT session AS s10, code AS c10 FROM coupon_for('cycle10') \gset
 UPDATE coupon.campaign SET exclusive = false WHERE campaign = 'default';
 SELECT session AS s11, code AS c11 FROM coupon_for('cycle11') \gset
@@ -119,13 +119,13 @@ SELECT * FROM redeem_coupon(:'c9', 'o-80', 10, :'s9');
 SELECT * FROM redeem_coupon(:'c10', 'o-81', 10, :'s10');
 SELECT * FROM redeem_coupon(:'c8', 'o-81', 10, :'s8');
 -- Hashed: the code is shown once, and nothing that is stored is one.
-UPDATE coupon.campaign SET hashed = true WHERE campaign = 'default';
+UPDATE coupon.campaign SET code_hashed = true WHERE campaign = 'default';
 SELECT session AS s12, code AS c12 FROM coupon_for('cycle12') \gset
 SELECT (issue_coupon(:'s12')).code IS NULL AS not_again, (issue_coupon(:'s12')).category IS NOT NULL AS but_the_offer;
-SELECT code = encode(sha256(convert_to(:'c12', 'UTF8')), 'hex') AS hashed FROM coupon.coupon WHERE session = :'s12';
+SELECT code = encode(sha256(convert_to(:'c12', 'UTF8')), 'hex') AS code_hashed FROM coupon.coupon WHERE session = :'s12';
 SELECT count(*) AS told FROM coupon.coupon c, coupon.audit a WHERE c.session = :'s12' AND a.detail::text LIKE '%' || :'c12' || '%';
 SELECT * FROM redeem_coupon(lower(:'c12'), 'o-90', 10, :'s12');
-UPDATE coupon.campaign SET hashed = false WHERE campaign = 'default';
+UPDATE coupon.campaign SET code_hashed = false WHERE campaign = 'default';
 
 -- The audit has every state, and nobody's name; it can only grow.
 SELECT a.event, a.by = session_user AS by_me, a.clock, a.detail - 'order' AS detail, a.detail ->> 'order' = encode(sha256(convert_to(c.id || 'o-11', 'UTF8')), 'hex') AS of_order_11

@@ -43,7 +43,7 @@ SELECT left(refused($$UPDATE coupon.campaign SET state = 'live' WHERE campaign =
 -- A version, and thresholds in it.
 UPDATE coupon.campaign SET unlimited = true WHERE campaign = 'gift';
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('gift', 'a', 'at_risk', 1);
-SELECT coupon.threshold_fault('at_risk', true, 0.2) AS ok, coupon.threshold_fault('random', false, 0.0134) AS ok_too, coupon.threshold_fault('at_risk', true, 0.6) AS beyond, coupon.threshold_fault('value', true, 0.2) AS unknown;
+SELECT coupon_internal.find_threshold_fault('at_risk', true, 0.2) AS ok, coupon_internal.find_threshold_fault('random', false, 0.0134) AS ok_too, coupon_internal.find_threshold_fault('at_risk', true, 0.6) AS beyond, coupon_internal.find_threshold_fault('value', true, 0.2) AS unknown;
 DELETE FROM coupon.deployment;
 SELECT refused($$SELECT coupon.go_live('gift')$$);
 ROLLBACK;
@@ -57,12 +57,12 @@ SELECT card -> 'segments' ->> 'sessions' AS sessions, card -> 'segments' -> 'rea
 UPDATE coupon.campaign SET target = 0.0134, holdout = 0.05 WHERE campaign = 'default';
 UPDATE coupon.arm SET policy = 'random', share = 1 WHERE campaign = 'default';
 SELECT state FROM coupon.campaign WHERE campaign = 'default';
-SET LOCAL coupon_ext.clock = '2026-02-10 18:00:00';
+SET LOCAL coupon_ext.mock_clock = '2026-02-10 18:00:00';
 INSERT INTO coupon.click (session, at, kind) SELECT 'visitor-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
 SELECT count(*) <= 3 AS hardly_one, count(*) = (SELECT count(*) FROM generate_series(1, 60) i WHERE draw('view', 'regress', 'visitor-' || i) < 0.0134) AS as_drawn FROM coupon.decision WHERE session LIKE 'visitor-%';
 UPDATE coupon.arm SET policy = 'at_risk' WHERE campaign = 'default';
 INSERT INTO coupon.click (session, at, kind) SELECT 'guest-' || i, coupon.clock() - j * interval '1 second', 'view' FROM generate_series(1, 60) i, generate_series(0, 5) j;
-SELECT count(*) AS decided FROM coupon.decision WHERE session LIKE 'guest-%';
+SELECT count(*) AS decided_campaigns FROM coupon.decision WHERE session LIKE 'guest-%';
 ROLLBACK;
 
 -- Amounts are payable in the currency.
@@ -83,5 +83,5 @@ SELECT shares, refused(format('SELECT coupon.draw_arm(''salt'', %L, ''s'')', sha
 SELECT coupon.draw_arm('salt', '{1}', 's') AS one, coupon.draw_arm('salt', '{0,1,0}', 's') AS two, coupon.draw_arm('salt', NULL, 's') AS none, coupon.draw_arm('salt', '[0:1]={0,1}', 's') AS two_again;
 
 -- A code is at most 64 characters, however it is written.
-SELECT coupon.normalise_code(' 0410 6105 0r3g g28a z') AS code, coupon.normalise_code(repeat(' ', 43) || '041061050R3GG28AZ') IS NOT NULL AS sixty, coupon.normalise_code(repeat(' ', 48) || '041061050R3GG28AZ') AS sixty_five, coupon.normalise_code(repeat(' ', 1000000) || '041061050R3GG28AZ') AS a_million;
+SELECT coupon_internal.normalise_code(' 0410 6105 0r3g g28a z') AS code, coupon_internal.normalise_code(repeat(' ', 43) || '041061050R3GG28AZ') IS NOT NULL AS sixty, coupon_internal.normalise_code(repeat(' ', 48) || '041061050R3GG28AZ') AS sixty_five, coupon_internal.normalise_code(repeat(' ', 1000000) || '041061050R3GG28AZ') AS a_million;
 DROP FUNCTION payable(text);

@@ -36,7 +36,7 @@ CREATE FUNCTION looked_at(session text) RETURNS TABLE (category text, share floa
     SELECT category, sum(0.5 ^ back) / sum(sum(0.5 ^ back)) OVER () FROM v GROUP BY category
 $$;
 SELECT count(DISTINCT session) > 20 AS dozens, max(abs(r.content - coalesce(l.share, 0))) < 1e-6 AS alike
-FROM (SELECT session FROM coupon.session s WHERE version = 2 AND customer IS NULL AND NOT frozen AND views BETWEEN 3 AND 30 AND EXISTS (SELECT FROM looked_at(s.session)) ORDER BY session LIMIT 40) s
+FROM (SELECT session FROM coupon.session s WHERE version = 2 AND customer IS NULL AND NOT ended AND views BETWEEN 3 AND 30 AND EXISTS (SELECT FROM looked_at(s.session)) ORDER BY session LIMIT 40) s
 CROSS JOIN LATERAL rank_categories(NULL, s.session, 1000) r LEFT JOIN LATERAL (SELECT share FROM looked_at(s.session) l WHERE l.category = r.category) l ON true;
 -- With a history both are mixed, by one weight for all.
 WITH m AS (SELECT s.session, r.category, r.content, h.content AS history, coalesce(l.share, 0) AS share

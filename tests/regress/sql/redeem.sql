@@ -3,12 +3,12 @@ SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
-SET coupon_ext.clock = '2026-02-12 12:00:00';
+SET coupon_ext.mock_clock = '2026-02-12 12:00:00';
 
 -- Codes: Crockford's base 32 with its check symbol, forgiving what a person may mistype.
-SELECT code, coupon.normalise_code(code) FROM (VALUES ('0410-6105-0R3G-G28A-Z'), ('o4l0 6i05 0r3g g28a z'), ('  041061050R3GG28AZ '), ('0410-6105-0R3G-G28A-Y'), ('4010-6105-0R3G-G28A-Z'), ('0410-6105-0R3G-G28A'),
+SELECT code, coupon_internal.normalise_code(code) FROM (VALUES ('0410-6105-0R3G-G28A-Z'), ('o4l0 6i05 0r3g g28a z'), ('  041061050R3GG28AZ '), ('0410-6105-0R3G-G28A-Y'), ('4010-6105-0R3G-G28A-Z'), ('0410-6105-0R3G-G28A'),
     ('0410-6105-0R3G-G28A-ZZ'), ('0410-6105-0R3G-G28U-Z'), ('0410-6105-0R3G-G28é-Z'), ('0000-0000-0000-0014-u'), ('ZZZZ-ZZZZ-ZZZZ-ZZZZ-~'), (''), ('-'), (NULL)) v(code);
-SELECT coupon.normalise_code(repeat('0', 1000000)) IS NULL AS far_too_long;
+SELECT coupon_internal.normalise_code(repeat('0', 1000000)) IS NULL AS far_too_long;
 -- The check symbol is the number modulo 37; every code issued so far has it.
 SELECT count(*) > 10 AS dozens, count(*) FILTER (WHERE check_symbol <> substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ*~$=U', n % 37 + 1, 1)) AS wrong
 FROM (SELECT right(code, 1) AS check_symbol,
@@ -28,7 +28,7 @@ CALL give(:'member', 'maria');
 CALL give(:'late');
 CALL give(:'zero');
 SELECT (issue_coupon(:'buyer')).code AS buyer_code, (issue_coupon(:'member')).code AS member_code, (issue_coupon(:'late')).code AS late_code, (issue_coupon(:'zero')).code AS zero_code \gset
-TRUNCATE coupon.attempt RESTART IDENTITY;
+TRUNCATE coupon.redemption_attempt RESTART IDENTITY;
 
 -- Misuse is an error, and no attempt.
 SELECT refused('SELECT redeem_coupon(NULL, ''o'', 1)');
@@ -40,7 +40,7 @@ SELECT refused('SELECT redeem_coupon(''x'', ''o'', ''Infinity'')');
 SELECT refused('SELECT redeem_coupon(''x'', ''o'', ''-Infinity'')');
 SELECT refused('SELECT release_coupon(NULL, ''o'')');
 SELECT refused('SELECT release_coupon(''x'', NULL)');
-SELECT count(*) AS attempts FROM coupon.attempt;
+SELECT count(*) AS attempts FROM coupon.redemption_attempt;
 
 -- Refused: unknown, not yours.
 SELECT * FROM redeem_coupon('0410-6105-0R3G-G28A-Z', 'o-1', 100, :'buyer');
@@ -84,24 +84,24 @@ SELECT (issue_coupon(:'buyer')).code = :'buyer_code' AS offered_again;
 SELECT * FROM redeem_coupon(:'buyer_code', 'o-5', 20, :'buyer');
 
 -- Expired: at the very end of its time.
-SET coupon_ext.clock = '2026-02-12 13:59:59.999999';
+SET coupon_ext.mock_clock = '2026-02-12 13:59:59.999999';
 BEGIN;
 SELECT * FROM redeem_coupon(:'late_code', 'o-6', 10, :'late');
 ROLLBACK;
-SET coupon_ext.clock = '2026-02-12 14:00:00';
+SET coupon_ext.mock_clock = '2026-02-12 14:00:00';
 SELECT * FROM redeem_coupon(:'late_code', 'o-6', 10, :'late');
 -- What was redeemed in time stays redeemed; released too late it does not come back.
 SELECT * FROM redeem_coupon(:'buyer_code', 'o-5', 20, :'buyer');
 SELECT * FROM release_coupon(:'buyer_code', 'o-5');
 SELECT redeemed_at IS NULL AS not_redeemed, closed_at IS NOT NULL AS closed FROM coupon.coupon WHERE session = :'buyer';
 SELECT * FROM redeem_coupon(:'buyer_code', 'o-5', 20, :'buyer');
-SELECT expired FROM coupon.sweep();
+SELECT expired FROM coupon.maintain();
 SELECT * FROM redeem_coupon(:'late_code', 'o-6', 10, :'late');
 
 -- Every attempt was counted, with the presenter as it was given, but for sessions that were never seen: nobody could forget those.
 SELECT id, at, CASE session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'member' WHEN :'late' THEN 'late' WHEN :'zero' THEN 'zero' ELSE session END AS session,
     (SELECT CASE c.session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'member' WHEN :'late' THEN 'late' WHEN :'zero' THEN 'zero' END FROM coupon.coupon c WHERE c.id = a.coupon) AS coupon_of,
-    order_id, order_amount, status, reason FROM coupon.attempt a ORDER BY id;
+    order_id, order_amount, status, reason FROM coupon.redemption_attempt a ORDER BY id;
 -- The table does not let a coupon be half redeemed.
 SELECT left(refused(format('UPDATE coupon.coupon SET state = ''redeemed'' WHERE code = %L', :'late_code')), 5) AS redeemed_without_an_order LIMIT 1;
 SELECT left(refused(format('UPDATE coupon.coupon SET redeemed_at = now() WHERE code = %L', :'late_code')), 5) AS time_without_order LIMIT 1;

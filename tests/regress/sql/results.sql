@@ -7,27 +7,27 @@ SET client_min_messages = warning;
 -- The four scenarios of Seo & Yoo (IEEE Access 2022), tables 4 and 5: published rates, counts, growth and issue rate.
 WITH published(scenario, issued, n_issued, not_issued, n_not, growth, issue_rate) AS (VALUES
     (1, 12.25, 1056, 2.47, 77177, 395.95, 1.34), (2, 5.43, 664, 3.29, 76603, 65.04, 0.85), (3, 7.71, 2217, 2.35, 93548, 227.69, 2.31), (4, 4.09, 1220, 3.34, 105448, 22.45, 1.14))
-SELECT scenario, round(100 * coupon.growth(issued / 100, not_issued / 100)::numeric, 2) AS growth,
-    round(coupon.estimated_sales(issue_rate / 100, growth / 100, 0.1)::numeric, 2) AS sales_published_growth,
-    round(coupon.estimated_sales(issue_rate / 100, coupon.growth(issued, not_issued), 0.1)::numeric, 2) AS sales_own_growth,
-    round(coupon.estimated_sales(n_issued::float8 / (n_issued + n_not), coupon.growth(issued, not_issued), 0.1)::numeric, 2) AS sales_from_counts
+SELECT scenario, round(100 * coupon_internal.compute_growth(issued / 100, not_issued / 100)::numeric, 2) AS growth,
+    round(coupon_internal.compute_estimated_sales(issue_rate / 100, growth / 100, 0.1)::numeric, 2) AS sales_published_growth,
+    round(coupon_internal.compute_estimated_sales(issue_rate / 100, coupon_internal.compute_growth(issued, not_issued), 0.1)::numeric, 2) AS sales_own_growth,
+    round(coupon.estimated_sales(n_issued::float8 / (n_issued + n_not), coupon_internal.compute_growth(issued, not_issued), 0.1)::numeric, 2) AS sales_from_counts
 FROM published ORDER BY scenario;
-SELECT coupon.growth(0.1, 0) AS nobody_bought, coupon.growth(NULL, 0.1) AS none_issued, coupon.growth(0, 0.1) AS issued_in_vain, coupon.growth(0.1, 0.1) AS no_growth;
-SELECT coupon.estimated_sales(0, 5, 0.1) AS none_issued, coupon.estimated_sales(1, 0, 0.1) AS all_issued_in_vain, coupon.estimated_sales(0.5, 1, 0.5) AS even, coupon.estimated_sales(NULL, 1, 0.1) AS unknown, coupon.estimated_sales(0.1, NULL, 0.1) AS no_growth_known;
+SELECT coupon_internal.compute_growth(0.1, 0) AS nobody_bought, coupon_internal.compute_growth(NULL, 0.1) AS none_issued, coupon_internal.compute_growth(0, 0.1) AS issued_in_vain, coupon_internal.compute_growth(0.1, 0.1) AS no_growth;
+SELECT coupon_internal.compute_estimated_sales(0, 5, 0.1) AS none_issued, coupon_internal.compute_estimated_sales(1, 0, 0.1) AS all_issued_in_vain, coupon_internal.compute_estimated_sales(0.5, 1, 0.5) AS even, coupon.estimated_sales(NULL, 1, 0.1) AS unknown, coupon_internal.compute_estimated_sales(0.1, NULL, 0.1) AS no_growth_known;
 
 -- Planted sessions of a campaign with two arms. In arm s1 eight were issued a coupon, two of them bought; twenty were not, two of them bought, two were held out.
 INSERT INTO coupon.campaign (campaign, state, salt, discount, unlimited) VALUES ('planted', 'draft', 'planted', 25, true);
 INSERT INTO coupon.arm (campaign, arm, policy, segments, ranking, share) VALUES ('planted', 's1', 'at_risk', true, 'personal', 0.5), ('planted', 's4', 'random', false, 'popular', 0.5);
 SELECT scenario, segments, churn_model, personalised, issued, issued_conversion, not_issued, not_issued_conversion, growth, issue_rate, causal FROM coupon.conversion_by_scenario WHERE campaign = 'planted' ORDER BY scenario;
-SET coupon_ext.clock = '2030-01-01 00:00:00';
+SET coupon_ext.mock_clock = '2030-01-01 00:00:00';
 SELECT coupon.go_live('planted');
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 CREATE TABLE planted AS SELECT session, arm, row_number() OVER (PARTITION BY arm ORDER BY n) AS n
 FROM (SELECT 'planted-' || n AS session, n, coupon.arm_of('planted', 'planted-' || n) AS arm FROM generate_series(1, 200) n) p;
-INSERT INTO coupon.session (session, started_at, last_at, views, segment, frozen, purchased)
+INSERT INTO coupon.session (session, started_at, last_at, views, segment, ended, purchased)
 SELECT session, '2030-01-01 00:00:00'::timestamptz + n * interval '1 minute', '2030-01-02', 5, 0, false, arm = 's1' AND n IN (1, 2, 9, 10) OR arm = 's4' AND n <= 1 FROM planted WHERE arm = 's1' AND n <= 28 OR arm = 's4' AND n <= 10;
 -- A buyer of before the campaign went live does not count.
-INSERT INTO coupon.session (session, started_at, last_at, views, segment, frozen, purchased) SELECT session, '2029-12-31 23:59:59.999999', '2030-01-01', 5, 0, true, true FROM planted WHERE n BETWEEN 50 AND 60;
+INSERT INTO coupon.session (session, started_at, last_at, views, segment, ended, purchased) SELECT session, '2029-12-31 23:59:59.999999', '2030-01-01', 5, 0, true, true FROM planted WHERE n BETWEEN 50 AND 60;
 INSERT INTO coupon.decision (session, campaign, arm, policy, segments, ranking, decided_at, clicked_at, view, segment, version, target, arm_draw, arm_probability, issue_draw, issue_probability, categories, outcome, reason)
 SELECT session, 'planted', arm, 'at_risk', true, 'personal', '2030-01-01', '2030-01-01', 4, 0, 2, 0.0134, 0.5, 0.5, 0.5, 0.8, '[]', CASE WHEN n <= 8 THEN 'issued' ELSE 'held out' END, 'eligible' FROM planted WHERE arm = 's1' AND (n <= 8 OR n IN (9, 11));
 -- 2 / 8 = 25 %, 2 / 20 = 10 %: growth 1.5; 8 of 28 issued. Sales: 100 · 8/28 · 2.5 · 0.75 + 100 · 20/28 = 125.
@@ -62,4 +62,4 @@ FROM coupon.model m, (SELECT count(*)::float8 AS h FROM coupon.decision d JOIN (
 ROLLBACK;
 
 -- What this database's story left in the log of faults: nothing.
-SELECT sqlstate, message FROM coupon.fault;
+SELECT sqlstate, message FROM coupon.error_log;

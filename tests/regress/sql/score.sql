@@ -6,16 +6,16 @@ SET client_min_messages = warning;
 
 -- What the trigger said click by click is what the stored log says at once.
 SELECT count(*) > 300 AS hundreds, count(*) FILTER (WHERE l.session IS NULL OR s.session IS NULL) AS on_one_side_only, count(*) FILTER (WHERE abs(s.churn - churn_probability(l.session)) > 1e-6) AS churn_differs,
-    count(*) FILTER (WHERE abs(s.interest - l.interest) > 1e-6) AS interest_differs, count(*) FILTER (WHERE (s.views, s.segment, s.started_at, s.version) IS DISTINCT FROM (l.views, l.segment, l.started_at, l.version)) AS others_differ,
-    count(*) FILTER (WHERE s.customer IS NOT NULL AND s.segment > 0) > 50 AS with_a_segment, count(*) FILTER (WHERE l.frozen) > 0 AS some_were_over
+    count(*) FILTER (WHERE abs(s.max_purchase_probability - l.max_purchase_probability) > 1e-6) AS interest_differs, count(*) FILTER (WHERE (s.views, s.segment, s.started_at, s.version) IS DISTINCT FROM (l.views, l.segment, l.started_at, l.version)) AS others_differ,
+    count(*) FILTER (WHERE s.customer IS NOT NULL AND s.segment > 0) > 50 AS with_a_segment, count(*) FILTER (WHERE l.ended) > 0 AS some_were_over
 FROM (SELECT * FROM coupon.session WHERE started_at >= '2026-02-02' AND views > 0 AND version = 2) l
 FULL JOIN coupon.score_sessions('2026-02-02', 'infinity') s USING (session);
 -- The whole log, of which most began before there was a model: against the array form. In order of session.
-SELECT count(*) = (SELECT count(DISTINCT session) FROM coupon.click) AS all_sessions, count(*) FILTER (WHERE churn NOT BETWEEN 0 AND 1 OR interest < 1 - churn - 1e-9 OR segment <> assign_segment(customer)) AS odd
+SELECT count(*) = (SELECT count(DISTINCT session) FROM coupon.click) AS all_sessions, count(*) FILTER (WHERE churn NOT BETWEEN 0 AND 1 OR max_purchase_probability < 1 - churn - 1e-9 OR segment <> assign_segment(customer)) AS odd
 FROM coupon.score_sessions('-infinity', 'infinity');
 SELECT count(*) AS sampled, count(*) FILTER (WHERE abs(s.churn - churn_probability(s.segment, views_of(s.session))) > 1e-6) AS differ
 FROM (SELECT * FROM coupon.score_sessions('-infinity', 'infinity') ORDER BY md5(session) LIMIT 150) s;
-SELECT count(*) AS out_of_order FROM (SELECT session COLLATE "C" < lag(session) OVER (ORDER BY n) COLLATE "C" AS falls FROM coupon.score_sessions('-infinity', 'infinity') WITH ORDINALITY s(session, customer, started_at, segment, views, churn, interest, version, n)) s WHERE falls;
+SELECT count(*) AS out_of_order FROM (SELECT session COLLATE "C" < lag(session) OVER (ORDER BY n) COLLATE "C" AS falls FROM coupon.score_sessions('-infinity', 'infinity') WITH ORDINALITY s(session, customer, started_at, segment, views, churn, max_purchase_probability, version, n)) s WHERE falls;
 
 -- Neither threads, nor memory, nor workers of PostgreSQL's change a bit of it.
 CREATE FUNCTION said() RETURNS text LANGUAGE sql AS $$ SELECT md5(string_agg(s::text, ',')) FROM coupon.score_sessions('2026-01-10', '2026-01-12') s $$;
@@ -51,7 +51,7 @@ BEGIN
     RETURN QUERY SELECT plan::text ~ '"Node Type": "Gather', plan::text ~ '"Workers Launched": [1-9]';
 END
 $$;
-SELECT gathers FROM plan_of(coupon.score_query(true));
+SELECT gathers FROM plan_of(coupon_internal.build_score_query(true));
 CREATE TABLE many AS SELECT s.session, s.segment, s.churn, views_of(s.session) AS v FROM (SELECT * FROM coupon.score_sessions('2026-01-10', '2026-01-12') ORDER BY md5(session) LIMIT 100) s;
 ALTER TABLE many SET (parallel_workers = 2);
 SET force_parallel_mode = off;
@@ -75,14 +75,14 @@ INSERT INTO coupon.click (session, at, kind, page) VALUES ('w-1', '2030-01-01 09
 -- Views of one moment, in any order of rows, and prices that are none: the order of coupon.events.
 INSERT INTO coupon.click (session, at, kind, page, category, price, attributes) SELECT 'w-6', '2030-01-01 10:00:00', 'view', CASE i % 3 WHEN 0 THEN 'product' WHEN 1 THEN 'home' END, CASE WHEN i % 2 = 0 THEN 'shoes' ELSE 'hats' END,
     CASE i % 4 WHEN 0 THEN 'NaN'::float8 WHEN 1 THEN -1 ELSE i END, CASE i % 4 WHEN 0 THEN '{mobile,search}'::text[] WHEN 1 THEN '{}' WHEN 2 THEN '{desktop}' END FROM generate_series(1, 24) i ORDER BY md5(i::text);
-SELECT s.session, s.views, abs(s.churn - churn_probability(s.session)) < 1e-6 AS as_live, abs(s.interest - l.interest) < 1e-6 AS interest_too FROM coupon.score_sessions('2030-01-01 10:00', '2030-01-01 11:00') s JOIN coupon.session l USING (session) ORDER BY 1;
+SELECT s.session, s.views, abs(s.churn - churn_probability(s.session)) < 1e-6 AS as_live, abs(s.max_purchase_probability - l.max_purchase_probability) < 1e-6 AS interest_too FROM coupon.score_sessions('2030-01-01 10:00', '2030-01-01 11:00') s JOIN coupon.session l USING (session) ORDER BY 1;
 -- A purchase that knows only its customer ends that customer's latest session, if that was seen within the timeout.
 CREATE TABLE till (who text, at timestamptz);
 SELECT coupon.watch('till', '{"customer": "who", "at": "at"}', kind => 'purchase');
 INSERT INTO coupon.click (session, at, kind, page, customer) VALUES ('t-1', '2030-01-02 09:00', 'view', 'product', 'ann'), ('t-2', '2030-01-02 10:00', 'view', 'product', 'ann'), ('t-3', '2030-01-02 08:00', 'view', 'product', 'bob'), ('t-4', '2030-01-02 10:00', 'view', 'product', NULL);
 INSERT INTO till VALUES ('ann', '2030-01-02 10:00'), ('bob', '2030-01-02 10:00'), ('nobody', '2030-01-02 10:00');
 INSERT INTO coupon.click (session, at, kind, page, customer) VALUES ('t-1', '2030-01-02 10:10', 'view', 'product', 'ann'), ('t-2', '2030-01-02 10:10', 'view', 'product', 'ann'), ('t-3', '2030-01-02 10:10', 'view', 'product', 'bob'), ('t-4', '2030-01-02 10:10', 'view', 'product', NULL);
-SELECT s.session, s.customer, s.views, l.frozen, s.views = l.views AS views_as_live, abs(s.churn - churn_probability(s.session)) < 1e-6 AS as_live FROM coupon.score_sessions('2030-01-02', '2030-01-03') s JOIN coupon.session l USING (session) ORDER BY 1;
+SELECT s.session, s.customer, s.views, l.ended, s.views = l.views AS views_as_live, abs(s.churn - churn_probability(s.session)) < 1e-6 AS as_live FROM coupon.score_sessions('2030-01-02', '2030-01-03') s JOIN coupon.session l USING (session) ORDER BY 1;
 SELECT count(*) AS views_of_a_session_that_was_frozen FROM coupon.explain_churn('t-2');
 -- No table is left that names sessions, then none at all.
 SELECT coupon.unwatch(relation) FROM coupon.watched WHERE relation <> 'till'::regclass;
@@ -139,7 +139,7 @@ SELECT array_agg(view ORDER BY view) AS views, array_agg(kind ORDER BY view) AS 
 -- A session whose state was freed, and one that missed a click, are explained from the log like any other.
 SELECT md5(string_agg(e::text, ',')) AS before FROM coupon.explain_churn('long') e \gset
 UPDATE coupon.session SET state = NULL WHERE session = 'long';
-INSERT INTO coupon.gap (session, reason) VALUES ('long', 'test');
+INSERT INTO coupon.missed_click (session, reason) VALUES ('long', 'test');
 SELECT md5(string_agg(e::text, ',')) = :'before' AS the_same FROM coupon.explain_churn('long') e;
 ROLLBACK;
 DROP FUNCTION said, plan_of;

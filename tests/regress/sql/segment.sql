@@ -48,7 +48,7 @@ ROLLBACK;
 BEGIN;
 SELECT coupon.refresh_segments('2026-01-15 17:30:00') = (SELECT count(*) FROM loyalty('2026-01-15')) AS says_how_many;
 SELECT customers > 50 AS dozens, missing, as_of, spending, payment, items, searches, stay, visits FROM loyalty_differs('2026-01-15');
-SET LOCAL coupon_ext.clock = '2026-01-20 12:00:00';
+SET LOCAL coupon_ext.mock_clock = '2026-01-20 12:00:00';
 SELECT coupon.refresh_segments() > 0 AS refreshed;
 SELECT customers > 50 AS dozens, missing, as_of, spending, payment, items, searches, stay, visits FROM loyalty_differs('2026-01-20');
 -- Only order lines before that moment.
@@ -84,7 +84,7 @@ FROM coupon.segment_statistics t FULL JOIN s USING (segment, variable);
 
 -- A live session gets the segment its customer has at the first view, and keeps it: 0 when it began anonymous.
 BEGIN;
-SET LOCAL coupon_ext.clock = '2026-02-02 10:00:00';
+SET LOCAL coupon_ext.mock_clock = '2026-02-02 10:00:00';
 SELECT customer FROM coupon.customer ORDER BY customer LIMIT 1 \gset
 INSERT INTO coupon.click (session, at, kind, customer) VALUES ('seg-known', '2026-02-02 09:59:00', 'view', :'customer'), ('seg-unknown', '2026-02-02 09:59:00', 'view', 'nobody'),
     ('seg-late', '2026-02-02 09:59:00', 'view', NULL), ('seg-late', '2026-02-02 09:59:10', 'view', :'customer');
@@ -178,22 +178,22 @@ WITH f AS MATERIALIZED (SELECT customer, fifth(:version, 'recency', (variables -
 SELECT count(*) AS differ FROM f LEFT JOIN cells s USING (recency, frequency, monetary) WHERE s.segment IS DISTINCT FROM assign_segment(f.customer);
 -- Who moved: between two refreshes of the same version, until the next move; a new version begins anew.
 SELECT count(*) > 1 AS several FROM coupon.segments WHERE version = :version;
-SELECT count(*) AS moved FROM coupon.moved;
+SELECT count(*) AS moved FROM coupon.segment_changes;
 SELECT coupon.refresh_segments('2026-01-20') > 0 AS earlier;
 CREATE TEMP TABLE earlier AS SELECT customer, assign_segment(customer) AS segment FROM coupon.customer;
 SELECT coupon.refresh_segments('2026-01-30') > 0 AS later;
 CREATE TEMP TABLE later AS SELECT customer, assign_segment(customer) AS segment FROM coupon.customer;
 SELECT count(*) FILTER (WHERE customer LIKE 'planted-%') AS planted, count(*) FILTER (WHERE m.customer IS NULL OR l.customer IS NULL) AS differ, bool_and(m.version = :version AND m.at = '2026-01-30' AND from_name <> to_name) AS told
-FROM coupon.moved m FULL JOIN (SELECT l.customer, e.segment AS from_segment, l.segment AS to_segment FROM later l JOIN earlier e USING (customer) WHERE l.segment <> e.segment) l USING (customer, from_segment, to_segment);
-CREATE TEMP TABLE told AS SELECT * FROM coupon.moved;
+FROM coupon.segment_changes m FULL JOIN (SELECT l.customer, e.segment AS from_segment, l.segment AS to_segment FROM later l JOIN earlier e USING (customer) WHERE l.segment <> e.segment) l USING (customer, from_segment, to_segment);
+CREATE TEMP TABLE told AS SELECT * FROM coupon.segment_changes;
 SELECT coupon.refresh_segments('2026-01-30') > 0 AS again;
-SELECT count(*) AS differ FROM (TABLE told EXCEPT TABLE coupon.moved UNION ALL (TABLE coupon.moved EXCEPT TABLE told)) d;
+SELECT count(*) AS differ FROM (TABLE told EXCEPT TABLE coupon.segment_changes UNION ALL (TABLE coupon.segment_changes EXCEPT TABLE told)) d;
 SELECT coupon.refresh_segments('2026-01-20') > 0 AS back;
-SELECT count(*) > 0 AS some, bool_and(at = '2026-01-20') AS at FROM coupon.moved;
+SELECT count(*) > 0 AS some, bool_and(at = '2026-01-20') AS at FROM coupon.segment_changes;
 SELECT train_segments_only('{"method": "none"}') AS version \gset
 SELECT segment, name, cells FROM coupon.segments WHERE version = :version;
 SELECT DISTINCT assign_segment(customer) FROM coupon.customer;
-SELECT count(*) AS moved FROM coupon.moved;
+SELECT count(*) AS moved FROM coupon.segment_changes;
 ROLLBACK;
 
 -- Names: made from statistics, given by people, of one version.

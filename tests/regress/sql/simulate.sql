@@ -13,10 +13,10 @@ SELECT coupon.simulate(10, 0);
 
 -- All arguments have defaults, NULL is the default too; the default shop ends yesterday.
 BEGIN;
-SET LOCAL coupon_ext.clock = '2026-03-10 15:00:00+00';
+SET LOCAL coupon_ext.mock_clock = '2026-03-10 15:00:00+00';
 SELECT coupon.simulate(customers => 200, days => NULL) > 0 AS clicks;
 SELECT min(at) >= '2026-02-03' AS not_before, max(at) < '2026-03-11' AS not_after, count(DISTINCT at::date) BETWEEN 35 AND 36 AS days FROM coupon.click;
-SHOW coupon_ext.clock;
+SHOW coupon_ext.mock_clock;
 ROLLBACK;
 SELECT pronargdefaults AS defaults, pronargs AS arguments FROM pg_proc WHERE oid = 'coupon.simulate'::regproc;
 
@@ -71,17 +71,17 @@ SELECT count(DISTINCT category) BETWEEN 10 AND 20 AS more_than_ten_categories, c
 -- Its clicks were noticed like any others: what was advanced in large steps equals what SQL counts.
 WITH counted AS (
     SELECT session, min(at) AS started_at, count(*) FILTER (WHERE NOT over) AS views, bool_or(kind = 'purchase') AS purchased,
-        bool_or(kind IN ('checkout', 'purchase')) AS frozen, max(at) AS last_at, max(customer) AS customer
+        bool_or(kind IN ('checkout', 'purchase')) AS ended, max(at) AS last_at, max(customer) AS customer
     FROM (SELECT c.*, bool_or(kind IN ('checkout', 'purchase')) OVER (PARTITION BY session ORDER BY at, kind) AS over FROM coupon.click c) c
     GROUP BY session)
 SELECT count(*) > 4000 AS thousands, count(*) FILTER (WHERE s.session IS NULL OR c.session IS NULL) AS missing,
     count(*) FILTER (WHERE s.views <> c.views) AS views, count(*) FILTER (WHERE s.started_at <> c.started_at) AS started_at,
-    count(*) FILTER (WHERE s.last_at <> c.last_at) AS last_at, count(*) FILTER (WHERE s.frozen <> c.frozen) AS frozen,
+    count(*) FILTER (WHERE s.last_at <> c.last_at) AS last_at, count(*) FILTER (WHERE s.ended <> c.ended) AS ended,
     count(*) FILTER (WHERE s.purchased <> c.purchased) AS purchased,
     count(*) FILTER (WHERE s.customer IS DISTINCT FROM c.customer) AS customer,
     count(*) FILTER (WHERE s.version IS NOT NULL OR s.churn IS NOT NULL OR s.segment <> 0) AS scored_without_a_model
 FROM counted c FULL JOIN coupon.session s USING (session);
-SELECT count(*) AS faults FROM coupon.fault;
+SELECT count(*) AS faults FROM coupon.error_log;
 
 -- A later start continues the same shop: the same customers come back.
 BEGIN;

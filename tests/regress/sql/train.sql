@@ -143,9 +143,9 @@ ROLLBACK;
 -- A roll-back of the transaction is one too.
 BEGIN;
 SELECT coupon.activate(1);
-SELECT detail ~ 'version 1 is active' AS seen_inside FROM coupon.explain('nobody') WHERE condition = 'a model is active';
+SELECT detail ~ 'version 1 is active' AS seen_inside FROM coupon.explain_decision('nobody') WHERE condition = 'a model is active';
 ROLLBACK;
-SELECT detail ~ 'version 2 is active' AS undone FROM coupon.explain('nobody') WHERE condition = 'a model is active';
+SELECT detail ~ 'version 2 is active' AS undone FROM coupon.explain_decision('nobody') WHERE condition = 'a model is active';
 -- Weights that were damaged are refused with a hint, and the click is kept.
 BEGIN;
 SET LOCAL client_min_messages = error;
@@ -155,19 +155,19 @@ SELECT coupon.activate(:damaged);
 SELECT left(r, 5) AS sqlstate, r LIKE '%corrupt%' AS says_so FROM refused('SELECT * FROM rank_categories(NULL)') r LIMIT 1;
 INSERT INTO coupon.click (session, at, kind) VALUES ('damaged', '2026-02-01', 'view');
 SELECT count(*) AS clicks_kept FROM coupon.click WHERE session = 'damaged';
-SELECT sqlstate, message LIKE '%corrupt%' AS says_so FROM coupon.fault;
+SELECT sqlstate, message LIKE '%corrupt%' AS says_so FROM coupon.error_log;
 ROLLBACK;
 
 -- A small log has no churn model, says so, and its campaign, which asks one, finds nobody eligible.
 BEGIN;
 SELECT stage, regexp_replace(note, '\d+', 'N', 'g') AS note FROM coupon.train(until => '2026-01-07', spec => '{"churn": {"epochs": 1}}') WHERE note LIKE '%no churn model%' OR stage = 'deploy';
 SELECT count(*) FILTER (WHERE stage = 'churn') AS churn_models, array_agg(DISTINCT stage ORDER BY stage) AS stages FROM coupon.model WHERE version = (SELECT max(version) FROM coupon.version);
-SELECT count(*) AS accuracy_rows FROM coupon.accuracy WHERE version = (SELECT max(version) FROM coupon.version);
+SELECT count(*) AS accuracy_rows FROM coupon.model_metrics WHERE version = (SELECT max(version) FROM coupon.version);
 SELECT churn_probability(0, ARRAY[('2026-01-07', 'view', 'p', 'c', NULL, 1, NULL)]::coupon.page_view[]) IS NULL AS nothing_to_tell;
-SELECT refused($$SELECT * FROM coupon.judge_churn('-infinity', '2026-01-20')$$);
-SET LOCAL coupon_ext.clock = '2026-01-28 12:00:00+00';
+SELECT refused($$SELECT * FROM coupon.evaluate_churn('-infinity', '2026-01-20')$$);
+SET LOCAL coupon_ext.mock_clock = '2026-01-28 12:00:00+00';
 INSERT INTO coupon.click (session, at, kind) SELECT 'coin', '2026-01-28 11:59:00+00'::timestamptz + i * interval '1 second', 'view' FROM generate_series(1, 2) i;
-SELECT campaign, condition, regexp_replace(regexp_replace(detail, '[\d.]+ %', 'N %'), 'version \d+', 'version N') AS detail FROM coupon.explain('coin') WHERE condition IN ('a model is active', 'arm', 'drawn') ORDER BY step;
+SELECT campaign, condition, regexp_replace(regexp_replace(detail, '[\d.]+ %', 'N %'), 'version \d+', 'version N') AS detail FROM coupon.explain_decision('coin') WHERE condition IN ('a model is active', 'arm', 'drawn') ORDER BY step;
 SELECT count(*) AS customers_ranked_without_a_churn_model FROM rank_categories(NULL, NULL, 1);
 ROLLBACK;
 -- NULL is the default: from the first click, until now, with no overrides, seed 0.

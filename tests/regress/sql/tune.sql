@@ -87,6 +87,6 @@ DELETE FROM coupon.tuning;
 -- Nobody tunes without being granted it.
 SELECT has_function_privilege('pg_monitor', 'coupon.tune_churn(int, timestamptz, timestamptz, jsonb, bigint)', 'EXECUTE') AS tune_churn,
     has_function_privilege('pg_monitor', 'coupon.tune(int, timestamptz, timestamptz, jsonb, bigint)', 'EXECUTE') AS tune,
-    has_function_privilege('pg_monitor', 'coupon.run_tuning(int, timestamptz, timestamptz, jsonb, bigint)', 'EXECUTE') AS run_tuning;
+    has_function_privilege('pg_monitor', 'coupon_internal.run_tuning(int, timestamptz, timestamptz, jsonb, bigint)', 'EXECUTE') AS run_tuning;
 
 DROP FUNCTION tried, tuning;

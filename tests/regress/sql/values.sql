@@ -3,18 +3,18 @@
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = error;
-SET coupon_ext.clock = '2026-01-25 10:00:00+00';
+SET coupon_ext.mock_clock = '2026-01-25 10:00:00+00';
 
 -- A value out of range among others of the statement: a price is unknown, a time refuses its own row.
 CREATE TABLE odd (session text, at timestamp, price numeric, quantity float8);
 SELECT coupon.watch('odd', '{"session": "session", "at": "at", "price": "price", "quantity": "quantity"}');
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO odd VALUES
     ('odd-1', '2025-07-01 10:00:00', 5, 1), ('odd-2', '2025-07-01 10:00:00', 1e400, 'NaN'), ('odd-3', '294276-12-31 23:59:59', 5, 1),
     ('odd-4', '2025-07-01 10:00:00', 'NaN', 'Infinity'), ('odd-5', 'infinity', 5, 1), ('odd-6', '2025-07-01 10:00:00', 1e-400, 1),
     ('odd-7', '2025-07-01 10:00:00', '-Infinity', '-Infinity'), ('odd-1', '2025-07-01 10:00:01', -1e400, 1e300);
-SELECT session, views, (SELECT count(*) FROM coupon.gap g WHERE g.session = s.session) AS marks FROM coupon.session s WHERE session LIKE 'odd-%' ORDER BY 1;
-SELECT relation, session, sqlstate, message, repeated FROM coupon.fault;
+SELECT session, views, (SELECT count(*) FROM coupon.missed_click g WHERE g.session = s.session) AS marks FROM coupon.session s WHERE session LIKE 'odd-%' ORDER BY 1;
+SELECT relation, session, sqlstate, message, repeated FROM coupon.error_log;
 SELECT session, price, quantity FROM coupon.events('2025-07-01', 'infinity') WHERE session LIKE 'odd-%' ORDER BY at, session;
 -- A time that has no timestamptz in the time zone of whoever inserts.
 SET timezone = 'America/Los_Angeles';
@@ -88,11 +88,11 @@ SELECT coupon.watch('attributed', '{"session": "session", "at": "at", "page": "p
 INSERT INTO attributed SELECT 'attributed', '2026-01-25 09:58:00+00'::timestamptz + i * interval '1 second', 'p' || i, (ARRAY['1e400', '-1e400', 'NaN', 'Infinity', '1e-400', '0.1', '12345678901234567890.12345678901234567890', '19.90', '1e307', '-0'])[i]::numeric,
     (ARRAY['NaN', 'Infinity', '-Infinity', '0', '1e-45', '3.4e38', '1', '2', '3', NULL])[i]::float4,
     (ARRAY['{}', '{NULL}', '{a,NULL,b}', '[0:1]={low,bound}', '{{two,dims},{x,y}}', '{1,2,3,4,5,6,7,8,9,10}', NULL, '{""}', '{a}', '{"with, comma"}'])[i]::text[] FROM generate_series(1, 10) i;
-CREATE TEMP TABLE live AS SELECT views, churn, interest, state FROM coupon.session WHERE session = 'attributed';
+CREATE TEMP TABLE live AS SELECT views, churn, max_purchase_probability, state FROM coupon.session WHERE session = 'attributed';
 SELECT views, churn IS NOT NULL AS scored FROM live;
-INSERT INTO coupon.gap (session, reason) VALUES ('attributed', 'as if it had missed a click');
-SELECT coupon.consider('attributed');
-SELECT (SELECT count(*) FROM coupon.gap WHERE session = 'attributed') AS marks, (s.views, s.churn, s.interest, s.state) IS NOT DISTINCT FROM (l.views, l.churn, l.interest, l.state) AS same
+INSERT INTO coupon.missed_click (session, reason) VALUES ('attributed', 'as if it had missed a click');
+SELECT coupon_internal.evaluate_session('attributed');
+SELECT (SELECT count(*) FROM coupon.missed_click WHERE session = 'attributed') AS marks, (s.views, s.churn, s.max_purchase_probability, s.state) IS NOT DISTINCT FROM (l.views, l.churn, l.max_purchase_probability, l.state) AS same
 FROM coupon.session s, live l WHERE s.session = 'attributed';
 ROLLBACK;
 
@@ -101,10 +101,10 @@ SET client_min_messages = warning;
 BEGIN READ ONLY;
 SELECT issue_coupon('odd-1') IS NULL AS none, issue_coupon('never seen') IS NULL AS none_either;
 ROLLBACK;
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 DROP TABLE odd, far;
 DROP FUNCTION compare;
 DROP DOMAIN shorter, short;
 DROP TYPE feeling;
-TRUNCATE coupon.fault, coupon.gap;
+TRUNCATE coupon.error_log, coupon.missed_click;
 DELETE FROM coupon.session WHERE started_at < '2026-01-01';

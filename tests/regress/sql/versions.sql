@@ -36,7 +36,7 @@ SELECT refusal('INSERT INTO coupon.deployment (version, reason) VALUES (999999, 
 -- What serves stays, and what a roll-back would put back, and what a session of the last day runs with: with or without the function.
 SELECT refusal(format('SELECT coupon.drop_version(%s)', of(4)));
 SELECT refusal(format('SELECT coupon.drop_version(%s)', of(3)));
-INSERT INTO coupon.session (session, version, started_at, last_at, views, segment, frozen, purchased) VALUES ('young', of(2), now() - interval '2 days', now() - interval '1 hour', 3, 0, false, false),
+INSERT INTO coupon.session (session, version, started_at, last_at, views, segment, ended, purchased) VALUES ('young', of(2), now() - interval '2 days', now() - interval '1 hour', 3, 0, false, false),
     ('old', of(1), now() - interval '3 days', now() - interval '2 days', 3, 0, false, false);
 SELECT refusal(format('SELECT coupon.drop_version(%s)', of(2)));
 SELECT refusal('UPDATE coupon.version SET dropped_at = now() WHERE version = ' || of(2));
@@ -55,9 +55,9 @@ SELECT refusal(format('SELECT coupon.activate(%s)', of(1)));
 SELECT refusal(format('INSERT INTO coupon.deployment (version, reason) VALUES (%s, ''test'')', of(1)));
 SELECT refusal(format('SELECT coupon.export_model(%s)', of(1)));
 -- A session that began with it is kept, and counted, and not scored; its click is no fault.
-SELECT (SELECT count(*) FROM coupon.fault) AS faults INTO TEMP before;
+SELECT (SELECT count(*) FROM coupon.error_log) AS faults INTO TEMP before;
 SELECT coupon.record_click('old') IS NULL AS no_coupon;
-SELECT views, churn, (SELECT count(*) FROM coupon.fault) - faults AS faults FROM coupon.session, before WHERE session = 'old';
+SELECT views, churn, (SELECT count(*) FROM coupon.error_log) - faults AS faults FROM coupon.session, before WHERE session = 'old';
 
 -- Once the young session is over, its version goes too; the roll-back passes by what is gone.
 UPDATE coupon.session SET last_at = now() - interval '2 days' WHERE session = 'young';

@@ -4,7 +4,7 @@ SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = notice;
 \set SHOW_CONTEXT never
-SET coupon_ext.clock = '2025-09-01 12:00:00+00';
+SET coupon_ext.mock_clock = '2025-09-01 12:00:00+00';
 CREATE SCHEMA w;
 SET search_path = w, public;
 -- What the log holds of one day, beside what was counted live.
@@ -28,18 +28,18 @@ SELECT * FROM w.seen('good');
 ALTER TABLE bad RENAME COLUMN at TO seen_at;
 SELECT relation, live, fits, problem FROM coupon.watched WHERE relation = 'bad'::regclass;
 SELECT * FROM w.seen('good');
-SELECT relation, problem, sessions FROM coupon.misfits();
-SELECT coupon.score_query(true) LIKE '%bad%' AS reads_it_to_score;
+SELECT relation, problem, sessions FROM coupon_internal.list_misfits();
+SELECT coupon_internal.build_score_query(true) LIKE '%bad%' AS reads_it_to_score;
 -- A session of which it holds clicks is not rebuilt without them; others are.
 INSERT INTO good VALUES ('good-3', '2025-09-01 10:00:00+00');
 INSERT INTO bad VALUES ('good-1', '2025-09-01 10:00:01+00');
-INSERT INTO coupon.gap (session, reason) VALUES ('good-3', 'test');
-SELECT coupon.consider('good-1'), coupon.consider('good-3');
-SELECT session, count(*) AS marks FROM coupon.gap GROUP BY session;
+INSERT INTO coupon.missed_click (session, reason) VALUES ('good-3', 'test');
+SELECT coupon_internal.evaluate_session('good-1'), coupon_internal.evaluate_session('good-3');
+SELECT session, count(*) AS marks FROM coupon.missed_click GROUP BY session;
 SELECT coupon.unwatch('bad');
 SELECT coupon.watch('bad', '{"session": "session", "at": "seen_at"}');
-SELECT coupon.consider('good-1');
-SELECT session, count(*) AS marks FROM coupon.gap GROUP BY session;
+SELECT coupon_internal.evaluate_session('good-1');
+SELECT session, count(*) AS marks FROM coupon.missed_click GROUP BY session;
 SELECT * FROM w.seen('good');
 DELETE FROM bad;
 SELECT coupon.unwatch('bad');
@@ -49,7 +49,7 @@ CREATE FUNCTION w.trigger_with(argument text) RETURNS TABLE (fits boolean, live 
 BEGIN
     SET LOCAL client_min_messages = error;
     DROP TRIGGER IF EXISTS t ON w.bad;
-    EXECUTE format('CREATE TRIGGER t AFTER INSERT ON w.bad REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(%s)', argument);
+    EXECUTE format('CREATE TRIGGER t AFTER INSERT ON w.bad REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(%s)', argument);
     INSERT INTO w.bad VALUES ('bad-1', '2025-09-01 10:00:00+00');
     RETURN QUERY SELECT x.fits, x.live, left(x.problem, 100), (SELECT count(*) FROM coupon.events('2025-09-01', '2025-09-02'))
     FROM coupon.watched x WHERE x.relation = 'w.bad'::regclass;
@@ -73,7 +73,7 @@ SELECT count(*) AS rows_kept FROM bad WHERE session = 'bad-1';
 -- Nothing else stops either.
 SELECT relation, kept IS NOT NULL AS named FROM coupon.forget('nobody') WHERE relation IN ('w.bad', 'w.good');
 DROP TABLE bad;
-DELETE FROM coupon.gap;
+DELETE FROM coupon.missed_click;
 
 -- A table whose rows cannot be read is named.
 CREATE ROLE regress_coupon_reader;
@@ -102,18 +102,18 @@ CREATE TABLE odd (session text, at timestamptz);
 ALTER TABLE odd REPLICA IDENTITY FULL;
 CREATE VIEW odd_view AS SELECT * FROM odd;
 \set odd '\'{"columns": {"session": "session", "at": "at"}}\''
-CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t AFTER INSERT OR UPDATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t AFTER TRUNCATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE CONSTRAINT TRIGGER t AFTER INSERT ON odd DEFERRABLE FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER INSERT OR UPDATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER TRUNCATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE CONSTRAINT TRIGGER t AFTER INSERT ON odd DEFERRABLE FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
 SELECT coupon.watch('odd', '{"session": "session", "at": "at"}');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
 SELECT coupon.unwatch('odd');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "id", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "id", "at": "at"}}');
 DROP TRIGGER t ON odd;
 SELECT tgname FROM pg_trigger WHERE tgrelid IN ('odd'::regclass, 'odd_view'::regclass);
 -- Where it was made all the same, it counts nothing and leaves every row.
@@ -121,7 +121,7 @@ ALTER EVENT TRIGGER coupon_ext_ddl DISABLE;
 CREATE FUNCTION w.fired(form text) RETURNS TABLE (form_ text, rows_there bigint, counted bigint, fits boolean, problem text, events bigint) LANGUAGE plpgsql AS $$
 BEGIN
     SET LOCAL client_min_messages = error;
-    EXECUTE format('CREATE TRIGGER t %s EXECUTE FUNCTION coupon.on_click(%L)', form, '{"columns": {"session": "session", "at": "at"}}');
+    EXECUTE format('CREATE TRIGGER t %s EXECUTE FUNCTION coupon_internal.on_click(%L)', form, '{"columns": {"session": "session", "at": "at"}}');
     INSERT INTO w.odd SELECT 'odd-1', '2025-09-01 10:00:00+00'::timestamptz + i * interval '1 second' FROM generate_series(1, 5) i;
     UPDATE w.odd SET session = 'odd-2' WHERE at >= '2025-09-01 10:00:04+00';
     RETURN QUERY SELECT form, (SELECT count(*) FROM w.odd WHERE session IN ('odd-1', 'odd-2')), (SELECT sum(s.views)::bigint FROM coupon.session s WHERE s.session LIKE 'odd-%'),
@@ -136,16 +136,16 @@ SELECT f.* FROM unnest('{BEFORE INSERT ON w.odd FOR EACH ROW,BEFORE UPDATE ON w.
     AFTER UPDATE ON w.odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT,AFTER TRUNCATE ON w.odd FOR EACH STATEMENT,
     AFTER INSERT OR DELETE ON w.odd FOR EACH STATEMENT,AFTER INSERT ON w.odd FOR EACH STATEMENT}'::text[]) form
 CROSS JOIN LATERAL w.fired(form) f;
-CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
-SET coupon_ext.clock = '2025-09-01 12:00:00+00';
+SET coupon_ext.mock_clock = '2025-09-01 12:00:00+00';
 SET search_path = w, public;
-TRUNCATE coupon.fault;
+TRUNCATE coupon.error_log;
 INSERT INTO odd VALUES ('odd-3', '2025-09-01 10:00:00+00');
-SELECT relation, sqlstate, message, hint FROM coupon.fault;
+SELECT relation, sqlstate, message, hint FROM coupon.error_log;
 INSERT INTO odd_view VALUES ('odd-4', '2025-09-01 10:00:00+00');
 SET coupon_ext.on_error = raise;
 INSERT INTO odd VALUES ('odd-5', '2025-09-01 10:00:00+00');
@@ -181,7 +181,7 @@ SELECT at, session FROM coupon.events('2025-08-01', '2025-09-02') WHERE session 
 -- Watching refuses it, and says how to train from it.
 SELECT coupon.unwatch('hit');
 SELECT refused($$SELECT coupon.watch('hit', '{"session": "session", "at": "at"}')$$);
-CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "session", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "session", "at": "at"}}');
 SELECT coupon.watch('hit', '{"session": "session", "at": "at"}', live => false);
 SELECT relation, live, fits, problem FROM coupon.watched WHERE relation = 'hit'::regclass;
 INSERT INTO hit VALUES ('hit-1', '2025-08-01 10:00:01+00');
@@ -252,7 +252,7 @@ SELECT relation, live, problem FROM coupon.watched WHERE relation IN ('whole'::r
 SELECT coupon.unwatch('whole');
 SELECT relation, live, problem FROM coupon.watched WHERE relation = 'part'::regclass;
 SET client_min_messages = error;
-CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('nothing');
+CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('nothing');
 SELECT * FROM w.seen('whole');
 SET client_min_messages = notice;
 
@@ -292,7 +292,7 @@ DECLARE
     said text;
 BEGIN
     EXECUTE format('CREATE TABLE w.typed (session text, at timestamptz, x %s)', type);
-    SELECT coalesce(f.message, 'yes') INTO said FROM coupon.mapping_fault('w.typed',
+    SELECT coalesce(f.message, 'yes') INTO said FROM coupon_internal.find_mapping_fault('w.typed',
         CASE part WHEN 'at' THEN '{"session": "session", "at": "x"}' ELSE jsonb_build_object('session', 'session', 'at', 'at', part, 'x') END, NULL, '{}') f;
     DROP TABLE w.typed;
     RETURN said;
@@ -306,7 +306,7 @@ DROP SCHEMA w CASCADE;
 DROP EXTENSION postgres_fdw CASCADE;
 DROP ROLE regress_coupon_owner;
 DELETE FROM coupon.session WHERE started_at < '2025-10-01';
-TRUNCATE coupon.fault, coupon.gap;
+TRUNCATE coupon.error_log, coupon.missed_click;
 RESET client_min_messages;
-RESET coupon_ext.clock;
+RESET coupon_ext.mock_clock;
 SELECT relation FROM coupon.watched;

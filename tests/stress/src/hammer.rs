@@ -206,13 +206,13 @@ fn mixed(client: &mut Client, random: &mut StdRng, shared: &Shared) -> Outcome {
             return Ok(());
         }
         (250..255, _) => {
-            client.execute("SELECT coupon.sweep(100)", &[])?;
+            client.execute("SELECT coupon.maintain(100)", &[])?;
             return Ok(());
         }
         (255..260, _) => {
             // Near what is committed, so that it runs out and is filled up all the time.
             let sql = format!(
-                "UPDATE coupon.campaign SET budget = {} + coupon.committed('hammer', 'money', '-infinity') \
+                "UPDATE coupon.campaign SET budget = {} + coupon_internal.sum_committed('hammer', 'money', '-infinity') \
                  WHERE campaign = 'hammer'",
                 random.random_range(0..300)
             );
@@ -288,13 +288,13 @@ fn judge(admin: &mut Client, shared: &Shared) -> Outcome {
         )?,
     )?;
     // A session that was held by another for longer than max_wait; nothing else may fail.
-    expect("no other fault", 0, number(admin, "SELECT count(*) FROM coupon.fault WHERE sqlstate <> '55P03'")?)
+    expect("no other fault", 0, number(admin, "SELECT count(*) FROM coupon.error_log WHERE sqlstate <> '55P03'")?)
 }
 
 /// Every click of the one session is stored, and after a sweep counted, whoever held the session when it came.
 fn no_click_lost(admin: &mut Client, shared: &Shared) -> Outcome {
     let clicks = shared.clicks.load(Relaxed) as i64;
     expect("every click is stored", clicks, number(admin, "SELECT count(*) FROM click WHERE session = 'the-one'")?)?;
-    admin.execute("SELECT coupon.sweep(1000000)", &[])?;
+    admin.execute("SELECT coupon.maintain(1000000)", &[])?;
     expect("and counted", clicks, number(admin, "SELECT views::bigint FROM coupon.session WHERE session = 'the-one'")?)
 }

@@ -61,7 +61,7 @@ fn order(client: &mut Client, random: &mut StdRng, session: &str) -> Outcome {
         3 => format!("BEGIN; {redeem}; COMMIT; BEGIN; {release}; COMMIT"),
         4 => format!("BEGIN; {redeem}; ROLLBACK"),
         5 => format!("BEGIN; {redeem}; INSERT INTO click VALUES ('{session}', now(), 'purchase', 'order'); COMMIT"),
-        _ => "SELECT coupon.sweep(10)".into(),
+        _ => "SELECT coupon.maintain(10)".into(),
     })?;
     Ok(())
 }

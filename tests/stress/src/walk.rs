@@ -155,7 +155,7 @@ impl Walk {
         self.model.at += self.random.random_range(SECOND..most);
         let (seconds, micros) = (self.model.at / SECOND, self.model.at % SECOND);
         Ok(self.client.batch_execute(&format!(
-            "SELECT set_config('coupon_ext.clock', (to_timestamp({seconds}) + interval '{micros} microseconds')::text, false)"
+            "SELECT set_config('coupon_ext.mock_clock', (to_timestamp({seconds}) + interval '{micros} microseconds')::text, false)"
         ))?)
     }
 
@@ -222,7 +222,7 @@ impl Walk {
     fn sweep(&mut self) -> Outcome {
         let batch = self.random.random_range(1..20);
         let wanted = self.model.expire(None, batch as usize) as i64;
-        let found: i64 = self.client.query_one("SELECT expired FROM coupon.sweep($1)", &[&batch])?.get(0);
+        let found: i64 = self.client.query_one("SELECT expired FROM coupon.maintain($1)", &[&batch])?.get(0);
         self.note("sweep".into());
         if wanted != found {
             return Err(format!("sweep({batch}): wanted {wanted}, found {found}").into());
