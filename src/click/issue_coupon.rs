@@ -26,7 +26,7 @@ fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, 
 
 /// Whether there may be a coupon now.
 #[pg_extern(sql = false)]
-fn evaluate(session: &str) -> bool {
+fn evaluate_session(session: &str) -> bool {
     if !settings::enabled() || session.len() > LONGEST_ID {
         return false;
     }

@@ -143,6 +143,6 @@ for role in operator_$$ marketer_$$ application_$$ renamed_$$; do
     q "SELECT coupon.revoke_access('$role')" >/dev/null
     expect "$role has nothing left" "" "$(q "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'v') AND c.relname <> 'watched'
             AND (has_table_privilege('$role', c.oid, 'DELETE') OR has_any_column_privilege('$role', c.oid, 'SELECT, INSERT, UPDATE'))
-        UNION ALL SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace = 'coupon'::regnamespace AND p.prosecdef AND has_function_privilege('$role', p.oid, 'EXECUTE')")"
+        UNION ALL SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace) AND p.prosecdef AND has_function_privilege('$role', p.oid, 'EXECUTE')")"
 done
 expect "and the audit has it all" "grant 6, revoke 6" "$(q "SELECT string_agg(event || ' ' || n, ', ' ORDER BY event) FROM (SELECT event, count(*) AS n FROM coupon.audit WHERE subject = 'access' GROUP BY 1) a")"

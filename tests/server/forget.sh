@@ -12,7 +12,7 @@ FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = 'coupon'::regnamespac
 SQL
 }
 budgets="SELECT string_agg(format('%s %s: %s', unit, coalesce(day::text, 'in all'), spent), ', ' ORDER BY unit, day) FROM coupon.budget WHERE campaign = 'default'"
-off="SELECT count(*) FROM coupon.budget WHERE granted <> available + held + spent"
+off="SELECT count(*) FROM coupon.budget WHERE granted <> available + reserved_amount + spent"
 click() { q "SELECT coupon.record_click('$1', customer => $2, category => 'c1', product => 'p' || i) FROM generate_series(1, 8) i" >/dev/null; }
 
 q "UPDATE coupon.campaign SET discount = 10, max_discount = 5, budget = 100000, budget_day = 50000, coupons = 100000, coupons_day = 50000 WHERE campaign = 'default'"
@@ -35,7 +35,7 @@ total="SELECT (SELECT count(*) FROM coupon.coupon) + coalesce(sum(issued), 0) ||
 sums=$(q "$total")
 spent=$(q "$budgets")
 bert=$(trace bert-)
-others=$(q "SELECT sum(held) FROM coupon.coupon WHERE customer = 'bert'")
+others=$(q "SELECT sum(reserved_amount) FROM coupon.coupon WHERE customer = 'bert'")
 ids=$(q "SELECT string_agg(id::text, '|') FROM coupon.coupon WHERE customer = 'anna'")
 expect_true "there is much to forget" "SELECT count(*) > 10 FROM coupon.coupon WHERE customer = 'anna'"
 said=$(q "SELECT relation, removed > 0, kept IS NOT NULL FROM coupon.forget('anna')")
@@ -48,7 +48,7 @@ expect "of the others nothing is gone" "$bert" "$(trace bert- | sed 's/^coupon.r
 expect "all that was issued, decided, redeemed and spent is still counted" "$sums" "$(q "$total")"
 expect "and spent from the same budgets" "$spent" "$(q "$budgets")"
 expect "which add up" 0 "$(q "$off")"
-expect "and hold money for the others alone" "$others" "$(q "SELECT held FROM coupon.budget WHERE unit = 'money' AND day IS NULL AND campaign = 'default'")"
+expect "and hold money for the others alone" "$others" "$(q "SELECT reserved_amount FROM coupon.budget WHERE unit = 'money' AND day IS NULL AND campaign = 'default'")"
 expect "twice is once" 0 "$(q "SELECT sum(removed) FROM coupon.forget('anna')")"
 click "anna-1" "'anna'"
 expect "who comes back begins anew" 8 "$(views anna-1)"
@@ -86,7 +86,7 @@ expect "no trace of either" "" "$(trace cust1; trace cust2; trace r-1-; trace r-
 expect "and the budgets add up" 0 "$(q "$off")"
 
 note "retention"
-q "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, frozen, purchased) SELECT 'old-' || i, 'old', now() - interval '40 days', now() - interval '40 days', 3, 0, false, false FROM generate_series(1, 25) i;
+q "INSERT INTO coupon.session (session, customer, started_at, last_at, views, segment, ended, purchased) SELECT 'old-' || i, 'old', now() - interval '40 days', now() - interval '40 days', 3, 0, false, false FROM generate_series(1, 25) i;
    INSERT INTO coupon.missed_click (session, at, reason) VALUES ('nowhere', now() - interval '40 days', 'test'), ('bert-1', now() - interval '40 days', 'test');
    INSERT INTO coupon.redemption_limit VALUES ('customer old', now() - interval '40 days', 3)"
 sums=$(q "$total")

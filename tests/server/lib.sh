@@ -59,7 +59,7 @@ decisions() { q "SELECT count(*) FROM coupon.decision WHERE session LIKE '$1%'";
 faults() { q "SELECT coalesce(sum(repeated), 0) FROM coupon.error_log"; }
 
 # At every instant, of every budget.
-adds_up='SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget'
+adds_up='SELECT bool_and(granted = available + coalesce(reserved_amount, 0) + spent AND available >= 0) FROM coupon.budget'
 
 # Every heap and every B-tree of the extension's data is sound.
 amcheck() {

@@ -24,23 +24,24 @@ expect "PUBLIC changes no table, view or sequence" "" \
           WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'USAGE, UPDATE')
           WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
               OR has_any_column_privilege('$role', c.oid, 'INSERT, UPDATE, REFERENCES') END")"
-expect_true "PUBLIC creates nothing in schema coupon" "NOT has_schema_privilege('$role', 'coupon', 'CREATE')"
+expect_true "PUBLIC creates nothing in our schemas" \
+    "NOT has_schema_privilege('$role', 'coupon', 'CREATE') AND NOT has_schema_privilege('$role', 'coupon_internal', 'CREATE')"
 
 expect "nobody but the owner and PUBLIC has anything on anything" "" "$(q "
     SELECT pg_describe_object(o.class, o.oid, 0) || ': ' || a.grantee::regrole || ' ' || a.privilege_type
     FROM (SELECT 'pg_proc'::regclass AS class, p.oid, p.proacl AS acl, p.proowner AS owner FROM ($members) p
         UNION ALL SELECT 'pg_class', c.oid, c.relacl, c.relowner FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace
         UNION ALL SELECT 'pg_type', t.oid, t.typacl, t.typowner FROM pg_type t WHERE t.typnamespace = 'coupon'::regnamespace
-        UNION ALL SELECT 'pg_namespace', n.oid, n.nspacl, n.nspowner FROM pg_namespace n WHERE n.nspname = 'coupon') o
+        UNION ALL SELECT 'pg_namespace', n.oid, n.nspacl, n.nspowner FROM pg_namespace n WHERE n.nspname IN ('coupon', 'coupon_internal')) o
     CROSS JOIN LATERAL aclexplode(o.acl) a WHERE a.grantee NOT IN (0, o.owner) OR a.grantee = 0 AND a.is_grantable")"
 expect "PUBLIC executes these, which only compute" \
-    "budget_date clock column_names draw_arm estimated_sales event_number event_time event_time foreign_partition growth mapping_fault minor_units normalise_code stock_fault storage_version watch_state worst_case" \
+    "clock compute_estimated_sales compute_growth compute_worst_case convert_time convert_time draw_arm find_foreign_partition find_mapping_fault find_stock_fault get_budget_date get_minor_units get_storage_version get_watch_state list_columns map_event normalise_code" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p WHERE has_function_privilege('$role', p.oid, 'EXECUTE')")"
 expect "PUBLIC reads one view, which is of the catalogue" watched \
     "$(q "SELECT string_agg(c.relname, ' ') FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
           WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'SELECT')
           WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'SELECT') OR has_any_column_privilege('$role', c.oid, 'SELECT') END")"
-expect "SQL is put together in these functions, from quoted names" "blame change_rights check_trigger create_views events keep_inserts unwatch watch" \
+expect "SQL is put together in these functions, from quoted names" "change_rights check_trigger create_views drop_transition_tables events raise_unreadable_table unwatch watch" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
           WHERE l.lanname = 'plpgsql' AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
 expect "none of them a definer's" "" "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"

@@ -54,7 +54,7 @@ one disk- 64kB
 one room- 1GB
 expect "sessions" "997 997" "$(q "SELECT count(*) FILTER (WHERE session LIKE 'disk-%') || ' ' || count(*) FILTER (WHERE session LIKE 'room-%') FROM coupon.session")"
 expect "those that differ" 0 "$(q "SELECT count(*) FROM coupon.session a JOIN coupon.session b ON b.session = 'room-' || substr(a.session, 6)
-    WHERE a.session LIKE 'disk-%' AND (a.views, a.started_at, a.last_at, a.churn, a.interest, a.state) IS DISTINCT FROM (b.views, b.started_at, b.last_at, b.churn, b.interest, b.state)")"
+    WHERE a.session LIKE 'disk-%' AND (a.views, a.started_at, a.last_at, a.churn, a.max_purchase_probability, a.state) IS DISTINCT FROM (b.views, b.started_at, b.last_at, b.churn, b.max_purchase_probability, b.state)")"
 expect "and from what the log says" 0 "$(q "
     CREATE TEMP TABLE live AS SELECT session, views, churn, state FROM coupon.session WHERE session LIKE 'disk-k1%';
     INSERT INTO coupon.missed_click (session, reason) SELECT session, 'as if it had missed a click' FROM live;

@@ -7,7 +7,7 @@ batch=$(full 10000 5000)
 
 q "INSERT INTO coupon.campaign (campaign, max_discount) VALUES ('old', 5);
    ALTER TABLE coupon.coupon DISABLE TRIGGER audit;
-   INSERT INTO coupon.coupon (session, campaign, discount, unit, currency, max_discount, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at, held, budget_day)
+   INSERT INTO coupon.coupon (session, campaign, discount, unit, currency, max_discount, minimum_basket, exclusive, transferable, code_hashed, message, display_seconds, issued_at, expires_at, reserved_amount, budget_day)
    SELECT 'e-' || i, 'old', 10, 'percent', 'EUR', 5, 0, false, false, true, '', 6, now() - interval '1 day', now() - interval '1 hour' * random(), 5, current_date FROM generate_series(1, $rows) i;
    ALTER TABLE coupon.coupon ENABLE TRIGGER audit;
    UPDATE coupon.campaign SET budget = 5 * $rows WHERE campaign = 'old'" 2>"$work/said" || { cat "$work/said"; give_up "no coupons"; }
@@ -47,6 +47,6 @@ wait $sweeper
 took=$(awk "BEGIN {print $EPOCHREALTIME - $begun}")
 expect "all are swept" "$rows" "$(awk '{n += $1} END {print n + 0}' "$work/swept")"
 expect "each is audited" "$rows" "$(q "SELECT count(*) FROM coupon.audit WHERE event = 'expired'")"
-expect "every cent is back" "0 $((5 * rows))" "$(q "SELECT trim_scale(held) || ' ' || trim_scale(available) FROM coupon.budget WHERE campaign = 'old'")"
+expect "every cent is back" "0 $((5 * rows))" "$(q "SELECT trim_scale(reserved_amount) || ' ' || trim_scale(available) FROM coupon.budget WHERE campaign = 'old'")"
 expect "no click waited for a lock in vain" 0 "$(faults)"
 figure "sweep: $rows coupons in batches of $batch, $(awk "BEGIN {printf \"%.0f\", $rows / $took}") a second while clicks go on; a click's median $quiet ms without and $busy ms with it ($(awk "BEGIN {printf \"%.2f\", $busy / $quiet}") times), p99 $quiet_99 and $busy_99, worst $quiet_most and $busy_most"

@@ -21,7 +21,7 @@ q "BEGIN; $(visits early-); PREPARE TRANSACTION 'early'"
 expect_error "the budget waits" 55P03 "SET lock_timeout = '100 ms'; UPDATE coupon.campaign SET budget = 10000 WHERE campaign = 'default'"
 q "COMMIT PREPARED 'early'"
 q "UPDATE coupon.campaign SET budget = 10000, coupons_day = 100000 WHERE campaign = 'default'"
-expect_true "every coupon that is out is held for" "SELECT count(*) > 0 AND sum(held) = 5 * count(*) FROM coupon.coupon WHERE closed_at IS NULL"
+expect_true "every coupon that is out is held for" "SELECT count(*) > 0 AND sum(reserved_amount) = 5 * count(*) FROM coupon.coupon WHERE closed_at IS NULL"
 expect_true "the budgets add up" "$adds_up"
 
 before=$(stored)

@@ -51,13 +51,13 @@ ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- Invariant 9: a function that runs with its owner's rights, or as a trigger, pins its search path; these two do so in C, around their SQL.
 SELECT p.oid::regprocedure AS not_pinned FROM pg_proc p
-WHERE p.pronamespace IN ('coupon'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
     AND (p.prosecdef OR p.prorettype = 'trigger'::regtype) AND NOT coalesce(p.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)
 ORDER BY 1;
 
 -- ... and PUBLIC executes nothing that writes, nor anything that tells of a person.
 SELECT p.oid::regprocedure AS for_everybody, p.provolatile = 'v' AS writes FROM pg_proc p
-WHERE p.pronamespace IN ('coupon'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
     AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
@@ -117,7 +117,7 @@ WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r';
 SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND t.typnamespace = 'coupon'::regnamespace;
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
-WHERE p.pronamespace = 'coupon'::regnamespace AND d.classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_class'::regclass);
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace) AND d.classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_class'::regclass);
 -- Every table has a primary key: without one, a publication FOR ALL TABLES refuses updates and deletions.
 SELECT c.oid::regclass AS without_key FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r'
     AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary);

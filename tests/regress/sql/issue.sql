@@ -126,7 +126,7 @@ BEGIN
 END
 $$;
 SET coupon_ext.mock_clock = '2026-02-10 12:00:00';
-SELECT name_it('yes-', true) AS yes, name_it('no-', false) AS no, name_it('stale-', true) AS stale, name_it('future-', true) AS future, name_it('frozen-', true) AS ended, name_it('gap-', true) AS gap, name_it('rec-', true) AS rec,
+SELECT name_it('yes-', true) AS yes, name_it('no-', false) AS no, name_it('stale-', true) AS stale, name_it('future-', true) AS future, name_it('frozen-', true) AS frozen, name_it('gap-', true) AS gap, name_it('rec-', true) AS rec,
     name_it('off-', true) AS off, name_it('paused-', true) AS paused, name_it('cheap-', true) AS cheap, name_it('quiet-', true) AS quiet, name_it('loud-', true) AS loud \gset
 
 CALL look(:'yes', 3);
@@ -361,7 +361,7 @@ UPDATE coupon.campaign SET holdout = 0.3 WHERE campaign = 'default';
 SELECT holdout, holdout_next, holdout_from FROM coupon.campaign WHERE campaign = 'default';
 ROLLBACK;
 -- At most one live coupon a session: the index says so, whatever writes.
-SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, unit, currency, minimum_basket, exclusive, bearer, hashed, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
+SELECT left(refused(format('INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, transferable, code_hashed, message, display_seconds, issued_at, expires_at) SELECT session, ''x'', campaign, discount, unit, currency, minimum_basket, exclusive, transferable, code_hashed, message, display_seconds, issued_at, expires_at FROM coupon.coupon WHERE session = %L AND closed_at IS NULL', :'cheap')), 110) LIMIT 1;
 
 --
 -- Without a churn model: an arm of policy random draws the target share at the fourth view, and the campaign's own hold-out counts

@@ -10,10 +10,10 @@ WITH published(scenario, issued, n_issued, not_issued, n_not, growth, issue_rate
 SELECT scenario, round(100 * coupon_internal.compute_growth(issued / 100, not_issued / 100)::numeric, 2) AS growth,
     round(coupon_internal.compute_estimated_sales(issue_rate / 100, growth / 100, 0.1)::numeric, 2) AS sales_published_growth,
     round(coupon_internal.compute_estimated_sales(issue_rate / 100, coupon_internal.compute_growth(issued, not_issued), 0.1)::numeric, 2) AS sales_own_growth,
-    round(coupon.estimated_sales(n_issued::float8 / (n_issued + n_not), coupon_internal.compute_growth(issued, not_issued), 0.1)::numeric, 2) AS sales_from_counts
+    round(coupon_internal.compute_estimated_sales(n_issued::float8 / (n_issued + n_not), coupon_internal.compute_growth(issued, not_issued), 0.1)::numeric, 2) AS sales_from_counts
 FROM published ORDER BY scenario;
 SELECT coupon_internal.compute_growth(0.1, 0) AS nobody_bought, coupon_internal.compute_growth(NULL, 0.1) AS none_issued, coupon_internal.compute_growth(0, 0.1) AS issued_in_vain, coupon_internal.compute_growth(0.1, 0.1) AS no_growth;
-SELECT coupon_internal.compute_estimated_sales(0, 5, 0.1) AS none_issued, coupon_internal.compute_estimated_sales(1, 0, 0.1) AS all_issued_in_vain, coupon_internal.compute_estimated_sales(0.5, 1, 0.5) AS even, coupon.estimated_sales(NULL, 1, 0.1) AS unknown, coupon_internal.compute_estimated_sales(0.1, NULL, 0.1) AS no_growth_known;
+SELECT coupon_internal.compute_estimated_sales(0, 5, 0.1) AS none_issued, coupon_internal.compute_estimated_sales(1, 0, 0.1) AS all_issued_in_vain, coupon_internal.compute_estimated_sales(0.5, 1, 0.5) AS even, coupon_internal.compute_estimated_sales(NULL, 1, 0.1) AS unknown, coupon_internal.compute_estimated_sales(0.1, NULL, 0.1) AS no_growth_known;
 
 -- Planted sessions of a campaign with two arms. In arm s1 eight were issued a coupon, two of them bought; twenty were not, two of them bought, two were held out.
 INSERT INTO coupon.campaign (campaign, state, salt, discount, unlimited) VALUES ('planted', 'draft', 'planted', 25, true);

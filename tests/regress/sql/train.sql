@@ -122,7 +122,7 @@ SELECT max(version) AS version FROM coupon.train_churn(until => '2026-02-01', sp
 SELECT * FROM taken_over(:version);
 ROLLBACK;
 BEGIN;
-SELECT max(version) AS version FROM coupon.train_segments(until => '2026-02-01', spec => '{"churn": {"epochs": 1}, "segment": {"max_clusters": 2}}', seed => 9) \gset
+SELECT max(version) AS version FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1}, "segment": {"max_clusters": 2}}', seed => 9) \gset
 SELECT * FROM taken_over(:version);
 ROLLBACK;
 
