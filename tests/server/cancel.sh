@@ -29,25 +29,25 @@ stopped() {
 note "canceled at the beginning of each part"
 connect
 begin "SET client_min_messages = debug1"
-count=0
+# In so small a shop some parts take milliseconds, and all may be done before the signal comes: then it is tried again.
+# In the end each of the nine has been stopped.
 for part in reading sessions segment churn judge replay rank customers saving; do
-    begin "$train"
     case $part in reading) heard="reading the log" ;; *) heard="begins $part" ;; esac
-    until_said "$heard"
-    kill -INT "$backend"
-    asked=$EPOCHREALTIME
-    # In so small a shop some parts take milliseconds: all may be done before the signal comes.
-    answer "SELECT 1" >/dev/null
-    if grep -q "ERROR:  canceling" "$work/said"; then
-        stopped "$part" "canceling statement due to user request"
-        awk "BEGIN {exit !($EPOCHREALTIME - $asked < $limit)}" || give_up "$part: not in $limit s"
-        count=$((count + 1))
-    else
+    for ((try = 1; ; try++)); do
+        begin "$train"
+        until_said "$heard"
+        kill -INT "$backend"
+        asked=$EPOCHREALTIME
+        answer "SELECT 1" >/dev/null
+        took=$(awk "BEGIN {print $EPOCHREALTIME - $asked}")
+        ! grep -q "ERROR:  canceling" "$work/said" || break
+        [ $try -lt 20 ] || give_up "$part: twenty trainings were done before they could be canceled"
         before=$(stored)
         : >"$work/said"
-    fi
+    done
+    stopped "$part" "canceling statement due to user request"
+    awk "BEGIN {exit !($took < $limit)}" || give_up "$part: it took $took s from the signal, not $limit"
 done
-expect "most were stopped in time" t "$([ $count -ge 5 ] && echo t)"
 
 note "pg_cancel_backend in the middle of churn, and while it waits to save"
 begin "$long"
