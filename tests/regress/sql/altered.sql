@@ -1,4 +1,5 @@
 -- altered: whatever a DBA adds to coupon.session is checked, fired and kept, and the answers stay the same.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -120,3 +121,6 @@ INSERT INTO coupon.click (session, at, kind) VALUES ('one snapshot', '2026-01-25
 INSERT INTO coupon.click (session, at, kind) VALUES ('one snapshot', '2026-01-25 10:00:01', 'view');
 SELECT views FROM coupon.session WHERE session = 'one snapshot';
 ROLLBACK;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,10 +1,19 @@
 -- budget: granted = available + held + spent at every step; not a cent more, not a coupon more; the day has its own.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
+-- A campaign of its own, live without a budget, of which one coupon is out that nothing bounds.
+UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
+INSERT INTO coupon.campaign (campaign, salt, target, time_zone, discount, unlimited)
+    VALUES ('spring', 'regress', 0.5, 'Europe/Berlin', 20, true);
+INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
+SELECT coupon.go_live('spring');
+SET coupon_ext.clock = '2026-03-07 23:30:00';
+SELECT code IS NOT NULL AS one_is_out FROM coupon_for('unbounded');
 SET coupon_ext.clock = '2026-03-10 12:00:00';
-UPDATE coupon.campaign SET segments = NULL, cool_down = NULL, time_zone = 'Europe/Berlin', discount = 10, unit = 'percent', max_discount = 5 WHERE campaign = 'spring';
+UPDATE coupon.campaign SET discount = 10, max_discount = 5 WHERE campaign = 'spring';
 CREATE FUNCTION adds_up() RETURNS boolean LANGUAGE sql AS $$ SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget $$;
 CREATE FUNCTION budgets() RETURNS TABLE (unit text, day date, granted numeric, available numeric, held numeric, spent numeric) LANGUAGE sql AS $$ SELECT unit, day, granted, available, held, spent FROM coupon.budget ORDER BY unit, day NULLS FIRST $$;
 -- The budget is set while coupons are out that nothing bounds: refused. Bounded ones are held for.
@@ -119,3 +128,6 @@ SELECT campaign, state, closed_at IS NULL AS live FROM coupon.coupon WHERE sessi
 ROLLBACK;
 UPDATE coupon.campaign SET state = 'ended' WHERE campaign = 'spring';
 UPDATE coupon.campaign SET state = 'live' WHERE campaign = 'default';
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by coupon.explain and noted.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -26,20 +27,6 @@ INSERT INTO coupon.campaign (campaign, salt, target, discount, unlimited) VALUES
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
 SELECT coupon.go_live('spring');
 SET coupon_ext.clock = '2026-03-07 23:30:00';
--- What stops a new session now; and that the trigger noted the same.
-CREATE FUNCTION stopped_by(prefix text, customer text DEFAULT NULL, zone text DEFAULT NULL) RETURNS TABLE (rule text, detail text, noted text, coupon boolean) LANGUAGE plpgsql AS $$
-DECLARE
-    of text := name_it(prefix || '-', true);
-BEGIN
-    FOR i IN 1..4 LOOP
-        INSERT INTO coupon.click (session, at, kind, category, customer, zone) VALUES (of, coupon.clock() - (4 - i) * interval '1 second', 'view', 'shoes', stopped_by.customer, stopped_by.zone);
-    END LOOP;
-    SELECT e.condition, e.detail INTO rule, detail FROM coupon.explain(of) e WHERE e.condition LIKE 'rule %' OR e.condition = 'all rules';
-    SELECT d.reason INTO noted FROM coupon.decision d WHERE d.session = of AND d.outcome = 'stopped';
-    coupon := EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of);
-    RETURN NEXT;
-END
-$$;
 CREATE PROCEDURE set_only(what text) LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE coupon.campaign SET starts_at = NULL, ends_at = NULL, days = NULL, from_time = NULL, to_time = NULL, time_zone = 'UTC', segments = NULL, zones = NULL, categories = NULL, minimum_stock = NULL, max_traffic = NULL,
@@ -175,3 +162,6 @@ SELECT refused('UPDATE coupon.campaign SET campaign = ''winter'' WHERE campaign 
 DELETE FROM coupon.campaign WHERE campaign = 'harvest' AND NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = 'harvest');
 SELECT subject, name, event, detail - 'salt' - 'live_since' AS detail FROM coupon.audit WHERE name LIKE 'beach%' AND event <> 'insert' ORDER BY id;
 UPDATE coupon.campaign SET state = 'ended' WHERE campaign IN ('harvest', 'beach');
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,14 +1,8 @@
 -- churn: a live session's state, the array form from the start, and the card, all of the same model.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
-
--- The page views of a session as coupon.events reads them: what the array form is given.
-CREATE FUNCTION views_of(session text) RETURNS coupon.page_view[] LANGUAGE sql STABLE AS $$
-    SELECT array_agg((at, kind, page, category, product, price, attributes)::coupon.page_view ORDER BY n)
-    FROM (SELECT e.*, bool_or(kind IN ('checkout', 'purchase')) OVER (ORDER BY n) AS over
-          FROM (SELECT e.*, row_number() OVER () AS n FROM coupon.session_events(views_of.session) e) e) e WHERE NOT over
-$$;
 
 -- Hundreds of sessions, clicked live in many statements: what trains is what serves.
 SELECT coupon.simulate(800, 2, 0, '2026-02-02') > 1000 AS clicked;
@@ -181,3 +175,6 @@ SELECT count(*) AS rows_without_sessions FROM coupon.judge_churn('2030-01-01', '
 -- The sessions after the last buyer's are of one class: what has no value is NULL.
 SELECT max(first) + interval '1 microsecond' AS after_the_last_buyer FROM (SELECT min(at) AS first FROM coupon.click WHERE at < '2026-02-01' GROUP BY session HAVING bool_or(kind = 'purchase')) b \gset
 SELECT population, model, sessions > 0 AS sessions, buyers, base_rate, auroc, auprc, slope, intercept, majority FROM coupon.judge_churn(:'after_the_last_buyer', '2026-02-01') WHERE population = 'live' AND segment IS NULL AND model <> 'own' ORDER BY 2;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- events: the trigger is the registration; whatever inserts a click, the trigger and coupon.events read it alike.
+-- needs: shop
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;

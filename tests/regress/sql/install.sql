@@ -1,24 +1,7 @@
 -- install: what CREATE EXTENSION makes, what it does not, and what every verb says before there is anything to work on.
+-- needs: empty
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
-
--- Says how a statement was refused: SQLSTATE and message, then detail and hint where there are any.
-CREATE FUNCTION refused(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    message text; detail text; hint text;
-BEGIN
-    EXECUTE statement;
-    RETURN NEXT 'not refused: ' || statement;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    RETURN NEXT SQLSTATE || ' ' || message;
-    IF detail <> '' THEN RETURN NEXT 'detail: ' || detail; END IF;
-    IF hint <> '' THEN RETURN NEXT 'hint: ' || hint; END IF;
-END
-$$;
-
--- All tests run under it: a table without a key would refuse every UPDATE and DELETE.
-CREATE PUBLICATION everything FOR ALL TABLES;
 
 -- The schema must be ours: nobody else's, and with nothing in it that could be taken for ours.
 CREATE SCHEMA coupon;

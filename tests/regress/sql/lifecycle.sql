@@ -1,17 +1,10 @@
 -- lifecycle: issued → shown → dismissed → reserved → redeemed → released → expired, what a stranger is told, codes stored hashed.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
 SET coupon_ext.clock = '2026-03-02 12:00:00';
--- A coupon of a new session; its code.
-CREATE FUNCTION coupon_for(prefix text, customer text DEFAULT NULL, OUT session text, OUT code text) LANGUAGE plpgsql AS $$
-BEGIN
-    session := name_it(prefix || '-', true);
-    CALL give(session, customer);
-    code := (issue_coupon(session)).code;
-END
-$$;
 SELECT session AS s, code AS c FROM coupon_for('cycle', 'carla') \gset
 CREATE FUNCTION stands(of text) RETURNS TABLE (state text, shown text, dismissed text, reserved text, until text, redeemed text, released text, closed text, order_id text, amount numeric, discount numeric) LANGUAGE sql AS $$
     SELECT state, to_char(shown_at, 'HH24:MI'), to_char(dismissed_at, 'HH24:MI'), to_char(reserved_at, 'HH24:MI'), to_char(reserved_until, 'HH24:MI'), to_char(redeemed_at, 'HH24:MI'), to_char(released_at, 'HH24:MI'),
@@ -134,3 +127,6 @@ SELECT event, detail FROM coupon.audit WHERE subject = 'campaign' AND name = 'de
 SELECT refused('UPDATE coupon.audit SET by = ''somebody''');
 SELECT refused('DELETE FROM coupon.audit');
 SELECT refused('TRUNCATE coupon.audit');
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

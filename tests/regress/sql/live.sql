@@ -1,4 +1,5 @@
 -- live: what a campaign needs before it gives anything, whichever statement lets it; and what the functions beside it refuse.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -85,3 +86,6 @@ SELECT coupon.draw_arm('salt', '{1}', 's') AS one, coupon.draw_arm('salt', '{0,1
 -- A code is at most 64 characters, however it is written.
 SELECT coupon.normalise_code(' 0410 6105 0r3g g28a z') AS code, coupon.normalise_code(repeat(' ', 43) || '041061050R3GG28AZ') IS NOT NULL AS sixty, coupon.normalise_code(repeat(' ', 48) || '041061050R3GG28AZ') AS sixty_five, coupon.normalise_code(repeat(' ', 1000000) || '041061050R3GG28AZ') AS a_million;
 DROP FUNCTION payable(text);
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- order: the coupons of one order never take off more than the order; what is refused without end is counted in few rows.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;

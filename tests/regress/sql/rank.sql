@@ -1,4 +1,5 @@
 -- rank: categories by hybrid score, beside plain SQL: history and running session are shares that SQL can count.
+-- needs: visited
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -58,3 +59,6 @@ SELECT refused('SELECT * FROM rank_categories(''nobody'', NULL, -1)');
 SELECT count(*) AS differ FROM (SELECT * FROM rank_categories('nobody') EXCEPT SELECT * FROM rank_categories(NULL)) d;
 SELECT count(*) AS first_k_of_all FROM (SELECT * FROM rank_categories(NULL, NULL, 3) EXCEPT SELECT * FROM rank_categories(NULL, NULL, 1000) WHERE rank <= 3) d;
 DROP TABLE ranked;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

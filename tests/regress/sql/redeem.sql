@@ -1,4 +1,5 @@
 -- redeem: a code redeems once, for who it was issued to; a refusal is a value and is counted.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -15,13 +16,6 @@ FROM (SELECT right(code, 1) AS check_symbol,
     ((SELECT sum((position(substr(replace(code, '-', ''), i, 1) IN '0123456789ABCDEFGHJKMNPQRSTVWXYZ') - 1) * power(32::numeric, 16 - i)) FROM generate_series(1, 16) i) % 37)::int AS n FROM coupon.coupon) c;
 
 -- Three sessions with a coupon, one of them of a known customer.
-CREATE PROCEDURE give(session text, customer text DEFAULT NULL) LANGUAGE plpgsql AS $$
-BEGIN
-    FOR i IN 1..4 LOOP
-        INSERT INTO coupon.click (session, at, kind, category, customer) VALUES (give.session, coupon.clock() - (4 - i) * interval '1 second', 'view', 'shoes', give.customer);
-    END LOOP;
-END
-$$;
 SELECT name_it('buyer-', true) AS buyer, name_it('member-', true) AS member, name_it('late-', true) AS late, name_it('zero-', true) AS zero \gset
 CALL give(:'buyer');
 CALL give(:'member', 'maria');
@@ -106,3 +100,6 @@ SELECT id, at, CASE session WHEN :'buyer' THEN 'buyer' WHEN :'member' THEN 'memb
 SELECT left(refused(format('UPDATE coupon.coupon SET state = ''redeemed'' WHERE code = %L', :'late_code')), 5) AS redeemed_without_an_order LIMIT 1;
 SELECT left(refused(format('UPDATE coupon.coupon SET redeemed_at = now() WHERE code = %L', :'late_code')), 5) AS time_without_order LIMIT 1;
 SELECT left(refused(format('UPDATE coupon.coupon SET closed_at = NULL WHERE code = %L', :'zero_code')), 5) AS redeemed_and_open LIMIT 1;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- results: growth and sales as published, and the views on planted sessions whose numbers are worked out by hand.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -61,5 +62,5 @@ FROM coupon.model m, (SELECT count(*)::float8 AS h FROM coupon.decision d JOIN (
     WHERE outcome = 'held out' AND clicked_at < '2026-02-09' AND views <= 100) d WHERE stage = 'sessions' ORDER BY version DESC LIMIT 1;
 ROLLBACK;
 
--- What this database's story left in the log of faults: nothing.
+-- What this story left in the log of faults: nothing.
 SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- score: many stored sessions at once, and why one is thought to leave. churn.sql has left sessions that were clicked live.
+-- needs: visited
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -143,3 +144,6 @@ INSERT INTO coupon.gap (session, reason) VALUES ('long', 'test');
 SELECT md5(string_agg(e::text, ',')) = :'before' AS the_same FROM coupon.explain_churn('long') e;
 ROLLBACK;
 DROP FUNCTION said, plan_of;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

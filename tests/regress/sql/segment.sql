@@ -1,4 +1,5 @@
 -- segment: loyalty variables, segments and their statistics, each beside plain SQL over coupon.events.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -209,3 +210,6 @@ ROLLBACK;
 SELECT * FROM refused($$SELECT coupon.name_segment(99, 'x')$$);
 SELECT * FROM refused($$SELECT coupon.name_segment(1, 'x', 999)$$);
 SELECT * FROM refused($$SELECT coupon.name_segment(NULL, NULL)$$);
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

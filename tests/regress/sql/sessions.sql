@@ -1,4 +1,5 @@
 -- sessions: the preprocessing rules, in their order, beside a count in plain SQL; and what makes a session a buyer's.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -71,3 +72,6 @@ DO $$ BEGIN PERFORM coupon.train_churn(until => '2026-02-01', spec => '{"churn":
 DO $$ BEGIN PERFORM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1}, "sessions": {"session_timeout": 60}}'); END $$;
 SELECT spec -> 'session_timeout' AS session_timeout FROM coupon.model WHERE stage = 'sessions' ORDER BY version DESC LIMIT 2;
 ROLLBACK;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,4 +1,5 @@
 -- simulate: a shop to try it on; it fills coupon.click through ordinary INSERTs.
+-- needs: installed
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -48,7 +49,7 @@ SET datestyle = 'ISO, YMD';
 SELECT shop, digest = first_value(digest) OVER () AS like_the_first FROM shops ORDER BY shop <> 'first', shop;
 SELECT count(*) AS clicks_left FROM coupon.click;
 
--- The shop the next files use.
+-- The shop that setup/shop.sql makes for other files.
 SELECT coupon.simulate(800, 20, 0, '2026-01-05') AS said \gset
 SELECT count(*) = :said AS says_how_many FROM coupon.click;
 

@@ -1,4 +1,5 @@
 -- train: one version covers all stages, is switched atomically, is the same for the same input, and leaves nothing when refused.
+-- needs: shop
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -33,7 +34,7 @@ RESET coupon_ext.training_memory;
 SELECT (SELECT count(*) FROM coupon.version) AS versions, (SELECT count(*) FROM coupon.model) AS stages, (SELECT count(*) FROM coupon.deployment) AS deployments,
     (SELECT count(*) FROM coupon.customer) AS customers;
 
--- The version the next files use, without a refit: its card is of what serves. What it returns is what it did.
+-- The version that setup/trained.sql makes for other files, without a refit: its card is of what serves. What it returns is what it did.
 CREATE TABLE trained AS SELECT * FROM coupon.train(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "refit": false}}');
 SELECT DISTINCT version FROM trained;
 SELECT stage, count(*) > 0 AS told FROM trained GROUP BY stage ORDER BY stage;
@@ -175,3 +176,6 @@ BEGIN;
 SELECT count(*) > 0 AS trained FROM coupon.train(NULL, NULL, '{"churn": {"epochs": 1}}', NULL);
 SELECT since, until = now() AS until_now, seed FROM coupon.version ORDER BY version DESC LIMIT 1;
 ROLLBACK;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

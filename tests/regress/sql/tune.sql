@@ -1,4 +1,5 @@
 -- tune: a row a trial, stored with its transaction; a later call of the same study goes on; what is best can be trained as it stands.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -90,3 +91,6 @@ SELECT has_function_privilege('pg_monitor', 'coupon.tune_churn(int, timestamptz,
     has_function_privilege('pg_monitor', 'coupon.run_tuning(int, timestamptz, timestamptz, jsonb, bigint)', 'EXECUTE') AS run_tuning;
 
 DROP FUNCTION tried, tuning;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,5 +1,6 @@
 -- values: one bad row costs one row, and what the trigger reads of a value is what the log is read as, for every type a mapping
 -- may name, whatever the settings of whoever inserts.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = error;

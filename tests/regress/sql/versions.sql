@@ -1,4 +1,5 @@
 -- versions: what was trained stays while anything needs it, and goes away when nothing does.
+-- needs: trained
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -76,5 +77,6 @@ SET LOCAL session_replication_role = origin;
 SELECT refusal(format('SELECT coupon.activate(%s)', of(3)));
 SELECT refusal(format('SELECT coupon.export_model(%s)', of(3)));
 ROLLBACK;
--- Numbers that were rolled back are given again: the next files name theirs.
-SELECT setval(pg_get_serial_sequence('coupon.version', 'version'), max(version)) IS NULL AS renumbered FROM coupon.version;
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.fault;

@@ -1,5 +1,6 @@
 -- watch: what a watched table becomes after watching, and triggers that nobody should have written. The shop's rows are kept,
 -- each is one event, and a table that does not fit is left out of the log, named.
+-- needs: shop
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = notice;
