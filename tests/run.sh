@@ -190,14 +190,15 @@ isolation() {
 
 # Every executable tests/server/NAME.sh runs with a database of its own, a copy of the shop of tests/server/shop.sql.
 server_one() {
-    local name=$1 file=$ROOT/tests/server/$1.sh log=$results/server/$1.log code=0 begun=$SECONDS
+    local name=$1 file=$ROOT/tests/server/$1.sh log=$results/server/$1.log code=0 begun=$SECONDS figures
     dropdb --force --if-exists "coupon_$name" 2>/dev/null
     createdb -T coupon_shop "coupon_$name"
     KILLED=$killed PGDATABASE=coupon_$name timeout -k 10 "${SERVER_TEST_SECONDS:-600}" "$file" >"$log" 2>&1 </dev/null || code=$?
     begun=$((SECONDS - begun))
     if [ $code = 0 ]; then
         # One write: another test may say something at the same time.
-        printf 'ok      server/%s (%s s)\n%s' "$name" "$begun" "$(sed -n 's/^= /        /p' "$log")" | sed '/^$/d'
+        figures=$(sed -n 's/^= /        /p' "$log")
+        printf '%s\n' "ok      server/$name ($begun s)${figures:+$'\n'$figures}"
         dropdb --force --if-exists "coupon_$name" 2>/dev/null
         return 0
     fi

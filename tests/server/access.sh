@@ -16,16 +16,27 @@ session=$(q "SELECT session FROM coupon.coupon WHERE session LIKE 'a-%' ORDER BY
 [ -n "$code" ] || give_up "no coupon to try with"
 
 # may ACCESS SQL…: every statement works for that role. may_not ACCESS SQL…: every one is refused to it, and to no other reason.
+# All in one connection, each in a transaction of its own.
 may() {
-    local access=$1 statement
-    for statement in "${@:2}"; do
-        as "${access}_$$" q "$statement" >/dev/null || give_up "$access may not: $statement"
-    done
-    echo "ok: $access may do $(($# - 1)) things"
+    local access=$1 statement options=()
+    shift
+    for statement in "$@"; do options+=(-c "$statement"); done
+    as "${access}_$$" psql -XAtq -v ON_ERROR_STOP=1 "${options[@]}" >"$work/may" 2>&1 \
+        || { cat "$work/may"; give_up "$access may not do all of: $*"; }
+    echo "ok: $access may do $# things"
 }
 may_not() {
-    local statement
-    for statement in "${@:2}"; do as "${1}_$$" expect_error "$1 may not: $statement" 42501 "$statement"; done
+    local access=$1 statement options=()
+    shift
+    for statement in "$@"; do options+=(-c "$statement"); done
+    as "${access}_$$" psql -XAtq -v VERBOSITY=sqlstate "${options[@]}" >"$work/done" 2>"$work/refused" || true
+    # Each says one line, and that is a refusal.
+    if [ "$(grep -cx 'ERROR:  42501' "$work/refused")" != $# ] || [ "$(wc -l <"$work/refused")" != $# ]; then
+        for statement in "$@"; do as "${access}_$$" expect_error "$access may not: $statement" 42501 "$statement"; done
+        cat "$work/refused"
+        give_up "$access: one of these was not refused when it came after the others"
+    fi
+    for statement in "$@"; do echo "ok: $access may not: $statement (42501)"; done
 }
 clicks="SELECT coupon.record_click('b-1', customer => 'cust-1')"
 train="SELECT * FROM coupon.train(spec => '{\"churn\": {\"epochs\": 1}}')"

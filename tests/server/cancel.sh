@@ -4,12 +4,13 @@
 #
 # A stop counts from the cancel to its ERROR at the client. Trainings look at least every 50 ms whether they may go on; the
 # limit is a second, and another for a machine that has other things to do (STOP_SECONDS).
+# alone: it reloads the configuration, and limits how long a stop takes
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 limit=${STOP_SECONDS:-2}
 train="SELECT count(*) FROM coupon.train(spec => '{\"churn\": {\"epochs\": 1}}', seed => 7)"
 # Some seconds, whatever the machine: long enough to be disturbed.
-long=${train/1\}/60, \"patience\": 60\}}
+long=${train/1\}/30, \"patience\": 30\}}
 stored() {
     q "SELECT (SELECT count(*) FROM coupon.version), (SELECT count(*) FROM coupon.model), (SELECT count(*) FROM coupon.deployment),
        (SELECT sum(hashtextextended(c::text, 0)::numeric) FROM coupon.customer c), (SELECT max(version) FROM coupon.deployment)"
@@ -64,7 +65,7 @@ until_said "begins saving"
 until [ "$(q "SELECT wait_event_type FROM pg_stat_activity WHERE pid = $backend")" = Lock ]; do sleep 0.02; done
 q "SELECT pg_cancel_backend($backend)" >/dev/null
 stopped "a version written and not committed" "canceling statement due to user request"
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
 wait "$holder" || true
 
 note "statement_timeout"

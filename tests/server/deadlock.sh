@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: transactions that click for (a, then b) and for (b, then a) at once never deadlock the shop: all commit, all clicks are
 # kept, and what could not be counted at the time is made good from the stored log. No wait for a row fails a click.
+# alone: how many wait too long depends on the machine
 . "$(dirname "$0")/lib.sh"
 
 cat >"$work/cross.sql" <<'SQL'

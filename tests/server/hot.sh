@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: a campaign's budget does not serialise the shop. Visits of eight clicks, about half of which are issued a
 # coupon, with and without budgets in money and in coupons, in interleaved rounds; the ratio of their throughputs.
+# alone: it measures
 . "$(dirname "$0")/lib.sh"
 q "UPDATE coupon.campaign SET max_discount = 5 WHERE campaign = 'default'"
 cat >"$work/visit.sql" <<'SQL'

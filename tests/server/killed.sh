@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Proves: a backend that is killed (SIGKILL) while it trains leaves nothing after recovery, and the old version serves.
+# alone: a killed backend restarts the whole server
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 stored() {

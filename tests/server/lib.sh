@@ -9,6 +9,10 @@ trap 'rm -rf "$work"' EXIT
 # A failure inside "$(q …)" does not stop a script; the extra word makes sure that no comparison takes it for an empty answer.
 q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1" || { echo "(SQL failed)"; return 1; }; }
 
+# Of pg_stat_activity and of pg_locks, what is of this test's database: another test may run beside it.
+ours="datname = current_database()"
+our_locks="database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+
 note() { echo "-- $*"; }
 give_up() { echo "FAILED: $*"; exit 1; }
 

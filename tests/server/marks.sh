@@ -27,11 +27,11 @@ play held- 6 4
 q "INSERT INTO coupon.gap (session, reason) SELECT 'held-' || i, 'test' FROM generate_series(1, 6) i; INSERT INTO coupon.gap (session, reason) VALUES ('zz-1', 'test')"
 psql -XAtq -c "BEGIN; UPDATE coupon.session SET customer = customer WHERE session LIKE 'held-%'; SELECT pg_sleep(60)" >/dev/null 2>&1 &
 holder=$!
-until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%held-\\%%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
+until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE $ours AND query LIKE '%held-\\%%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
 sweep 6 >/dev/null
 sweep 6 >/dev/null
 expect "those that are held come after the others" "6 0" "$(marks held-) $(marks zz-)"
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%held-\\%%' AND wait_event = 'PgSleep'" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%held-\\%%' AND wait_event = 'PgSleep'" >/dev/null
 wait $holder || true
 sweep 100 >/dev/null
 expect "and are rebuilt in their turn" "0 24" "$(marks held-) $(views held-)"
@@ -86,9 +86,9 @@ note "forgetting"
 q "SELECT coupon.record_click('shared-1', customer => 'anna'); SELECT coupon.record_click('alone-1')" >/dev/null
 psql -XAtq -c "BEGIN; UPDATE coupon.session SET views = views WHERE session IN ('shared-1', 'alone-1'); SELECT pg_sleep(60)" >/dev/null 2>&1 &
 holder=$!
-until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%alone-1%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
+until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE $ours AND query LIKE '%alone-1%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
 q "SELECT coupon.record_click('shared-1', customer => 'carla'); SELECT coupon.record_click('alone-1', customer => 'carla')" >/dev/null 2>&1
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%alone-1%' AND wait_event = 'PgSleep'" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%alone-1%' AND wait_event = 'PgSleep'" >/dev/null
 wait $holder || true
 expect "a mark knows whose click was missed" "alone-1|carla shared-1|carla" "$(echo $(q "SELECT session, customer FROM coupon.gap WHERE customer IS NOT NULL ORDER BY 1"))"
 q "DELETE FROM coupon.click WHERE customer = 'carla'; SELECT coupon.forget('carla')" >/dev/null

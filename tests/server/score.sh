@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: coupon.score_sessions and coupon.explain_churn stop within a second when cancelled and leave no thread behind;
 # both answer on a hot standby what they answer on the primary.
+# alone: it limits how long a stop takes, and copies the whole cluster
 . "$(dirname "$0")/lib.sh"
 
 note "a log that takes a while"

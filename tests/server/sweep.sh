@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: expired coupons by the ten thousand are swept in batches while clicks go on; a sweep that is killed half-way is done
 # again by the next; every one is audited, and every cent comes back.
+# alone: it measures
 . "$(dirname "$0")/lib.sh"
 rows=${ROWS:-$(full 2000000 50000)}
 batch=$(full 10000 5000)
@@ -27,11 +28,11 @@ read -r quiet quiet_99 quiet_most < <(latency "$(full 5 2)")
 
 note "a sweep is killed half-way, and goes on"
 (PGAPPNAME=sweep psql -XAtq -c "SELECT expired FROM coupon.sweep($rows)" >/dev/null 2>&1 || true) &
-until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sweep' AND clock_timestamp() - query_start > interval '300 ms'")" = 1 ]; do
+until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE $ours AND application_name = 'sweep' AND clock_timestamp() - query_start > interval '300 ms'")" = 1 ]; do
     kill -0 $! 2>/dev/null || break
     sleep 0.02
 done
-killed=$(q "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'sweep'")
+killed=$(q "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE $ours AND application_name = 'sweep'")
 wait $! || true
 expect "it was killed, and closed none" "1 0" "$killed $(q "SELECT count(*) FROM coupon.coupon WHERE campaign = 'old' AND closed_at IS NOT NULL")"
 
