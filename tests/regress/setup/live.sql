@@ -1,5 +1,6 @@
 -- needs: visited
--- A live campaign whose draws can be told in advance (salt), and the decisions of two days: the first with one arm, the second
+-- A live campaign whose draws can be told in advance (salt), and the decisions of two days: the first with one arm, the
+-- second
 -- with two. Then everybody who looks long enough is drawn: what name_it foresees.
 SET timezone = 'UTC';
 UPDATE coupon.campaign SET salt = 'regress', target = 0.2, max_discount = NULL, budget = NULL, unlimited = true

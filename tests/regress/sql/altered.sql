@@ -6,7 +6,8 @@ SET client_min_messages = warning;
 
 BEGIN;
 CREATE TABLE path (session text, at timestamptz, kind text, page text, category text, customer text);
-SELECT coupon.watch('path', '{"session": "session", "at": "at", "kind": "kind", "page": "page", "category": "category", "customer": "customer"}');
+SELECT coupon.watch('path', '{"session": "session", "at": "at", "kind": "kind", "page": "page", "category": "category",
+    "customer": "customer"}');
 CREATE FUNCTION walk(VARIADIC sessions text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     FOR i IN 1..6 LOOP

@@ -29,8 +29,11 @@ DO $$ DECLARE c text; BEGIN FOR c IN SELECT DISTINCT category FROM coupon.click 
 CREATE TABLE typed (visit bigint, at timestamp, what varchar(10), place char(20), kind_of_thing category,
     cost numeric(8, 2), device text, referrer name, n smallint);
 CREATE TABLE listed (visit uuid, day timestamptz, place text, cost int, facts text[]);
-SELECT coupon.watch('typed', '{"session": "visit", "at": "at", "kind": "what", "page": "place", "category": "kind_of_thing", "price": "cost", "attributes": ["device", "referrer"], "quantity": "n"}', kinds => '{"look": "view", "basket": "cart"}');
-SELECT coupon.watch('listed', '{"session": "visit", "at": "day", "page": "place", "price": "cost", "attributes": "facts"}');
+SELECT coupon.watch('typed', '{"session": "visit", "at": "at", "kind": "what", "page": "place",
+    "category": "kind_of_thing", "price": "cost", "attributes": ["device", "referrer"], "quantity": "n"}',
+    kinds => '{"look": "view", "basket": "cart"}');
+SELECT coupon.watch('listed', '{"session": "visit", "at": "day", "page": "place", "price": "cost",
+    "attributes": "facts"}');
 CREATE FUNCTION typed_rows(first int, last int) RETURNS SETOF typed LANGUAGE sql AS $$
     SELECT 700000 + (n % 40), c.at AT TIME ZONE 'UTC' + interval '40 days', CASE c.kind WHEN 'view' THEN 'look'
         WHEN 'cart' THEN 'basket' ELSE c.kind END, c.page, c.category::category, c.price::numeric, c.attributes[1],

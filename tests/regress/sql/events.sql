@@ -137,7 +137,8 @@ SELECT relation FROM coupon.watched ORDER BY relation::text COLLATE "C";
 -- An order-line table holds one kind, and knows the customer and not the session.
 CREATE TABLE order_line (order_no int, line int, client int, sold timestamptz, article text, pieces smallint,
     unit_price numeric(10, 2));
-SELECT coupon.watch('order_line', '{"customer": "client", "at": "sold", "order_id": "order_no", "product": "article", "quantity": "pieces", "price": "unit_price"}', 'purchase');
+SELECT coupon.watch('order_line', '{"customer": "client", "at": "sold", "order_id": "order_no", "product": "article",
+    "quantity": "pieces", "price": "unit_price"}', 'purchase');
 INSERT INTO page_hit VALUES (400, 'page_hit-20', '2025-06-02 10:00:00+00', 'view', '77'),
     (401, 'page_hit-21', '2025-06-02 10:20:00+00', 'view', '77'),
     (402, 'page_hit-22', '2025-06-02 10:20:00+00', 'view', '78'),
@@ -280,7 +281,8 @@ SELECT watching('{"session": "sess", "at": "at", "price": "price"}');
 SELECT watching('{"session": "sess", "at": "at", "quantity": "duration"}');
 SELECT watching('{"session": "parts", "at": "at"}');
 SELECT watching('{"session": "sess", "at": "at", "attributes": ["sess", "parts"]}');
-SELECT watching('{"session": "sess", "at": "at", "attributes": ["sess", "sess", "sess", "sess", "sess", "sess", "sess", "sess", "sess"]}');
+SELECT watching('{"session": "sess", "at": "at", "attributes": ["sess", "sess", "sess", "sess", "sess", "sess", "sess",
+    "sess", "sess"]}');
 SELECT watching('{"session": "sess", "at": "at", "kind": "sess"}', 'view');
 SELECT watching('{"session": "sess", "at": "at"}', 'click');
 SELECT watching('{"session": "sess", "at": "at", "kind": "sess"}', kinds => '{"hit": "click"}');

@@ -171,8 +171,10 @@ CREATE FUNCTION segments_refused(segment jsonb) RETURNS SETOF text LANGUAGE sql
     AS $$ SELECT refused(format('SELECT * FROM coupon.train(until => %L, spec => %L)', '2026-02-01',
         jsonb_build_object('segment', segment))) $$;
 SELECT segments_refused('{"spending": [{"name": "spent", "expression": "sum(prize)"}]}');
-SELECT left(r, 100) FROM segments_refused('{"spending": [{"name": "spent", "expression": "(SELECT sum(price) FROM coupon.click)"}]}') r LIMIT 1;
-SELECT left(r, 100) FROM segments_refused('{"spending": [{"name": "spent", "expression": "sum(price); DROP TABLE coupon.click"}]}') r LIMIT 1;
+SELECT left(r, 100) FROM segments_refused('{"spending": [{"name": "spent",
+    "expression": "(SELECT sum(price) FROM coupon.click)"}]}') r LIMIT 1;
+SELECT left(r, 100) FROM segments_refused('{"spending": [{"name": "spent",
+    "expression": "sum(price); DROP TABLE coupon.click"}]}') r LIMIT 1;
 SELECT left(r, 100) FROM segments_refused('{"behaviour": [{"name": "slept", "expression": "pg_sleep(1)"}]}') r LIMIT 1;
 SELECT left(r, 120) FROM segments_refused('{"behaviour": ["mood"]}') r LIMIT 1;
 SELECT left(r, 120) FROM segments_refused('{"method": "som"}') r LIMIT 1;
@@ -211,11 +213,16 @@ CREATE FUNCTION own_differs(day timestamptz)
         JOIN in_sql(day) s USING (customer, variable) GROUP BY variable ORDER BY variable
 $$;
 BEGIN;
-SELECT train_segments_only('{"spending": ["spending_last_month", {"name": "dear", "expression": "count(*) FILTER (WHERE kind = ''purchase'' AND price >= 30)"},
+SELECT train_segments_only('{"spending": ["spending_last_month", {"name": "dear",
+    "expression": "count(*) FILTER (WHERE kind = ''purchase'' AND price >= 30)"},
         {"name": "ticket", "expression": "ln(1 + coalesce(max(price * quantity) FILTER (WHERE kind IN (''purchase'', ''cart'')), 0))"}],
-    "behaviour": ["visits_last_month", {"name": "night_share", "expression": "avg(CASE WHEN hour >= 20 OR hour < 8 THEN 1 ELSE 0 END)"}, {"name": "breadth", "expression": "count(DISTINCT category)"},
-        {"name": "last_seen", "expression": "coalesce(min(days_ago), 99)"}, {"name": "weekend", "expression": "count(*) FILTER (WHERE weekday IN (6, 7) AND NOT (page = ''home'' OR category IS NULL))"}],
-    "log": ["spending_last_month", "dear"], "clip": 0.99, "min_sessions": 50, "min_buyers": 1, "prior_sessions": 20}') AS version \gset
+    "behaviour": ["visits_last_month", {"name": "night_share",
+        "expression": "avg(CASE WHEN hour >= 20 OR hour < 8 THEN 1 ELSE 0 END)"}, {"name": "breadth",
+        "expression": "count(DISTINCT category)"},
+        {"name": "last_seen", "expression": "coalesce(min(days_ago), 99)"}, {"name": "weekend",
+            "expression": "count(*) FILTER (WHERE weekday IN (6, 7) AND NOT (page = ''home'' OR category IS NULL))"}],
+    "log": ["spending_last_month", "dear"], "clip": 0.99, "min_sessions": 50, "min_buyers": 1,
+        "prior_sessions": 20}') AS version \gset
 SELECT variable, dimension, expression IS NOT NULL AS own, log, low < high AS clipped FROM coupon.segment_variables
     WHERE version = :version ORDER BY dimension DESC, variable;
 SELECT * FROM own_differs('2026-02-01');
@@ -240,7 +247,8 @@ SELECT format('planted-%s-%s', c, d), timestamptz '2026-01-01 10:00' + d * inter
         CASE k WHEN 4 THEN format('planted-%s-%s', c, d) END
 FROM generate_series(1, 120) c, generate_series(1, 30) d, generate_series(0, 4) k WHERE k < 4 OR c % 3 = 0
     OR (c % 3 = 1 AND d >= 20);
-SELECT train_segments_only('{"method": "rfm", "min_sessions": 50, "min_buyers": 1, "prior_sessions": 20}') AS version \gset
+SELECT train_segments_only('{"method": "rfm", "min_sessions": 50, "min_buyers": 1,
+    "prior_sessions": 20}') AS version \gset
 SELECT dimension, variable, edges IS NOT NULL AS edges FROM coupon.segment_variables WHERE version = :version
     ORDER BY 1;
 SELECT count(*) = max(recency) * max(frequency) * max(monetary) AS cells, count(spending) AS two_dimensional

@@ -65,7 +65,8 @@ INSERT INTO coupon.click (session, at, kind) SELECT 'planted-not-a-bot',
     '2026-01-10 10:00:00'::timestamptz + i * interval '1 second', 'view' FROM generate_series(1, 40) i;
 INSERT INTO till VALUES ('tilly', '2026-01-10 10:02:00'), ('tilly', '2026-01-10 10:12:01'),
     ('nobody', '2026-01-10 10:00:00');
-DO $$ BEGIN PERFORM coupon.train(until => '2026-01-20 12:00:00', spec => '{"churn": {"epochs": 1}, "sessions": {"session_timeout": 600, "max_views": 40, "short_views": 2, "drop_last": 5}}'); END $$;
+DO $$ BEGIN PERFORM coupon.train(until => '2026-01-20 12:00:00', spec => '{"churn": {"epochs": 1},
+    "sessions": {"session_timeout": 600, "max_views": 40, "short_views": 2, "drop_last": 5}}'); END $$;
 SELECT v.step, v.rule, v.sessions_removed > 0 AS removed_sessions, v.views_removed > 0 AS removed_views,
     (v.sessions_removed, v.views_removed, v.sessions_left, v.views_left) = (r.sessions_removed, r.views_removed,
         r.sessions_left, r.views_left) AS counted_alike

@@ -86,7 +86,9 @@ SELECT m.spec @> (b.spec -> 'churn') - '{dropout,epochs}'::text[] AS with_its_va
 ROLLBACK;
 
 -- A space of two points ends after two trials.
-SELECT trial, spec, loss > 0 AS loss, note FROM coupon.tune_churn(5, until => '2026-02-01', spec => '{"tune": {"epochs": 1, "space": {"dropout": null, "feed_forward": null, "kernel": null, "learning_rate": null,
+SELECT trial, spec, loss > 0 AS loss, note
+    FROM coupon.tune_churn(5, until => '2026-02-01', spec => '{"tune": {"epochs": 1, "space": {"dropout": null,
+    "feed_forward": null, "kernel": null, "learning_rate": null,
     "hidden": null, "max_length": null, "layers": {"low": 1, "high": 2}}}, "churn": {"hidden": 4}}') ORDER BY trial;
 DELETE FROM coupon.tuning;
 

@@ -100,7 +100,8 @@ ROLLBACK;
 -- rebuilding from the log gives; the same for every number.
 BEGIN;
 CREATE TABLE attributed (session text, at timestamptz, page text, price numeric, quantity float4, tags text[]);
-SELECT coupon.watch('attributed', '{"session": "session", "at": "at", "page": "page", "price": "price", "quantity": "quantity", "attributes": "tags"}');
+SELECT coupon.watch('attributed', '{"session": "session", "at": "at", "page": "page", "price": "price",
+    "quantity": "quantity", "attributes": "tags"}');
 INSERT INTO attributed SELECT 'attributed', '2026-01-25 09:58:00+00'::timestamptz + i * interval '1 second', 'p' || i,
     (ARRAY['1e400', '-1e400', 'NaN', 'Infinity', '1e-400', '0.1', '12345678901234567890.12345678901234567890', '19.90',
     '1e307', '-0'])[i]::numeric,

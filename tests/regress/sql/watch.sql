@@ -71,7 +71,8 @@ SELECT a.what, t.* FROM (VALUES ('no JSON', quote_literal('not json')), ('empty'
         ('a number for a name', quote_literal('{"columns": {"session": 1, "at": "seen_at"}}')),
     ('a list for a name', quote_literal('{"columns": {"session": ["session"], "at": "seen_at"}}')),
     ('attributes: empty', quote_literal('{"columns": {"session": "session", "at": "seen_at", "attributes": []}}')),
-    ('attributes: nested', quote_literal('{"columns": {"session": "session", "at": "seen_at", "attributes": [["session"]]}}')),
+    ('attributes: nested', quote_literal('{"columns": {"session": "session", "at": "seen_at",
+        "attributes": [["session"]]}}')),
     ('kind: a number', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kind": 1}')),
     ('kind: unknown', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kind": "hover"}')),
     ('kinds: a list', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kinds": ["view"]}')),
@@ -114,16 +115,19 @@ CREATE VIEW odd_view AS SELECT * FROM odd;
 \set odd '\'{"columns": {"session": "session", "at": "at"}}\''
 CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE TRIGGER t AFTER INSERT OR UPDATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE TRIGGER t AFTER TRUNCATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
 CREATE CONSTRAINT TRIGGER t AFTER INSERT ON odd DEFERRABLE FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
 SELECT coupon.watch('odd', '{"session": "session", "at": "at"}');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon.on_click(:odd);
 SELECT coupon.unwatch('odd');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "id", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "id", "at": "at"}}');
 DROP TRIGGER t ON odd;
 SELECT tgname FROM pg_trigger WHERE tgrelid IN ('odd'::regclass, 'odd_view'::regclass);
 -- Where it was made all the same, it counts nothing and leaves every row.
@@ -152,7 +156,8 @@ SELECT f.* FROM unnest('{BEFORE INSERT ON w.odd FOR EACH ROW,BEFORE UPDATE ON w.
     AFTER INSERT OR DELETE ON w.odd FOR EACH STATEMENT,AFTER INSERT ON w.odd FOR EACH STATEMENT}'::text[]) form
 CROSS JOIN LATERAL w.fired(form) f;
 CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
-CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION coupon.on_click(:odd);
+CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    EXECUTE FUNCTION coupon.on_click(:odd);
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
@@ -198,7 +203,8 @@ SELECT at, session FROM coupon.events('2025-08-01', '2025-09-02') WHERE session 
 -- Watching refuses it, and says how to train from it.
 SELECT coupon.unwatch('hit');
 SELECT refused($$SELECT coupon.watch('hit', '{"session": "session", "at": "at"}')$$);
-CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "session", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon.on_click('{"columns": {"session": "session", "at": "at"}}');
 SELECT coupon.watch('hit', '{"session": "session", "at": "at"}', live => false);
 SELECT relation, live, fits, problem FROM coupon.watched WHERE relation = 'hit'::regclass;
 INSERT INTO hit VALUES ('hit-1', '2025-08-01 10:00:01+00');
@@ -270,7 +276,8 @@ SELECT relation, live, problem FROM coupon.watched WHERE relation IN ('whole'::r
 SELECT coupon.unwatch('whole');
 SELECT relation, live, problem FROM coupon.watched WHERE relation = 'part'::regclass;
 SET client_min_messages = error;
-CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon.on_click('nothing');
+CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon.on_click('nothing');
 SELECT * FROM w.seen('whole');
 SET client_min_messages = notice;
 
