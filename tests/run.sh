@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests that need a server, on the one that PGHOST and PGPORT name (scripts/cluster.sh run test -- tests/run.sh).
+# Runs the tests that need a server, on the one that PGHOST and PGPORT name:
+# scripts/cluster.sh run test -- tests/run.sh
 #
 #   run.sh                               all
 #   run.sh regress/issue server/once     some: regress, isolation, server, KIND/NAME
-#   SEED=n run.sh regress                the files of the SQL tests in that order (otherwise in a new one, which is printed)
+#   SEED=n run.sh regress                the SQL tests in that order (otherwise in a new one, which is printed)
 #
-# Every test has a database of its own and needs no other test; JOBS of them run side by side (as many as processors, two at
-# most, because tests at times measure). A server test with a line "# alone" restarts or kills the server, changes what is
-# the whole server's, or measures: nothing runs beside it.
-# Results, logs and differences lie under target/results; differences and the output of failed tests are shown.
+# Every test has a database of its own and needs no other test; JOBS of them run side by side (as many as processors,
+# two at most, because tests at times measure). A server test with a line "# alone" restarts or kills the server,
+# changes what is the whole server's, or measures: nothing runs beside it. Results, logs and differences lie under
+# target/results; differences and the output of failed tests are shown.
 . "$(dirname "$0")/../scripts/common.sh"
 use_postgres
 : "${PGHOST:?start a server first: scripts/cluster.sh run test -- tests/run.sh}"
@@ -44,7 +45,8 @@ guard() {
     for file in "$inputs"/*."$ending"; do
         [ -e "$file" ] || { fail "$kind: no tests in ${inputs#"$ROOT"/}"; return; }
         name=$(basename "$file" ".$ending")
-        [ -s "$inputs/../expected/$name.out" ] || fail "$kind/$name: no expected output (tests/$kind/expected/$name.out)"
+        [ -s "$inputs/../expected/$name.out" ] \
+            || fail "$kind/$name: no expected output (tests/$kind/expected/$name.out)"
     done
     for file in "$inputs"/../expected/*.out; do
         [ -e "$file" ] || continue
@@ -62,8 +64,8 @@ names() {
     done
 }
 
-# side_by_side COMMAND NAME…: COMMAND NAME for each, JOBS at a time. COMMAND runs in a shell of its own: it prints what is to
-# be seen, and its status is the verdict. Sets verdicts[NAME].
+# side_by_side COMMAND NAME…: COMMAND NAME for each, JOBS at a time. COMMAND runs in a shell of its own: it prints what
+# is to be seen, and its status is the verdict. Sets verdicts[NAME].
 jobs=${JOBS:-$(n=$(nproc); echo $((n < 2 ? n : 2)))}
 declare -A verdicts
 side_by_side() {
@@ -88,7 +90,8 @@ collect() {
 # Milliseconds since the moment $1 of EPOCHREALTIME.
 since() { echo $((${EPOCHREALTIME/[.,]/} / 1000 - ${1/[.,]/} / 1000)); }
 
-# A database made once, which the tests that name it copy: tests/regress/setup/NAME.sql, in a copy of what that needs itself.
+# A database made once, which the tests that name it copy: tests/regress/setup/NAME.sql, in a copy of what that needs
+# itself.
 needs() { sed -n '1,/^[^-]/s/^-- needs: *\([a-z_]*\)$/\1/p' "$1"; }
 declare -A made
 template() {
@@ -172,12 +175,15 @@ isolation() {
     # psql must not meet our database's name or options.
     env -u PGDATABASE -u PGOPTIONS "$(pg_test_dir)/isolation/pg_isolation_regress" --inputdir="$ROOT/tests/isolation" \
         --outputdir="$out" --bindir="$("$PG_CONFIG" --bindir)" --host="$PGHOST" --port="$PGPORT" --user="$PGUSER" \
-        --dbname=coupon_isolation --encoding=UTF8 --load-extension="$EXTENSION" "${all[@]}" >"$out/log" 2>&1 </dev/null || code=$?
+        --dbname=coupon_isolation --encoding=UTF8 --load-extension="$EXTENSION" "${all[@]}" >"$out/log" 2>&1 </dev/null \
+            || code=$?
     sed -n 's/^test \(.*\) \.\.\. ok *\([0-9]* ms\)$/ok      isolation\/\1 \2/p' "$out/log"
     ok=$(grep -cE '\.\.\. ok' "$out/log" || true)
     bad=$(grep -cE '\.\.\. (FAILED|failed)' "$out/log" || true)
     passed=$((passed + ok))
-    for name in $(sed -nE 's/^test ([a-z_0-9]+) .*\.\.\. (FAILED|failed).*/\1/p' "$out/log"); do fail "isolation/$name"; done
+    for name in $(sed -nE 's/^test ([a-z_0-9]+) .*\.\.\. (FAILED|failed).*/\1/p' "$out/log"); do
+        fail "isolation/$name"
+    done
     if [ "$bad" = 0 ] && { [ "$code" != 0 ] || [ "$ok" != "${#all[@]}" ]; }; then
         tail -n 20 "$out/log"
         fail "isolation: pg_isolation_regress ended with $code after $ok of ${#all[@]} tests"
@@ -193,7 +199,8 @@ server_one() {
     local name=$1 file=$ROOT/tests/server/$1.sh log=$results/server/$1.log code=0 begun=$SECONDS figures
     dropdb --force --if-exists "coupon_$name" 2>/dev/null
     createdb -T coupon_shop "coupon_$name"
-    KILLED=$killed PGDATABASE=coupon_$name timeout -k 10 "${SERVER_TEST_SECONDS:-600}" "$file" >"$log" 2>&1 </dev/null || code=$?
+    KILLED=$killed PGDATABASE=coupon_$name timeout -k 10 "${SERVER_TEST_SECONDS:-600}" "$file" >"$log" 2>&1 </dev/null \
+        || code=$?
     begun=$((SECONDS - begun))
     if [ $code = 0 ]; then
         # One write: another test may say something at the same time.
@@ -246,7 +253,8 @@ for kind in regress isolation server; do
 done
 
 # A test may pass although a backend died in it.
-if grep -E 'PANIC:|was terminated by signal' "${CLUSTER_LOG:-/dev/null}" | grep -vFf "$killed"; then fail "the server crashed; its log: $CLUSTER_LOG"; fi
+if grep -E 'PANIC:|was terminated by signal' "${CLUSTER_LOG:-/dev/null}" \
+    | grep -vFf "$killed"; then fail "the server crashed; its log: $CLUSTER_LOG"; fi
 
 if [ -s "$faults" ]; then
     echo "--- again, what failed"

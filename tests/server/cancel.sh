@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Proves: a training that is canceled in any of its parts, or runs out of statement_timeout, stops within a second, leaves
-# no row and no thread, and the connection lives; signals never reach its worker threads and are served while it runs.
+# Proves: a training that is canceled in any of its parts, or runs out of statement_timeout, stops within a second,
+# leaves no row and no thread, and the connection lives; signals never reach its worker threads and are served while it
+# runs.
 #
-# A stop counts from the cancel to its ERROR at the client. Trainings look at least every 50 ms whether they may go on; the
-# limit is a second, and another for a machine that has other things to do (STOP_SECONDS).
+# A stop counts from the cancel to its ERROR at the client. Trainings look at least every 50 ms whether they may go on;
+# the limit is a second, and another for a machine that has other things to do (STOP_SECONDS).
 # alone: it reloads the configuration, and limits how long a stop takes
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
@@ -96,7 +97,8 @@ for task in /proc/"$backend"/task/*; do
     [ "${task##*/}" != "$backend" ] || continue
     number=$((number + 1))
     # All but KILL, STOP and the two that the C library keeps for itself.
-    expect "thread $number has every signal blocked" fffffffe7ffbfeff "$(sed -n 's/^SigBlk:[[:space:]]*//p' "$task/status")"
+    expect "thread $number has every signal blocked" fffffffe7ffbfeff \
+        "$(sed -n 's/^SigBlk:[[:space:]]*//p' "$task/status")"
 done
 expect "a worker and a pool of two" 3 "$(($(threads) - 1))"
 asked=$EPOCHREALTIME

@@ -31,6 +31,7 @@ for part in churn saving; do
     done
     expect "nothing is left" "$before" "$(stored)"
     play "$part-" 20 6
-    expect "the old version serves" "120 t" "$(views "$part-") $(q "SELECT bool_and(churn IS NOT NULL) FROM coupon.session WHERE session LIKE '$part-%'")"
+    expect "the old version serves" "120 t" \
+        "$(views "$part-") $(q "SELECT bool_and(churn IS NOT NULL) FROM coupon.session WHERE session LIKE '$part-%'")"
 done
 amcheck

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves, from the catalogue, for every object: who may what, by name, so that a new object is noticed; definer functions pin
-# their search_path; SQL is put together in a few named places. A role that may only INSERT into the click table can click, and can do nothing else.
+# Proves, from the catalogue, for every object: who may what, by name, so that a new object is noticed; definer
+# functions pin their search_path; SQL is put together in a few named places. A role that may only INSERT into the click
+# table can click, and can do nothing else.
 . "$(dirname "$0")/lib.sh"
 
 # Roles belong to the whole cluster; this one is gone with the test.
@@ -40,12 +41,14 @@ expect "PUBLIC reads one view, which is of the catalogue" watched \
     "$(q "SELECT string_agg(c.relname, ' ') FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND CASE
           WHEN c.relkind = 'S' THEN has_sequence_privilege('$role', c.oid, 'SELECT')
           WHEN c.relkind IN ('r', 'p', 'v', 'm', 'f') THEN has_table_privilege('$role', c.oid, 'SELECT') OR has_any_column_privilege('$role', c.oid, 'SELECT') END")"
-expect "SQL is put together in these functions, from quoted names" "blame change_rights check_trigger create_views events keep_inserts unwatch watch" \
+expect "SQL is put together in these functions, from quoted names" \
+    "blame change_rights check_trigger create_views events keep_inserts unwatch watch" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
           WHERE l.lanname = 'plpgsql' AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
 expect "none of them a definer's" "" "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
 # A body that begins with BEGIN ATOMIC was looked up when the extension was installed, in pg_catalog alone.
-expect "all that are looked up as they run pin their search_path but two procedures that commit, which pgspot reads" "sweep_all tune" \
+expect "all that are looked up as they run pin their search_path but two procedures that commit, which pgspot reads" \
+    "sweep_all tune" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
           WHERE l.lanname IN ('sql', 'plpgsql') AND p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)")"
 
@@ -83,7 +86,9 @@ expect "without a fault" "$before" "$(faults)"
 for statement in "SELECT * FROM coupon.coupon" "SELECT * FROM coupon.session" "SELECT weights FROM coupon.model" \
     "SELECT issue_coupon('low-1')" "SELECT redeem_coupon('X', 'o', 1)" "SELECT release_coupon('X', 'o')" \
     "SELECT coupon.record_click('low-1')" "SELECT coupon.go_live('default')" "SELECT coupon.create_storage()" \
-    "SELECT coupon.rollback()" "SELECT coupon.export_model(1)" "SELECT coupon.import_model('x')" "SELECT coupon.simulate()" "SELECT * FROM coupon.train()" "SELECT * FROM coupon.tune_churn(1)" "CALL coupon.tune(1)" \
+    "SELECT coupon.rollback()" "SELECT coupon.export_model(1)" "SELECT coupon.import_model('x')" \
+        "SELECT coupon.simulate()" "SELECT * FROM coupon.train()" "SELECT * FROM coupon.tune_churn(1)" \
+        "CALL coupon.tune(1)" \
     "DELETE FROM click" "UPDATE coupon.campaign SET campaign = campaign" "SELECT coupon.unwatch('click')"; do
     as_clicker expect_error "refused: $statement" 42501 "$statement"
 done

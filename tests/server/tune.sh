@@ -48,7 +48,8 @@ note "going on"
 q "CALL coupon.tune(2, until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" || give_up "$(cat "$work/said")"
 expect "one study" "1 $((kept + 2))" "$(q "SELECT count(DISTINCT study) || ' ' || count(*) FROM coupon.tuning")"
 q "CREATE TABLE parts AS SELECT * FROM coupon.tuning; DELETE FROM coupon.tuning" >/dev/null
-q "SELECT count(*) FROM coupon.tune_churn($((kept + 2)), until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" || give_up "$(cat "$work/said")"
+q "SELECT count(*) FROM coupon.tune_churn($((kept + 2)), until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" \
+    || give_up "$(cat "$work/said")"
 expect "an uninterrupted call finds the same" $((kept + 2)) \
     "$(q "SELECT count(*) FROM parts p JOIN coupon.tuning t USING (study, trial, spec, loss, auroc)")"
 

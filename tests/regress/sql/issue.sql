@@ -29,7 +29,7 @@ SELECT * FROM coupon.arm;
 --
 -- In shadow: it decides and logs everything and issues nothing
 --
-SELECT coupon.simulate(800, 1, 0, '2026-02-05') > 500 AS clicked;
+SELECT coupon.simulate(800, 1, 0, '2026-02-05') AS clicks;
 -- at_risk: the first view from the fourth on where the session was interested and is leaving.
 CREATE TABLE foreseen AS
 SELECT s.session, min(p.view) AS view FROM (SELECT session, segment FROM coupon.session
@@ -66,7 +66,7 @@ SELECT coupon.go_live('default');
 RESET coupon_ext.clock;
 SELECT state, live_since FROM coupon.campaign;
 TRUNCATE coupon.decision;
-SELECT coupon.simulate(800, 1, 0, '2026-02-06') > 500 AS clicked;
+SELECT coupon.simulate(800, 1, 0, '2026-02-06') AS clicks;
 TRUNCATE foreseen;
 INSERT INTO foreseen SELECT s.session, min(p.view)
     FROM (SELECT session, segment FROM coupon.session WHERE started_at >= '2026-02-06' AND views >= 4) s
@@ -106,7 +106,7 @@ SELECT count(*) FILTER (WHERE coupon.arm_of('default', 's' || i) <> CASE WHEN dr
     THEN 'a' ELSE 'b' END) AS differ,
     abs(avg((coupon.arm_of('default', 's' || i) = 'a')::int) - 0.6) < 0.03 AS three_in_five
         FROM generate_series(1, 2000) i;
-SELECT coupon.simulate(800, 1, 0, '2026-02-07') > 500 AS clicked;
+SELECT coupon.simulate(800, 1, 0, '2026-02-07') AS clicks;
 TRUNCATE foreseen;
 -- risk: the first view from the fourth on that is above τ.
 INSERT INTO foreseen SELECT s.session, min(p.view)
