@@ -131,7 +131,7 @@ regress_one() {
 }
 
 regress() {
-    local all name out
+    local all name need out
     echo "--- regress: the SQL surface"
     rm -rf "$results/regress"
     mkdir -p "$results/regress"
@@ -142,8 +142,12 @@ regress() {
     done | sort | awk '{print $NF}')
     echo "        in the order of SEED=$SEED: ${all[*]}"
     for name in "${all[@]}"; do
-        needs "$ROOT/tests/regress/sql/$name.sql" | grep -q . || fail "regress/$name: says no database that it needs"
-        template "$(needs "$ROOT/tests/regress/sql/$name.sql")" || return
+        need=$(needs "$ROOT/tests/regress/sql/$name.sql")
+        if [ -z "$need" ]; then
+            fail "regress/$name: says no database that it needs (a line \"-- needs: NAME\" on top)"
+            return
+        fi
+        template "$need" || return
     done
     verdicts=()
     side_by_side regress_one "${all[@]}"
