@@ -1,5 +1,5 @@
-//! The step that serves, the scorer and the graph that trains against PyTorch, in every version of the inner loops that this CPU can
-//! run: `models/fixtures/churn_oracle.py` made the numbers.
+//! The step that serves, the scorer and the graph that trains against PyTorch, in every version of the inner loops that
+//! this CPU can run: `models/fixtures/churn_oracle.py` made the numbers.
 
 use std::sync::Arc;
 

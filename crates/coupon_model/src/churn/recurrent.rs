@@ -32,14 +32,14 @@ impl Layer<'_> {
         self.cell.gates() * self.hidden
     }
 
-    /// Numbers a row that [`Layer::backward`] needs beside gates and outputs: an LSTM's cells, a GRU's sums from the step
-    /// before.
+    /// Numbers a row that [`Layer::backward`] needs beside gates and outputs: an LSTM's cells, a GRU's sums from the
+    /// step before.
     pub fn kept(&self) -> usize {
         self.hidden * if self.cell == Cell::Gru { 3 } else { 1 }
     }
 
-    /// `gates` (rows × gates·H) holds the sums from below and leaves with the activations, `kept` is rows × [`Layer::kept`],
-    /// `outputs` rows × H.
+    /// `gates` (rows × gates·H) holds the sums from below and leaves with the activations, `kept` is rows ×
+    /// [`Layer::kept`], `outputs` rows × H.
     pub fn forward(&self, batch: &Batch, gates: &mut [f32], kept: &mut [f32], outputs: &mut [f32]) {
         let (n, g) = (self.hidden, self.gates());
         let zeros = vec![0.0; batch.starts.get(1).map_or(0, |r| r * n)];
@@ -77,8 +77,8 @@ impl Layer<'_> {
         }
     }
 
-    /// From `outputs`' gradient (rows × H, used up) to that of the sums from below (`sums`), and of u and r. `gates` and
-    /// `kept` are as [`Layer::forward`] left them; a GRU's `kept` is used up.
+    /// From `outputs`' gradient (rows × H, used up) to that of the sums from below (`sums`), and of u and r. `gates`
+    /// and `kept` are as [`Layer::forward`] left them; a GRU's `kept` is used up.
     pub fn backward(
         &self,
         batch: &Batch,

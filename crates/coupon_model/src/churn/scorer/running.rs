@@ -139,8 +139,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// The views' inputs are those that [`Tracker::advance`](crate::churn::inputs::Tracker::advance) would write one by one, to rounding.
-    /// The layout must be a rich one.
+    /// The views' inputs are those that the [`Tracker`](crate::churn::inputs::Tracker) would write one by one, to
+    /// rounding. The layout must be a rich one.
     pub fn fill(&mut self, layout: &Layout, views: &[View]) {
         self.slots.clear();
         self.slots.resize(layout.slots(), Slot::default());
