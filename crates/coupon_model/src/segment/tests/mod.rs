@@ -3,6 +3,8 @@ mod mixture;
 
 use super::regroup::{ln_stirling, partition};
 use super::*;
+use crate::math::sample;
+use crate::sessions::Rows;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;

@@ -1,8 +1,5 @@
 use super::*;
 use crate::events::{Event, Kind, Log};
-use crate::sessions::Loyalty;
-use crate::sessions::{Definition, Own, SIX};
-use crate::training::tests::shop;
 
 const DAY_OF: Micros = 9_500 * DAY;
 
@@ -139,33 +136,4 @@ fn what_cannot_be_computed_is_refused_by_name() {
     assert!(Expression::parse(&"(".repeat(1999)).unwrap_err().contains("recursion"));
     assert!(Expression::parse(&format!("count(*){}", " + 1".repeat(600))).unwrap_err().contains("too long"));
     assert!(Expression::parse(&format!("count(*){}", "+1".repeat(900))).is_ok());
-}
-
-/// Five of the six variables of the method can be written as expressions: both ways must agree for every customer of a
-/// simulated shop, on days within and at the end of the log.
-#[test]
-fn the_method_s_variables_as_expressions() {
-    let expressions = [
-        "sum(quantity * price) FILTER (WHERE kind = 'purchase')",
-        "sum(quantity * price) FILTER (WHERE kind = 'purchase') / count(DISTINCT order_id) FILTER (WHERE kind = 'purchase')",
-        "sum(quantity) FILTER (WHERE kind = 'purchase') / count(DISTINCT order_id) FILTER (WHERE kind = 'purchase')",
-        "count(*) FILTER (WHERE kind = 'search')",
-        "count(DISTINCT session)",
-    ];
-    let own = expressions.map(|e| Own { name: "x".into(), expression: e.into() }).to_vec();
-    let definition = Definition { window_days: 10, own };
-    let (world, log) = (&shop().world, shop().world.log());
-    let loyalty = Loyalty::new(log, &definition).unwrap();
-    let last = world.clicks.iter().map(|c| c.at).max().unwrap();
-    let mut spent = 0.0;
-    for day in [last.div_euclid(DAY) * DAY, (last.div_euclid(DAY) - 15) * DAY] {
-        for customer in loyalty.customers(day) {
-            let row = loyalty.variables(customer, day).unwrap();
-            for (i, place) in [0, 1, 2, 3, 5].into_iter().enumerate() {
-                assert!((row[place] - row[6 + i]).abs() < 1e-9, "{}: {row:?}", SIX[place]);
-            }
-            spent += row[0];
-        }
-    }
-    assert!(spent > 0.0);
 }

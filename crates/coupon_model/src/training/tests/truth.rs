@@ -3,7 +3,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use crate::segment::{CellCount, Fit};
-use crate::sessions::Rows;
+use crate::sessions::{Definition, Loyalty, Own, Rows, SIX};
 
 /// Identical customers: each comes on about one day in six, looks at the same five pages and buys with probability
 /// .15, whatever was before.
@@ -162,4 +162,33 @@ fn a_worse_version_is_refused_and_a_better_one_taken() {
         world.spec = small(json!({"churn": {"epochs": 4, "cycle": 4}}));
         assert!(against(&world, &version, &refused.stages).gate.accepted);
     }
+}
+
+/// Five of the six variables of the method can be written as expressions: both ways must agree for every customer of a
+/// simulated shop, on days within and at the end of the log.
+#[test]
+fn the_method_s_variables_as_expressions() {
+    let expressions = [
+        "sum(quantity * price) FILTER (WHERE kind = 'purchase')",
+        "sum(quantity * price) FILTER (WHERE kind = 'purchase') / count(DISTINCT order_id) FILTER (WHERE kind = 'purchase')",
+        "sum(quantity) FILTER (WHERE kind = 'purchase') / count(DISTINCT order_id) FILTER (WHERE kind = 'purchase')",
+        "count(*) FILTER (WHERE kind = 'search')",
+        "count(DISTINCT session)",
+    ];
+    let own = expressions.map(|e| Own { name: "x".into(), expression: e.into() }).to_vec();
+    let definition = Definition { window_days: 10, own };
+    let (world, log) = (&shop().world, shop().world.log());
+    let loyalty = Loyalty::new(log, &definition).unwrap();
+    let last = world.clicks.iter().map(|c| c.at).max().unwrap();
+    let mut spent = 0.0;
+    for day in [last.div_euclid(DAY) * DAY, (last.div_euclid(DAY) - 15) * DAY] {
+        for customer in loyalty.customers(day) {
+            let row = loyalty.variables(customer, day).unwrap();
+            for (i, place) in [0, 1, 2, 3, 5].into_iter().enumerate() {
+                assert!((row[place] - row[6 + i]).abs() < 1e-9, "{}: {row:?}", SIX[place]);
+            }
+            spent += row[0];
+        }
+    }
+    assert!(spent > 0.0);
 }
