@@ -15,7 +15,7 @@ peers=${PEERS:-$ROOT/../shared/peers}
 if [ "${1:-}" != inside ]; then
     scripts/install.sh
     say "building the crate's own measurements"
-    [ ! -f crates/coupon_model/examples/bench_step.rs ] || cargo build --quiet --release -p coupon_model --example bench_step
+    [ ! -f crates/model/examples/bench_step.rs ] || cargo build --quiet --release -p coupon_model --example bench_step
     # A server as a shop would run it, but without waiting for the disk at each commit.
     export CLUSTER_CONF=$'fsync = on\nfull_page_writes = on\nsynchronous_commit = off\nmax_wal_size = 4GB\nshared_buffers = 512MB'
     exec scripts/cluster.sh run bench -- bench/run.sh inside
@@ -187,7 +187,7 @@ epochs() {
 # --- the crate alone -------------------------------------------------------------------------------------------------
 step=$TARGET/release/examples/bench_step
 echo
-if [ -f crates/coupon_model/examples/bench_step.rs ] && [ -x "$step" ]; then
+if [ -f crates/model/examples/bench_step.rs ] && [ -x "$step" ]; then
     "$step" | tee "$work/step"
     onnx=$(sed -n 's/^onnxruntime: threads 1 batch 1 .* median_microseconds_a_session //p' "$work/peer" 2>/dev/null || true)
     if [ -n "$onnx" ]; then
@@ -198,7 +198,7 @@ if [ -f crates/coupon_model/examples/bench_step.rs ] && [ -x "$step" ]; then
             "$(calc "$onnx / $(ours live_step_microseconds)" 0) ×" "≥ 50"
     fi
 else
-    say "crates/coupon_model/examples/bench_step.rs is missing: no figures of the crate alone"
+    say "crates/model/examples/bench_step.rs is missing: no figures of the crate alone"
 fi
 
 echo

@@ -3,10 +3,10 @@
 use crate::models::active;
 use crate::models::cache::Decoded;
 use crate::pg::statement::{Fields, Statement};
-use coupon_model::Error;
+use coupon_base::Error;
 use coupon_model::churn::BESIDE;
-use coupon_model::issue::{Assignment, Moment, Policy, SALT_VIEW, Thresholds, Verdict, assign, draw, verdict};
 use coupon_model::live::Visit;
+use coupon_policy::{Assignment, Moment, Policy, SALT_VIEW, Thresholds, Verdict, assign, draw, verdict};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,7 @@
 //! Codes of coupons, and the draw of the arm for who checks it in SQL.
 
 use crate::pg::error::{report, throw};
-use coupon_model::issue::{SALT_ARM, arm, code, draw};
+use coupon_policy::{SALT_ARM, arm, code, draw};
 use pgrx::prelude::*;
 
 /// A code nobody can guess.

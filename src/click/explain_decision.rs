@@ -4,7 +4,7 @@ use crate::click::{decide, marks, session_store};
 use crate::models::{active, customers};
 use crate::pg::settings;
 use crate::pg::statement::planned_by_keys;
-use coupon_model::issue::{Assignment, Condition, conditions};
+use coupon_policy::{Assignment, Condition, conditions};
 use pgrx::name;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;

@@ -2,9 +2,9 @@
 //! sorted by PostgreSQL, on disk if need be.
 
 use crate::pg::error::ok;
-use coupon_model::events::{Interner, NONE};
+use coupon_base::memory;
+use coupon_events::events::{Interner, NONE};
 use coupon_model::live::Click;
-use coupon_model::memory;
 use pgrx::prelude::*;
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -56,12 +56,12 @@ fn most(click: &Click<&str>) -> usize {
     64 + 8 * texts.len() + 8 * click.attributes.len() + all.map(str::len).sum::<usize>()
 }
 
-fn write(click: &Click<&str>, mut bytes: Vec<u8>) -> coupon_model::Result<Vec<u8>> {
+fn write(click: &Click<&str>, mut bytes: Vec<u8>) -> coupon_base::Result<Vec<u8>> {
     memory::amortised(&mut bytes, most(click))?;
     Ok(postcard::to_extend(click, bytes).expect("a click can be written"))
 }
 
-fn written(click: &Click<&str>) -> coupon_model::Result<Vec<u8>> {
+fn written(click: &Click<&str>) -> coupon_base::Result<Vec<u8>> {
     write(click, Vec::new())
 }
 

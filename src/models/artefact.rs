@@ -2,7 +2,7 @@
 
 use crate::models::registry;
 use crate::pg::error::{ok, report, spi, throw};
-use coupon_model::Error;
+use coupon_base::Error;
 use coupon_model::artefact::Artefact;
 use coupon_model::version::digest;
 use pgrx::prelude::*;

@@ -3,8 +3,8 @@
 use crate::models::active;
 use crate::pg::error::{no_model, report, throw};
 use crate::pg::settings;
+use coupon_events::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::churn::{AT_ONCE, Room};
-use coupon_model::events::{Kind, MAX_ATTRIBUTES};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 

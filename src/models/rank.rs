@@ -3,7 +3,7 @@
 use crate::models::{active, cache, customers};
 use crate::pg::error::{no_model, report, spi, throw};
 use coupon_model::live::Visit;
-use coupon_model::rank::SessionCategories;
+use coupon_rank::SessionCategories;
 use pgrx::name;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -40,7 +40,7 @@ fn rank_categories(
         let seen = session.map(|s| seen(client, &active, s)).unwrap_or_default();
         let model = &active.version.rank;
         let ranked = model.rank(number, &profile, &seen, k);
-        let line = |(i, r): (usize, &coupon_model::rank::Ranked)| {
+        let line = |(i, r): (usize, &coupon_rank::Ranked)| {
             let category = model.categories[r.category as usize].clone();
             (i as i32 + 1, category, r.score, r.collaborative, r.content, r.alpha)
         };

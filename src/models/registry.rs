@@ -3,7 +3,7 @@
 use crate::pg::error::{ok, spi};
 use crate::pg::settings::{self, micros};
 use crate::pg::statement::statement;
-use coupon_model::Error;
+use coupon_base::Error;
 use coupon_model::artefact::Artefact;
 use coupon_model::churn::Gate;
 use coupon_model::version::{Stage, Version};
@@ -60,7 +60,7 @@ pub fn load(client: &SpiClient, version: i64) -> Option<Artefact> {
 
 /// A version as it serves: weights, and the card that holds the thresholds. The other cards and the specifications are the
 /// larger part and are for people; the networks before the refit are for the next training.
-pub fn serving(client: &SpiClient, version: i64) -> coupon_model::Result<Version> {
+pub fn serving(client: &SpiClient, version: i64) -> coupon_base::Result<Version> {
     // No expressions: a backend's first click waits for this, and to look up what they are made of is a part of it.
     let sql = "SELECT stage, segment, card, weights FROM coupon.model WHERE version = $1";
     let rows = spi(client.select(statement(client, sql, &[PgBuiltInOids::INT8OID.into()]), None, &[version.into()]));
@@ -157,9 +157,9 @@ pub fn time(at: i64) -> TimestampWithTimeZone {
 }
 
 /// The rules a version's sessions were made by, under today's `coupon_ext.session_timeout`.
-pub fn sessions_spec(stages: &[Stage]) -> coupon_model::sessions::Spec {
+pub fn sessions_spec(stages: &[Stage]) -> coupon_events::sessions::Spec {
     let stored = stages.iter().find(|s| s.stage == "sessions").map_or(&serde_json::Value::Null, |s| &s.spec);
-    let mut spec = ok(coupon_model::sessions::Spec::read(stored));
+    let mut spec = ok(coupon_events::sessions::Spec::read(stored));
     spec.session_timeout = settings::session_timeout();
     spec
 }

@@ -1,7 +1,7 @@
 //! Errors of the numerics as PostgreSQL reports: SQLSTATE, DETAIL, HINT. One place.
 
-use coupon_model::Error;
-use coupon_model::error::Fault;
+use coupon_base::Error;
+use coupon_base::error::Fault;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -72,7 +72,7 @@ fn artefact(fault: Fault, why: String) -> ErrorReport {
 
 /// What the expression of a variable may be made of.
 fn expressions() -> String {
-    use coupon_model::sessions::{COLUMNS, FUNCTIONS};
+    use coupon_events::sessions::{COLUMNS, FUNCTIONS};
     format!(
         "An expression is made of aggregates over a customer's events. Columns: {COLUMNS}. Functions: {FUNCTIONS}, with \
          FILTER (WHERE …), DISTINCT in count, arithmetic, comparisons, AND, OR, NOT, IN, BETWEEN, IS NULL and CASE."
@@ -95,7 +95,7 @@ pub fn send_message(level: PgLogLevel, report: ErrorReport) {
 }
 
 /// Unwraps what the numerics return, reporting what they refuse.
-pub fn ok<T>(result: coupon_model::Result<T>) -> T {
+pub fn ok<T>(result: coupon_base::Result<T>) -> T {
     result.unwrap_or_else(|e| throw(model(e)))
 }
 

@@ -158,8 +158,8 @@ fn no_thread(e: &std::io::Error) -> ErrorReport {
 }
 
 /// What a worker asks often: whether it may go on.
-pub fn go_on(stop: &AtomicBool) -> coupon_model::Result<()> {
-    if stop.load(Ordering::Relaxed) { Err(coupon_model::Error::Cancelled) } else { Ok(()) }
+pub fn go_on(stop: &AtomicBool) -> coupon_base::Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(coupon_base::Error::Cancelled) } else { Ok(()) }
 }
 
 /// Threads inherit the signal mask of the one that makes them: PostgreSQL's handlers must run on the main thread only.

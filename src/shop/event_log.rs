@@ -4,7 +4,7 @@ use crate::pg::error::spi;
 use crate::pg::owner::as_owner;
 use crate::pg::settings::micros;
 use crate::pg::subtransaction::{self, with_setting};
-use coupon_model::events::Kind;
+use coupon_events::events::Kind;
 use coupon_model::live::Click;
 use pgrx::name;
 use pgrx::prelude::*;

@@ -3,7 +3,7 @@
 use crate::pg::error::{report, throw};
 use crate::pg::subtransaction::CaughtError;
 use crate::pg::tuple::{self, Column, Role, Row};
-use coupon_model::events::{Kind, MAX_ATTRIBUTES};
+use coupon_events::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::live::Click;
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, PgRelation};

@@ -4,9 +4,9 @@ use crate::models::registry::time;
 use crate::pg::error::{ok, spi};
 use crate::pg::settings;
 use crate::pg::stream::{self, Row};
-use coupon_model::Error;
-use coupon_model::events::{Event, Kind, Log, MAX_ATTRIBUTES, NONE};
-use coupon_model::memory;
+use coupon_base::Error;
+use coupon_base::memory;
+use coupon_events::events::{Event, Kind, Log, MAX_ATTRIBUTES, NONE};
 use coupon_model::training::{Estimate, Treatment};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -52,7 +52,7 @@ pub fn read_log(_: &SpiClient, since: i64, until: i64, mut on_progress: impl FnM
     read
 }
 
-fn push(row: &Row, read: &mut Read) -> coupon_model::Result<()> {
+fn push(row: &Row, read: &mut Read) -> coupon_base::Result<()> {
     let texts = &mut read.log.texts;
     let mut text = |column: usize| texts.intern(row.text(column));
     let at = row.time(0).expect("coupon.events leaves no time NULL");

@@ -4,7 +4,7 @@ use crate::models::{active, customers, registry};
 use crate::pg::error::{no_model, ok, report, throw};
 use crate::pg::{settings, threads};
 use crate::train::log;
-use coupon_model::sessions::day_of;
+use coupon_events::sessions::day_of;
 use coupon_model::training;
 use pgrx::prelude::*;
 use std::sync::atomic::AtomicBool;

@@ -5,9 +5,9 @@ use crate::pg::error::{self, ok, report, spi, throw};
 use crate::pg::{settings, threads};
 use crate::train::log::{read_log, treatments};
 use crate::train::progress::{announce, describe, report_progress};
-use coupon_model::Result;
+use coupon_base::Result;
+use coupon_events::events::Log;
 use coupon_model::artefact::Artefact;
-use coupon_model::events::Log;
 use coupon_model::training::{self, Estimate, Job, Observer, Report, Spec, Stages, train};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -164,7 +164,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             Some((base, _)) if !active => (base.number, &base.version.segment),
             _ => (version, &outcome.segment),
         };
-        customers::save_customers(client, &read.log, &customers, coupon_model::sessions::day_of(end), serving, model);
+        customers::save_customers(client, &read.log, &customers, coupon_events::sessions::day_of(end), serving, model);
         let verdict = match (&outcome.gate.reason, active) {
             (None, _) => format!("version {version} is active"),
             (Some(reason), true) => format!("version {version} is active; {reason}"),

@@ -7,10 +7,10 @@ use crate::pg::settings::{self, micros};
 use crate::pg::stream::{self, Output, Row};
 use crate::pg::subtransaction::with_setting;
 use crate::pg::threads::{self, Pipeline};
+use coupon_base::Error;
+use coupon_base::Result;
+use coupon_events::events::{Kind, MAX_ATTRIBUTES};
 use coupon_model::churn::{Model, Queue, Room, Scored, Stream};
-use coupon_model::events::{Kind, MAX_ATTRIBUTES};
-use coupon_model::segment;
-use coupon_model::{Error, Result};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -133,7 +133,7 @@ fn take_in(row: &Row, model: &Model, facts: &mut Facts, stream: &mut Stream) {
 }
 
 /// Gives each session the segment that assign_segment gives its customer now.
-fn assign(batch: &mut Queue, model: &segment::Model) {
+fn assign(batch: &mut Queue, model: &coupon_segment::Model) {
     let customers: Vec<&str> = batch.sessions.iter().filter_map(|s| s.customer.as_deref()).collect();
     if customers.is_empty() {
         return;
