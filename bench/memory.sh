@@ -34,7 +34,7 @@ q "SELECT coupon.watch('visit', '{\"session\": \"session\", \"customer\": \"cust
 q "VACUUM ANALYZE visit"
 
 train="SELECT count(*) FROM coupon.train(until => '2026-06-01', seed => 1,
-    spec => '{\"churn\": {\"epochs\": 1, \"hidden\": 8, \"feed_forward\": 8, \"batch\": 256}}')"
+    spec => '{\"churn\": {\"epochs\": 1, \"hidden_size\": 8, \"dense_units\": 8, \"batch_size\": 256}}')"
 status() { sed -n "s/^$2:[[:space:]]*\([0-9]*\) kB/\1/p" "/proc/$1/status" 2>/dev/null || true; }
 
 # Starts a training in a backend of its own; sets $client and $backend. Lines of stderr are stamped as they come.

@@ -166,7 +166,7 @@ epochs() {
     q "SELECT coupon.unwatch('click'), coupon.unwatch('coupon.click')" >/dev/null
     CLICKSTREAM=$file psql -Xq -f "$ROOT/bench/clickstream.sql" >/dev/null
     ours=$(q "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)
-              FROM coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"loss\": \"last\", \"epochs\": 5, \"refit\": false}}')
+              FROM coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"loss_on\": \"last_view\", \"epochs\": 5, \"refit\": false}}')
               WHERE stage = 'churn' AND segment = 0 AND step > 0")
     # Ours learns from the first 80 % of these, the peer from 90 %.
     sessions=$(q "SELECT round(0.8 * count(*)) FROM (SELECT FROM raw WHERE split = 'train' GROUP BY session_id HAVING count(*) > 3) s")

@@ -31,7 +31,7 @@ export PGDATABASE=score PGOPTIONS="-c client_min_messages=warning -c coupon_ext.
 q "CREATE EXTENSION coupon_ext"
 psql -Xq -f bench/clickstream.sql >/dev/null
 # Scoring takes the same time whatever was learned.
-q "SELECT coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"epochs\": 1, \"cycle\": 1}}')" >/dev/null
+q "SELECT coupon.train(until => '2021-01-01', spec => '{\"churn\": {\"epochs\": 1, \"one_cycle_epochs\": 1}}')" >/dev/null
 
 mkfifo "$work/turns"
 "$PEERS_PYTHON" -W ignore bench/score_client.py "host=$PGHOST port=$PGPORT user=$PGUSER dbname=$PGDATABASE" visit "$rounds" <"$work/turns" >"$work/theirs" 2>"$work/err" &

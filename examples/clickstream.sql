@@ -51,7 +51,7 @@ INSERT INTO bought SELECT session_id, at FROM ordered WHERE split = 'train';
 SELECT min(at) - interval '1 second' AS until, min(at) AS val FROM arriving WHERE split = 'val' \gset
 \set ECHO queries
 CREATE TEMP TABLE training AS SELECT 'every_view' AS loss_spec, * FROM coupon.train(until => :'until');
-INSERT INTO training SELECT 'last', * FROM coupon.train(until => :'until', spec => '{"churn": {"loss": "last"}}');
+INSERT INTO training SELECT 'last', * FROM coupon.train(until => :'until', spec => '{"churn": {"loss_on": "last_view"}}');
 \set ECHO none
 \echo
 SELECT loss_spec, version, count(step) FILTER (WHERE stage = 'churn') AS epochs, count(step) FILTER (WHERE stage = 'refit') AS refit, round(sum(seconds)::numeric, 1) AS seconds,

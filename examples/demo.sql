@@ -40,9 +40,9 @@ CREATE TEMP TABLE training AS SELECT * FROM coupon.train(until => '2026-07-06');
 \echo 'What it told. An epoch is a pass over the sessions; of each model the first, the best and the last one:'
 \echo
 WITH epochs AS (
-    SELECT *, tune_loss = min(tune_loss) OVER w AS best, step = max(step) OVER w AS last
+    SELECT *, validation_loss = min(validation_loss) OVER w AS best, step = max(step) OVER w AS last
     FROM training WHERE stage = 'churn' AND step IS NOT NULL WINDOW w AS (PARTITION BY segment))
-SELECT segment, step AS epoch, round(loss::numeric, 4) AS loss, round(tune_loss::numeric, 4) AS tune_loss,
+SELECT segment, step AS epoch, round(loss::numeric, 4) AS loss, round(validation_loss::numeric, 4) AS validation_loss,
     round(auroc::numeric, 3) AS auroc, round(auprc::numeric, 3) AS auprc, round(seconds::numeric, 1) AS seconds,
     CASE WHEN best THEN 'best' END AS note
 FROM epochs WHERE step = 1 OR best OR last ORDER BY segment, step;
@@ -71,7 +71,7 @@ FROM coupon.segment_statistics;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece,
     round(accuracy::numeric, 3) AS accuracy, round(majority::numeric, 3) AS majority
-FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('cut', 'live');
+FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('truncated', 'live');
 \set ECHO none
 
 \echo

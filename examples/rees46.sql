@@ -47,9 +47,9 @@ CREATE TEMP TABLE training AS SELECT * FROM coupon.train(until => :'until');
 \set ECHO none
 \echo
 WITH epochs AS (
-    SELECT *, tune_loss = min(tune_loss) OVER w AS best, step = max(step) OVER w AS last
+    SELECT *, validation_loss = min(validation_loss) OVER w AS best, step = max(step) OVER w AS last
     FROM training WHERE stage = 'churn' AND step IS NOT NULL WINDOW w AS (PARTITION BY segment))
-SELECT segment, step AS epoch, round(loss::numeric, 4) AS loss, round(tune_loss::numeric, 4) AS tune_loss,
+SELECT segment, step AS epoch, round(loss::numeric, 4) AS loss, round(validation_loss::numeric, 4) AS validation_loss,
     round(auroc::numeric, 3) AS auroc, round(auprc::numeric, 3) AS auprc, round(seconds::numeric, 1) AS seconds,
     CASE WHEN best THEN 'best' END AS note
 FROM epochs WHERE step = 1 OR best OR last ORDER BY segment, step;
@@ -64,7 +64,7 @@ SELECT step, rule, population, sessions_removed, views_removed, sessions_left, v
 SELECT segment, name, sessions, buyers, round(churn_rate::numeric, 4) AS churn_rate FROM coupon.segments;
 SELECT population, model, predictions, round(base_rate::numeric, 3) AS base_rate, round(auroc::numeric, 3) AS auroc,
     round(auprc::numeric, 3) AS auprc, round(brier::numeric, 4) AS brier, round(ece::numeric, 3) AS ece
-FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('cut', 'live');
+FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('truncated', 'live');
 \set ECHO none
 \echo 'So few buyers show the flow and say nothing about the quality of a model; nor do so few sessions, all of them short enough'
 \echo 'to be over, make exact thresholds: expect more than the target of 1.34 % to be eligible below.'

@@ -21,7 +21,7 @@ ANALYZE page_view, bought;
 \echo 'Six epochs a trial, log loss over every view on the tune window. Trial 1 is the default; from the ninth on the points are chosen by what was learned.'
 \echo
 CALL coupon.tune(20, until => 'infinity', spec => '{"tune": {"epochs": 6}}');
-SELECT trial, spec -> 'churn' -> 'hidden' AS hidden, spec -> 'churn' -> 'feed_forward' AS feed_forward, spec -> 'churn' -> 'kernel' AS kernel,
+SELECT trial, spec -> 'churn' -> 'hidden_size' AS hidden, spec -> 'churn' -> 'dense_units' AS feed_forward, spec -> 'churn' -> 'pool_size' AS kernel,
     spec -> 'churn' -> 'dropout' AS dropout, spec -> 'churn' -> 'learning_rate' AS learning_rate, spec -> 'churn' -> 'max_length' AS max_length,
     round(loss::numeric, 4) AS loss, round(auroc::numeric, 4) AS auroc, round(seconds::numeric, 1) AS seconds,
     CASE WHEN loss = min(loss) OVER (ORDER BY trial) THEN '*' ELSE '' END AS best

@@ -61,7 +61,7 @@ BEGIN
         (r.row ->> 'log_loss')::float8 AS log_loss, (r.row ->> 'ece')::float8 AS ece,
         (r.row ->> 'slope')::float8 AS slope, (r.row ->> 'intercept')::float8 AS intercept,
         (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
-    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'judge') r(row)
+    FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'test') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
     COMMENT ON VIEW coupon.model_metrics IS 'How well each version predicted on its judge window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
     COMMENT ON COLUMN coupon.model_metrics.version IS 'The trained version';
@@ -135,8 +135,8 @@ BEGIN
 
     CREATE VIEW coupon.training_history AS
     SELECT m.version, t.refit, (r.row ->> 'segment')::int AS segment, (r.row ->> 'epoch')::int AS epoch,
-        (r.row ->> 'fit_loss')::float8 AS fit_log_loss, (r.row ->> 'tune_loss')::float8 AS tune_log_loss,
-        (r.row #>> '{tune,auroc}')::float8 AS tune_auroc, (r.row #>> '{tune,auprc}')::float8 AS tune_auprc,
+        (r.row ->> 'train_loss')::float8 AS train_log_loss, (r.row ->> 'validation_loss')::float8 AS validation_log_loss,
+        (r.row #>> '{validation,auroc}')::float8 AS validation_auroc, (r.row #>> '{validation,auprc}')::float8 AS validation_auprc,
         (r.row ->> 'best')::boolean AS best
     FROM coupon.model m
     CROSS JOIN LATERAL (VALUES (false, m.card -> 'epochs'), (true, m.card #> '{refit,epochs}')) t(refit, epochs)
@@ -147,18 +147,18 @@ BEGIN
     COMMENT ON COLUMN coupon.training_history.refit IS 'false: the training that was judged; true: the one after it, on all windows, that serves';
     COMMENT ON COLUMN coupon.training_history.segment IS 'Whose network; 0 = the pooled one';
     COMMENT ON COLUMN coupon.training_history.epoch IS 'From 1';
-    COMMENT ON COLUMN coupon.training_history.fit_log_loss IS 'Mean log loss of the sessions learned from while they were trained on, in nats';
-    COMMENT ON COLUMN coupon.training_history.tune_log_loss IS 'Mean log loss of tune after the epoch, before calibration; NULL where tune has nothing of the segment';
-    COMMENT ON COLUMN coupon.training_history.tune_auroc IS 'Area under the ROC curve on tune';
-    COMMENT ON COLUMN coupon.training_history.tune_auprc IS 'Average precision of purchase on tune';
+    COMMENT ON COLUMN coupon.training_history.train_log_loss IS 'Mean log loss of the sessions learned from while they were trained on, in nats';
+    COMMENT ON COLUMN coupon.training_history.validation_log_loss IS 'Mean log loss of tune after the epoch, before calibration; NULL where tune has nothing of the segment';
+    COMMENT ON COLUMN coupon.training_history.validation_auroc IS 'Area under the ROC curve on tune';
+    COMMENT ON COLUMN coupon.training_history.validation_auprc IS 'Average precision of purchase on tune';
     COMMENT ON COLUMN coupon.training_history.best IS 'Whether the log loss on tune was the lowest so far; the weights of the last such epoch are kept';
 
     CREATE VIEW coupon.segments AS
     SELECT m.version, (g.row ->> 'group')::int AS segment, coalesce(n.name, g.row ->> 'name') AS name,
         (g.row ->> 'cells')::int AS cells, (g.row ->> 'customers')::bigint AS customers,
         (g.row ->> 'sessions')::bigint AS sessions, (g.row ->> 'buyers')::bigint AS buyers,
-        (g.row ->> 'churn_rate')::float8 AS churn_rate, (g.row ->> 'judge_sessions')::bigint AS judge_sessions,
-        (g.row ->> 'judge_buyers')::bigint AS judge_buyers, (g.row ->> 'judge_churn_rate')::float8 AS judge_churn_rate
+        (g.row ->> 'churn_rate')::float8 AS churn_rate, (g.row ->> 'test_sessions')::bigint AS test_sessions,
+        (g.row ->> 'test_buyers')::bigint AS test_buyers, (g.row ->> 'test_churn_rate')::float8 AS test_churn_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row)
     LEFT JOIN coupon.segment_name n ON n.version = m.version AND n.segment = (g.row ->> 'group')::int
     WHERE m.stage = 'segment';
@@ -171,9 +171,9 @@ BEGIN
     COMMENT ON COLUMN coupon.segments.sessions IS 'Sessions of the fit window whose customer was in the segment at the start of their day';
     COMMENT ON COLUMN coupon.segments.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.churn_rate IS 'Share of these sessions that ended without a purchase';
-    COMMENT ON COLUMN coupon.segments.judge_sessions IS 'Sessions of the judge window, which nothing was chosen on';
-    COMMENT ON COLUMN coupon.segments.judge_buyers IS 'Of these, sessions with a purchase';
-    COMMENT ON COLUMN coupon.segments.judge_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
+    COMMENT ON COLUMN coupon.segments.test_sessions IS 'Sessions of the judge window, which nothing was chosen on';
+    COMMENT ON COLUMN coupon.segments.test_buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segments.test_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
 
     CREATE VIEW coupon.segment_cells AS
     SELECT m.version, (c.row ->> 'cell')::int AS cell, (c.row #>> '{clusters,spending}')::int AS spending,
@@ -181,8 +181,8 @@ BEGIN
         (c.row #>> '{clusters,frequency}')::int AS frequency, (c.row #>> '{clusters,monetary}')::int AS monetary,
         (c.row ->> 'group')::int AS segment, s.name, (c.row ->> 'sessions')::bigint AS sessions,
         (c.row ->> 'buyers')::bigint AS buyers, (c.row ->> 'churn_rate')::float8 AS churn_rate,
-        (c.row ->> 'judge_sessions')::bigint AS judge_sessions, (c.row ->> 'judge_buyers')::bigint AS judge_buyers,
-        (c.row ->> 'judge_churn_rate')::float8 AS judge_churn_rate
+        (c.row ->> 'test_sessions')::bigint AS test_sessions, (c.row ->> 'test_buyers')::bigint AS test_buyers,
+        (c.row ->> 'test_churn_rate')::float8 AS test_churn_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'cells') c(row)
     JOIN coupon.segments s ON s.version = m.version AND s.segment = (c.row ->> 'group')::int
     WHERE m.stage = 'segment';
@@ -199,9 +199,9 @@ BEGIN
     COMMENT ON COLUMN coupon.segment_cells.sessions IS 'Sessions of the fit window whose customer was in the cell at the start of their day';
     COMMENT ON COLUMN coupon.segment_cells.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segment_cells.churn_rate IS 'Share of these sessions that ended without a purchase; NULL where there is none';
-    COMMENT ON COLUMN coupon.segment_cells.judge_sessions IS 'Sessions of the judge window';
-    COMMENT ON COLUMN coupon.segment_cells.judge_buyers IS 'Of these, sessions with a purchase';
-    COMMENT ON COLUMN coupon.segment_cells.judge_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
+    COMMENT ON COLUMN coupon.segment_cells.test_sessions IS 'Sessions of the judge window';
+    COMMENT ON COLUMN coupon.segment_cells.test_buyers IS 'Of these, sessions with a purchase';
+    COMMENT ON COLUMN coupon.segment_cells.test_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
 
     CREATE VIEW coupon.segment_variables AS
     SELECT m.version, v.row ->> 'dimension' AS dimension, v.row ->> 'variable' AS variable,

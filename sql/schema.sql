@@ -78,6 +78,6 @@ CREATE TYPE coupon.redemption AS (status text, reason text, discount numeric);
 COMMENT ON TYPE coupon.redemption IS 'The answer to a presented code: shown, dismissed, reserved, redeemed, released or refused, why, and the discount in money';
 
 CREATE TYPE coupon.training_step AS (
-    version bigint, stage text, segment int, step int, loss float8, tune_loss float8, auroc float8, auprc float8,
+    version bigint, stage text, segment int, step int, loss float8, validation_loss float8, auroc float8, auprc float8,
     accuracy float8, seconds float8, note text);
 COMMENT ON TYPE coupon.training_step IS 'One step of training: a rule, a clustering, an epoch of a segment''s model, a verdict';

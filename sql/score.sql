@@ -1,11 +1,12 @@
 -- score: many stored sessions at once, and why one is thought to leave.
 -- The watched tables as one log in order of session. A purchase that knows only its customer belongs to that customer's
 -- latest session with a view at or before it and within the timeout, and comes last of its moment, as in training.
--- $1 and $2 are the window, $3 the timeout in microseconds.
+-- $1 and $2 are the window, $3 the timeout in microseconds. The window's sessions are found by session_key, which has the
+-- statistics of the shop's column: by session, PostgreSQL expects one and joins by nested loops.
 CREATE FUNCTION coupon_internal.build_score_query(whole boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    fields CONSTANT text := 'at, at_key, session, customer, kind, page, category, product, quantity, price, order_id, zone, attributes';
+    fields CONSTANT text := 'at_key, session_key, at, session, customer, kind, page, category, product, quantity, price, order_id, zone, attributes';
     named text;
     unnamed text;
 BEGIN
@@ -20,13 +21,13 @@ BEGIN
     END IF;
     RETURN 'SELECT session, at, customer, kind, page, category, price, attributes FROM ('
         || format('SELECT 1 AS last, %s FROM (%s) n', fields, named)
-        || CASE WHEN unnamed IS NULL THEN '' ELSE format(' UNION ALL (SELECT DISTINCT ON (p.at, p.customer, p.kind) 2, p.at, NULL::timestamptz, v.session, p.customer, '
+        || CASE WHEN unnamed IS NULL THEN '' ELSE format(' UNION ALL (SELECT DISTINCT ON (p.at, p.customer, p.kind) 2, NULL::timestamptz, v.session_key, p.at, v.session, p.customer, '
                'p.kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM (%s) p JOIN (%s) v ON v.customer = p.customer '
                'AND v.at BETWEEN p.at - make_interval(secs => $3 / 1e6) AND p.at '
                'AND v.kind NOT IN (''checkout'', ''purchase'') '
                'ORDER BY p.at, p.customer, p.kind, v.at DESC, v.session COLLATE "C" DESC)', unnamed, named) END
         || ') e'
-        || CASE WHEN whole THEN '' ELSE format(' WHERE session IN (SELECT session FROM (%s) w WHERE at_key >= $1 AND at_key < $2)',
+        || CASE WHEN whole THEN '' ELSE format(' WHERE session_key IN (SELECT session_key FROM (%s) w WHERE at_key >= $1 AND at_key < $2)',
                named) END
         || ' ORDER BY session COLLATE "C", at, last, ' || coupon_internal.build_event_order();
 END

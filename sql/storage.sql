@@ -146,7 +146,7 @@ BEGIN
     CREATE TABLE coupon.model (
         version bigint REFERENCES coupon.version, stage text, segment int, spec jsonb NOT NULL, card jsonb NOT NULL,
         weights bytea NOT NULL, digest text NOT NULL, PRIMARY KEY (version, stage, segment),
-        CHECK (stage IN ('sessions', 'segment', 'churn', 'judged', 'rank', 'issue')));
+        CHECK (stage IN ('sessions', 'segment', 'churn', 'evaluated', 'rank', 'issue')));
     COMMENT ON TABLE coupon.model IS 'The stages of each version, never changed: specification, card (JSON) and weights (safetensors)';
     ALTER TABLE coupon.model ALTER COLUMN weights SET STORAGE EXTERNAL;
 

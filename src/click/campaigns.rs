@@ -179,7 +179,7 @@ fn thresholds(policy: Policy, segments: bool, target: f64, version: &Decoded) ->
     }
     let replay = if segments { &plan.segments } else { &plan.pooled };
     replay.thresholds(policy, target).map_err(|why| match why {
-        Error::Spec(why) | Error::TooLittle(why) => why,
+        Error::Spec(why) | Error::InsufficientData(why) => why,
         other => other.to_string(),
     })
 }

@@ -71,7 +71,7 @@ pub fn serving(client: &SpiClient, version: i64) -> coupon_base::Result<Version>
         if stage == "issue" {
             thresholds = spi(row.get::<Written>(3)).map_or(thresholds, |card| card.0);
         }
-        if stage != "judged" {
+        if stage != "evaluated" {
             parts.extend(spi(row.get::<&[u8]>(4)).map(|weights| (stage, segment as u32, weights)));
         }
     }

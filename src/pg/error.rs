@@ -29,7 +29,7 @@ pub fn model(e: Error) -> ErrorReport {
             "SELECT coupon.rollback() serves the version before; training makes a new one.",
         ),
         Error::Artefact { fault, why } => artefact(fault, why),
-        Error::TooLittle(_) => report(
+        Error::InsufficientData(_) => report(
             Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             message,
             "Widen the window, or collect more clicks first.",
@@ -40,7 +40,7 @@ pub fn model(e: Error) -> ErrorReport {
             "Train on a shorter window, or have a superuser raise coupon_ext.training_memory.",
         )
         .set_detail(format!("It needs at least {} MB, the budget is {} MB.", needed.div_ceil(MB), budget / MB)),
-        Error::Refused { bytes } => report(
+        Error::OutOfMemory { bytes } => report(
             Code::ERRCODE_OUT_OF_MEMORY,
             "out of memory",
             "Train on a shorter window, or raise the limit on the server's memory (ulimit -v, overcommit).",

@@ -54,7 +54,7 @@ fn score(window: Range<i64>, out: &mut Output) {
     Spi::connect(|client| {
         let Some(active) = active::active(client) else { throw(no_model()) };
         let Some(model) = &active.version.churn else {
-            return ok(Err(Error::TooLittle("the active version has no churn model".into())));
+            return ok(Err(Error::InsufficientData("the active version has no churn model".into())));
         };
         // A window without ends needs no look-up of the sessions that lie in it.
         let whole = !settings::finite(window.start) && !settings::finite(window.end);

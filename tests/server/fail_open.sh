@@ -14,19 +14,19 @@ told() { expect_true "$1: coupon.error_log tells" "SELECT coalesce(sum(repeated)
 note "a storage table is missing"
 # A budget, so that its purses are asked for.
 q "UPDATE coupon.campaign SET max_discount = 5, budget = 1000000 WHERE campaign = 'default'"
-for table in session customer decision coupon campaign arm purse model version deployment storage gap holder audit; do
+for table in session customer decision coupon campaign arm budget_bucket model version deployment storage missed_click customer_limit audit; do
     before=$(faults)
     q "ALTER TABLE coupon.$table RENAME TO lost"
     broken "without coupon.$table" "lost-$table-" 2>/dev/null
     q "ALTER TABLE coupon.lost RENAME TO $table"
     case $table in
-        customer | holder) ;; # nobody here is a customer
+        customer | customer_limit) ;; # nobody here is a customer
         *) told "without coupon.$table" "$before" ;;
     esac
 done
 q "ALTER TABLE coupon.error_log RENAME TO lost; ALTER TABLE coupon.session RENAME TO lost_too"
 broken "without coupon.session and coupon.error_log" lost-both- 2>/dev/null
-q "ALTER TABLE coupon.lost RENAME TO fault; ALTER TABLE coupon.lost_too RENAME TO session"
+q "ALTER TABLE coupon.lost RENAME TO error_log; ALTER TABLE coupon.lost_too RENAME TO session"
 broken "all tables are back" back-
 expect "and every view counts" 60 "$(views back-)"
 expect_true "and coupons are issued" "(SELECT count(*) FROM coupon.coupon WHERE session LIKE 'back-%') > 0"

@@ -109,7 +109,7 @@ later="LOAD 'coupon_ext'; SET coupon_ext.mock_clock = '2060-01-01'; SET coupon_e
 psql -XAtq -v ON_ERROR_STOP=1 -c "$later" -c "CALL coupon.maintain_all(10)"
 expect "all closed coupons and decisions are totals now" "0 0 0 0" "$(q "SELECT (SELECT count(*) FROM coupon.coupon), (SELECT count(*) FROM coupon.decision), (SELECT count(*) FROM coupon.session), (SELECT count(*) FROM coupon.redemption_attempt)" | tr '|' ' ')"
 expect "of the same sums" "$sums" "$(q "$total")"
-expect "in which nobody is named" "" "$(trace bert | grep -v 'coupon.\(click\|holder\)|' || true)"
+expect "in which nobody is named" "" "$(trace bert | grep -v 'coupon.\(click\|customer_limit\)|' || true)"
 expect "and on that day's clock the budgets add up" 0 "$(q "$later; $off")"
 expect "purses of days long past are gone" 0 \
     "$(q "SELECT count(*) FROM coupon.budget_bucket WHERE day > '-infinity' AND day < '2058-01-01'")"

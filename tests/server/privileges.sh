@@ -49,7 +49,7 @@ expect "SQL is put together in these functions, from quoted names" \
 expect "none of them a definer's" "" "$(q "SELECT p.oid::regprocedure FROM ($members) p WHERE p.prosecdef AND p.prosrc ~ '(^|\\s|;)EXECUTE\\s+(?!FUNCTION)'")"
 # A body that begins with BEGIN ATOMIC was looked up when the extension was installed, in pg_catalog alone.
 expect "all that are looked up as they run pin their search_path but two procedures that commit, which pgspot reads" \
-    "sweep_all tune" \
+    "maintain_all tune" \
     "$(q "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM ($members) p JOIN pg_language l ON l.oid = p.prolang
           WHERE l.lanname IN ('sql', 'plpgsql') AND p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)")"
 

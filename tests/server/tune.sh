@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # Large enough that a trial takes a while; three trials in, the points are chosen by what was learned.
-spec='{"tune": {"epochs": 2, "initial": 3, "space": {"hidden": {"low": 16, "high": 64}}}}'
+spec='{"tune": {"epochs": 2, "initial_points": 3, "space": {"hidden_size": {"low": 16, "high": 64}}}}'
 until=$(q "SELECT max(at) + interval '1 hour' FROM coupon.click")
 one() { q "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'CALL coupon.tune%' AND state = 'active'"; }
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }

@@ -97,4 +97,4 @@ note "our part never costs a DDL statement"
 q "ALTER FUNCTION coupon_internal.drop_transition_tables() RENAME TO gone"
 said=$(psql -XAtq -v ON_ERROR_STOP=1 -c "ALTER TABLE archived ADD COLUMN more int" 2>&1) || give_up "$said"
 case $said in *"WARNING:  coupon_ext could not look at the watched tables"*) echo "ok: it warns" ;; *) give_up "no warning: $said" ;; esac
-q "ALTER FUNCTION coupon.gone() RENAME TO keep_inserts"
+q "ALTER FUNCTION coupon_internal.gone() RENAME TO drop_transition_tables"

@@ -17,13 +17,13 @@ pub enum Error {
     Artefact { fault: Fault, why: String },
     /// Too little data for what was asked.
     #[error("not enough data: {0}")]
-    TooLittle(String),
+    InsufficientData(String),
     /// The work would need more memory than its budget.
     #[error("needs {needed} bytes of memory, the budget is {budget}")]
     Memory { needed: usize, budget: usize },
     /// The operating system refused an allocation.
     #[error("an allocation of {bytes} bytes was refused")]
-    Refused { bytes: usize },
+    OutOfMemory { bytes: usize },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

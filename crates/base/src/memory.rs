@@ -1,5 +1,5 @@
 //! Memory that may be refused. What grows with the log is allocated through these, so that an operating system that
-//! refuses it (an address space limit, no overcommit) gives an [`Error::Refused`] and not the end of the process, which
+//! refuses it (an address space limit, no overcommit) gives an [`Error::OutOfMemory`] and not the end of the process, which
 //! is what Rust makes of any other allocation that fails.
 
 use crate::Error;
@@ -66,7 +66,7 @@ pub fn probe(bytes: usize) -> Result<()> {
 }
 
 fn refused<T>(n: usize) -> Error {
-    Error::Refused { bytes: n.saturating_mul(size_of::<T>()) }
+    Error::OutOfMemory { bytes: n.saturating_mul(size_of::<T>()) }
 }
 
 #[cfg(test)]
@@ -75,9 +75,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_an_error() {
-        assert_eq!(probe(usize::MAX / 2 - 1), Err(Error::Refused { bytes: usize::MAX / 2 - 1 }));
-        assert!(matches!(room::<u64>(usize::MAX / 4), Err(Error::Refused { .. })));
-        assert!(matches!(grow(&mut vec![0u64], usize::MAX / 16), Err(Error::Refused { .. })));
+        assert_eq!(probe(usize::MAX / 2 - 1), Err(Error::OutOfMemory { bytes: usize::MAX / 2 - 1 }));
+        assert!(matches!(room::<u64>(usize::MAX / 4), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(grow(&mut vec![0u64], usize::MAX / 16), Err(Error::OutOfMemory { .. })));
         assert_eq!(filled(7, 3), Ok(vec![7; 3]));
     }
 

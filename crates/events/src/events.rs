@@ -84,7 +84,7 @@ pub struct Interner {
 
 impl Interner {
     /// # Errors
-    /// [`Error::Refused`] where there is no memory for one more.
+    /// [`Error::OutOfMemory`] where there is no memory for one more.
     pub fn intern(&mut self, text: Option<&str>) -> Result<Text> {
         let Some(text) = text else { return Ok(NONE) };
         if let Some(found) = self.find(text) {
@@ -133,7 +133,7 @@ fn span(ends: &[usize], n: Text) -> Range<usize> {
 /// Room for one more.
 fn grow_index(index: &mut HashTable<u32>, hash: impl Fn(&u32) -> u64) -> Result<()> {
     let bytes = 2 * index_bytes(index);
-    index.try_reserve(1, hash).map_err(|_| Error::Refused { bytes })
+    index.try_reserve(1, hash).map_err(|_| Error::OutOfMemory { bytes })
 }
 
 /// A slot is a number and a byte of its hash, and seven of eight may be used.
@@ -228,7 +228,7 @@ impl Log {
     /// Appends an event with the values of its attribute columns.
     ///
     /// # Errors
-    /// [`Error::Refused`] where there is no memory for one more.
+    /// [`Error::OutOfMemory`] where there is no memory for one more.
     pub fn push(&mut self, event: Event, attributes: &Attributes) -> Result<()> {
         let none = attributes.iter().all(|a| *a == NONE);
         let attributes = if none { NONE } else { self.combinations.intern(attributes)? };

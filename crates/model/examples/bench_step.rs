@@ -24,9 +24,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spec = Spec { epochs: 1, ..Spec::default() };
     let names = |n: usize| (0..n).map(|i| format!("word {i}")).collect();
     let vocabulary = Vocabulary {
-        pages: names(spec.pages),
-        categories: names(spec.categories),
-        attributes: (0..4).map(|_| names(spec.attributes)).collect(),
+        pages: names(spec.max_pages),
+        categories: names(spec.max_categories),
+        attributes: (0..4).map(|_| names(spec.max_attributes)).collect(),
     };
     let sessions: Vec<Vec<View>> = (0..SESSIONS).map(|s| session(s, usize::MAX, &vocabulary)).collect();
     let usual = session(0, 8, &vocabulary);

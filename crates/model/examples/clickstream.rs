@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use coupon_events::events::{Kind, MAX_ATTRIBUTES, SECOND};
 use coupon_model::churn::inputs::{Layout, Tracker};
-use coupon_model::churn::{Example, Level, Loss, Spec, Step, Trainer, View, Vocabulary, Words, report, simd_level};
+use coupon_model::churn::{Example, Level, LossOn, Spec, Step, Trainer, View, Vocabulary, Words, report, simd_level};
 use coupon_statistics::metrics::Metrics;
 
 struct Session {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for loss in ["last", "every_view"] {
         let mut object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&overrides)?;
-        if *object.entry("loss").or_insert(loss.into()) != loss {
+        if *object.entry("loss_on").or_insert(loss.into()) != loss {
             continue;
         }
         let spec = Spec::read(&object.into())?;
@@ -64,8 +64,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                         "{loss}: epoch {} seconds {:.2} fit {:.4} tune {:.4} auroc {auroc:.4}{}",
                         e.epoch,
                         seconds[seconds.len() - 1],
-                        e.fit_loss,
-                        e.tune_loss.unwrap_or_default(),
+                        e.train_loss,
+                        e.validation_loss.unwrap_or_default(),
                         if e.best { " best" } else { "" }
                     );
                 }
@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let scored: usize = judge_views.iter().map(Vec::len).sum();
         println!("{loss}: microseconds a live step {:.2}", start.elapsed().as_secs_f64() * 1e6 / scored as f64);
         println!("{loss}: state bytes {}, {:?}", model.state_bytes(), model.calibrator(0));
-        for population in ["cut", "live", "view_2", "view_5", "view_10"] {
+        for population in ["truncated", "live", "view_2", "view_5", "view_10"] {
             if let Some(metrics) = card.find(population, "final", None) {
                 show(&format!("{loss} {population}"), metrics);
             }
@@ -104,19 +104,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Of one epoch, tune's scoring not counted: each view's inputs and state into the gates, forward, and twice that back.
 fn multiply_adds(examples: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> f64 {
     let attributes: Vec<usize> = vocabulary.attributes.iter().map(Vec::len).collect();
-    let layout = Layout::new(spec.inputs, vocabulary.pages.len(), vocabulary.categories.len(), &attributes);
+    let layout = Layout::new(spec.features, vocabulary.pages.len(), vocabulary.categories.len(), &attributes);
     let (mut tracker, mut inputs, mut total) = (Tracker::new(&layout), Vec::new(), 0);
     for e in examples {
-        let (views, counted) = match spec.loss {
-            Loss::EveryView => (e.views, e.views.len()),
-            Loss::Last => (e.cut().unwrap_or_default(), 1),
+        let (views, counted) = match spec.loss_on {
+            LossOn::EveryView => (e.views, e.views.len()),
+            LossOn::LastView => (e.cut().unwrap_or_default(), 1),
         };
         tracker.reset();
         for view in &views[..views.len().min(spec.max_length)] {
             tracker.advance(&layout, view, &mut inputs);
-            total += (inputs.len() + spec.hidden) * 4 * spec.hidden;
+            total += (inputs.len() + spec.hidden_size) * 4 * spec.hidden_size;
         }
-        total += counted.min(views.len()) * spec.feed_forward * (spec.hidden + 1);
+        total += counted.min(views.len()) * spec.dense_units * (spec.hidden_size + 1);
     }
     3.0 * total as f64
 }

@@ -36,11 +36,11 @@ pub struct Spec {
     /// No coupon before this view of a session.
     pub min_views: u32,
     /// A session was interested if its P(purchase) reached what this many times the target share of sessions reach.
-    pub interest_ratio: f64,
+    pub interest_multiplier: f64,
     /// Issuing views beyond this one are counted as this one.
     pub max_views: u32,
     /// The target shares of sessions that thresholds are computed for, ascending; between them they are interpolated.
-    pub targets: Vec<f64>,
+    pub target_shares: Vec<f64>,
 }
 
 impl Spec {
@@ -53,12 +53,16 @@ impl Spec {
     /// Refuses values out of range with [`Error::Spec`](coupon_base::Error::Spec).
     pub fn validate(&self) -> Result<()> {
         require((1..=1000).contains(&self.min_views), "min_views", "from 1 to 1000")?;
-        require((1.0..=1000.0).contains(&self.interest_ratio), "interest_ratio", "from 1 to 1000")?;
+        require((1.0..=1000.0).contains(&self.interest_multiplier), "interest_multiplier", "from 1 to 1000")?;
         let most = MOST_VIEWS as u32;
         require((self.min_views..=most).contains(&self.max_views), "max_views", "from min_views to 10000")?;
-        require((1..=MOST_TARGETS).contains(&self.targets.len()), "targets", "a list of 1 to 1000 shares")?;
-        require(self.targets.iter().all(|t| *t > 0.0 && *t <= 1.0), "targets", "shares above 0 and at most 1")?;
-        require(self.targets.is_sorted_by(|a, b| a < b), "targets", "in ascending order")
+        require((1..=MOST_TARGETS).contains(&self.target_shares.len()), "target_shares", "a list of 1 to 1000 shares")?;
+        require(
+            self.target_shares.iter().all(|t| *t > 0.0 && *t <= 1.0),
+            "target_shares",
+            "shares above 0 and at most 1",
+        )?;
+        require(self.target_shares.is_sorted_by(|a, b| a < b), "target_shares", "in ascending order")
     }
 }
 

@@ -20,7 +20,7 @@ use coupon_base::Result;
 pub fn replay(paths: &[Vec<f64>], spec: &Spec) -> Result<Replay> {
     spec.validate()?;
     let mut replay = Replay::fallback(&paths.iter().map(Vec::len).collect::<Vec<_>>(), spec)?;
-    replay.rows = spec.targets.iter().map(|&target| row(paths, spec, &replay, target)).collect();
+    replay.rows = spec.target_shares.iter().map(|&target| row(paths, spec, &replay, target)).collect();
     Ok(replay)
 }
 
@@ -47,7 +47,7 @@ fn row(paths: &[Vec<f64>], spec: &Spec, replay: &Replay, target: f64) -> Row {
         };
         paths.iter().map(highest).filter(|v| v.is_finite()).collect()
     };
-    let eta = threshold(highest(f64::NEG_INFINITY, |m| m.max_purchase), share(spec.interest_ratio));
+    let eta = threshold(highest(f64::NEG_INFINITY, |m| m.max_purchase), share(spec.interest_multiplier));
     let set = |policy: Policy, eta: f64, tau: f64| {
         let mut thresholds = Thresholds {
             policy,

@@ -8,17 +8,17 @@ use serde_json::json;
 #[test]
 fn the_specification_is_valid_and_refuses_typos_by_name() {
     let spec = Spec::default();
-    assert_eq!((spec.min_views, spec.interest_ratio), (4, 3.0));
-    assert!(spec.targets.contains(&0.0134), "the papers' issue rate needs no interpolation");
+    assert_eq!((spec.min_views, spec.interest_multiplier), (4, 3.0));
+    assert!(spec.target_shares.contains(&0.0134), "the papers' issue rate needs no interpolation");
     let message = |spec| Spec::read(&spec).unwrap_err().to_string();
     assert!(message(json!({"min_view": 2})).contains("`min_view`"));
     for wrong in [
         json!({"min_views": 0}),
         json!({"max_views": 3}),
-        json!({"targets": []}),
-        json!({"targets": [0.2, 0.1]}),
-        json!({"targets": [0.0]}),
-        json!({"interest_ratio": 0.5}),
+        json!({"target_shares": []}),
+        json!({"target_shares": [0.2, 0.1]}),
+        json!({"target_shares": [0.0]}),
+        json!({"interest_multiplier": 0.5}),
     ] {
         assert!(Spec::read(&wrong).is_err(), "{wrong}");
     }
@@ -54,7 +54,7 @@ fn a_replay_realises_its_targets() {
     let replay = replay(&paths, &spec).unwrap();
     let long = paths.iter().filter(|p| p.len() >= 4).count();
     assert_eq!((replay.sessions, replay.reaching[0] as usize), (20_000, long));
-    for (row, &target) in replay.rows.iter().zip(&spec.targets) {
+    for (row, &target) in replay.rows.iter().zip(&spec.target_shares) {
         for found in [&row.at_risk, &row.risk] {
             let views: Vec<usize> =
                 paths.iter().filter_map(|p| issuing_view(p, found.policy, found.eta, found.tau, 4)).collect();
@@ -116,7 +116,7 @@ fn the_random_view_follows_the_distribution() {
 fn nothing_and_ties() {
     let spec = Spec::default();
     let empty = replay(&[], &spec).unwrap();
-    assert_eq!(empty.rows.len(), spec.targets.len());
+    assert_eq!(empty.rows.len(), spec.target_shares.len());
     assert!(empty.rows.iter().all(|r| r.at_risk.realised == 0.0 && r.random.random_share == r.random.target));
     let short = replay(&[vec![], vec![0.9; 3], vec![0.9]], &spec).unwrap();
     assert!(short.rows.iter().all(|r| r.at_risk.realised == 0.0 && r.risk.realised == 0.0 && r.random.realised == 0.0));
@@ -208,7 +208,10 @@ fn few_long_sessions_are_no_reason_to_draw_everybody() {
     assert_eq!(replay.thresholds(Policy::Random, 0.0134).unwrap().random_share, 0.0134);
     for policy in [Policy::AtRisk, Policy::Risk] {
         let refused = replay.thresholds(policy, 0.0134).unwrap_err();
-        assert!(matches!(&refused, Error::TooLittle(why) if why.contains("none of the 300 sessions")), "{refused}");
+        assert!(
+            matches!(&refused, Error::InsufficientData(why) if why.contains("none of the 300 sessions")),
+            "{refused}"
+        );
     }
 }
 

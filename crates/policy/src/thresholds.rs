@@ -158,7 +158,7 @@ impl Replay {
     /// The thresholds of a policy for any target share. Between two targets of the replay, η, τ, the realised share and
     /// the shares of views are interpolated linearly; the share that `random` draws is computed exactly from them.
     /// Refused, but for `random`: with [`Error::Spec`] a target outside the replayed ones, or where there are none; with
-    /// [`Error::TooLittle`] where no session was eligible in the replay, because its thresholds are above every score that
+    /// [`Error::InsufficientData`] where no session was eligible in the replay, because its thresholds are above every score that
     /// was seen and say nothing of a score that was not.
     pub fn thresholds(&self, policy: Policy, target: f64) -> Result<Thresholds> {
         if !(target > 0.0 && target <= 1.0) {
@@ -176,7 +176,7 @@ impl Replay {
             if found.realised > 0.0 {
                 return Ok(found);
             }
-            return Err(Error::TooLittle(format!(
+            return Err(Error::InsufficientData(format!(
                 "none of the {} sessions of the training was eligible under policy {} at the target share {target}",
                 self.sessions,
                 policy.name()

@@ -42,15 +42,15 @@ pub struct Spec {
     /// Only so many categories are ranked: the most bought, then the most viewed.
     pub candidates: usize,
     /// What a view of the running session still weighs after the next one.
-    pub decay: f64,
+    pub view_decay: f64,
     /// κ is this many times the mean Σ d² of a customer: how many customers a segment needs before its own α counts.
-    pub kappa: f64,
+    pub shrinkage: f64,
     /// w where there is no moment to choose it by.
     pub session_weight: f64,
     /// α is published and w is chosen on a grid of this many steps from 0 to 1.
-    pub grid: usize,
+    pub grid_steps: usize,
     /// At most so many moments are ranked to choose w, drawn by the seed.
-    pub moments: usize,
+    pub max_evaluation_points: usize,
 }
 
 impl Spec {
@@ -63,11 +63,11 @@ impl Spec {
     /// Refuses values out of range with [`Error::Spec`].
     pub fn validate(&self) -> Result<()> {
         require((1..=2048).contains(&self.candidates), "candidates", "from 1 to 2048")?;
-        require((0.0..=1.0).contains(&self.decay), "decay", "from 0 to 1")?;
-        require(self.kappa >= 0.0 && self.kappa <= 1e9, "kappa", "from 0 to 1e9")?;
+        require((0.0..=1.0).contains(&self.view_decay), "view_decay", "from 0 to 1")?;
+        require(self.shrinkage >= 0.0 && self.shrinkage <= 1e9, "shrinkage", "from 0 to 1e9")?;
         require((0.0..=1.0).contains(&self.session_weight), "session_weight", "from 0 to 1")?;
-        require((1..=1000).contains(&self.grid), "grid", "from 1 to 1000")?;
-        require((1..=10_000_000).contains(&self.moments), "moments", "from 1 to 10000000")
+        require((1..=1000).contains(&self.grid_steps), "grid_steps", "from 1 to 1000")?;
+        require((1..=10_000_000).contains(&self.max_evaluation_points), "max_evaluation_points", "from 1 to 10000000")
     }
 }
 

@@ -16,16 +16,16 @@ fn names(n: usize) -> Vec<String> {
 
 fn viewed(categories: &[u32]) -> SessionCategories {
     let mut session = SessionCategories::default();
-    categories.iter().for_each(|&c| session.push(Some(c), Spec::default().decay));
+    categories.iter().for_each(|&c| session.push(Some(c), Spec::default().view_decay));
     session
 }
 
 #[test]
 fn the_specification_is_valid_and_refuses_typos_by_name() {
-    assert_eq!(Spec::default().kappa, 50.0);
+    assert_eq!(Spec::default().shrinkage, 50.0);
     let message = |spec| Spec::read(&spec).unwrap_err().to_string();
     assert!(message(json!({"kapa": 2})).contains("`kapa`"));
-    assert!(message(json!({"decay": 1.5})).contains("decay"));
+    assert!(message(json!({"view_decay": 1.5})).contains("view_decay"));
 }
 
 fn random_shares(rng: &mut impl Rng, n: usize) -> Vec<f64> {

@@ -123,7 +123,7 @@ pub fn train(data: Training, spec: &Spec, seed: u64, check: &mut dyn FnMut() -> 
         categories,
         segments,
         session_weight: spec.session_weight,
-        decay: spec.decay,
+        decay: spec.view_decay,
     };
 
     let mut columns = Columns::new(n, model.alphas.len());
@@ -145,16 +145,16 @@ pub fn train(data: Training, spec: &Spec, seed: u64, check: &mut dyn FnMut() -> 
         sums[model.row(customer.segment)].add(&target, &parts.collaborative, &content);
         popularity += squares(&target, model.popularity(customer.segment));
     }
-    let fit = Fit::new(sums, spec.kappa);
+    let fit = Fit::new(sums, spec.shrinkage);
     model.alphas = fit.alphas.clone();
 
     let moments = moments(data.sessions, &number, spec, seed, check)?;
-    let session_weights = session_weights(&model, &moments, spec.grid, check)?;
+    let session_weights = session_weights(&model, &moments, spec.grid_steps, check)?;
     // The lowest among equals.
     let best = session_weights.iter().rev().max_by(|a, b| a.ndcg3.total_cmp(&b.ndcg3));
     model.session_weight = best.map_or(spec.session_weight, |row| row.weight);
 
-    let mut lines = lines(&model, &moments, spec.grid, check)?;
+    let mut lines = lines(&model, &moments, spec.grid_steps, check)?;
     for line in &mut lines {
         line.rmse = match line.name.as_str() {
             "alpha" => fit.rmse(n, |_| line.alpha.unwrap_or_default()),
@@ -192,7 +192,7 @@ pub(super) fn moments(
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Moment>> {
     let all = sessions.iter().map(|s| s.moments.len()).sum();
-    let mut drawn = sample(all, spec.moments, seed).into_iter().peekable();
+    let mut drawn = sample(all, spec.max_evaluation_points, seed).into_iter().peekable();
     let (mut n, mut moments) = (0, Vec::with_capacity(drawn.len()));
     for (i, session) in sessions.iter().enumerate() {
         pause(i, check)?;
@@ -200,7 +200,7 @@ pub(super) fn moments(
         let (mut views, mut seen) = (session.views.iter(), SessionCategories::default());
         for &(viewed, next) in &session.moments {
             let before = session.views.len() - views.len();
-            views.by_ref().take(viewed.saturating_sub(before)).for_each(|&c| seen.push(number.of(c), spec.decay));
+            views.by_ref().take(viewed.saturating_sub(before)).for_each(|&c| seen.push(number.of(c), spec.view_decay));
             if drawn.next_if_eq(&n).is_some() {
                 moments.push(Moment {
                     segment: session.segment,

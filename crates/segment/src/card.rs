@@ -74,9 +74,9 @@ pub struct Rates {
     pub sessions: u64,
     pub buyers: u64,
     pub churn_rate: Option<f64>,
-    pub judge_sessions: u64,
-    pub judge_buyers: u64,
-    pub judge_churn_rate: Option<f64>,
+    pub test_sessions: u64,
+    pub test_buyers: u64,
+    pub test_churn_rate: Option<f64>,
 }
 
 impl Rates {
@@ -86,9 +86,9 @@ impl Rates {
             sessions: fit.sessions,
             buyers: fit.buyers,
             churn_rate: rate(fit),
-            judge_sessions: judge.sessions,
-            judge_buyers: judge.buyers,
-            judge_churn_rate: rate(judge),
+            test_sessions: judge.sessions,
+            test_buyers: judge.buyers,
+            test_churn_rate: rate(judge),
         }
     }
 
@@ -97,7 +97,7 @@ impl Rates {
     }
 
     fn judge(self) -> CellCount {
-        CellCount { sessions: self.judge_sessions, buyers: self.judge_buyers }
+        CellCount { sessions: self.test_sessions, buyers: self.test_buyers }
     }
 }
 

@@ -39,7 +39,8 @@ impl Fit {
     /// one cell.
     pub fn new(customers: &Rows, definition: &Definition, spec: &Spec, seed: u64) -> Result<Fit> {
         spec.validate()?;
-        let most = if spec.method == Method::GaussianMixture { mixture::sample_size(spec) } else { spec.sample };
+        let most =
+            if spec.method == Method::GaussianMixture { mixture::sample_size(spec) } else { spec.max_fit_customers };
         let sample = sample(customers.len(), most, seed);
         let place = |v: &Variable| definition.names().position(|n| n == v.name).expect("the definition names it");
         let part = |(i, (name, variables)): (usize, (&str, Vec<Variable>))| {
@@ -49,7 +50,7 @@ impl Fit {
                 _ => {
                     let names: Vec<&str> = definition.names().collect();
                     let column = |c: usize| customers.iter().map(move |row| row[c]);
-                    let scale = |&c: &usize| Scale::fit(column(c), spec.log.covers(names[c]), spec.clip);
+                    let scale = |&c: &usize| Scale::fit(column(c), spec.log.covers(names[c]), spec.winsorize);
                     let scales: Vec<Scale> = columns.iter().map(scale).collect();
                     let at = |i: usize, c: usize| scales[c].apply(customers.get(sample[i])[columns[c]]);
                     let points = Points::new(sample.len(), columns.len(), at);
@@ -93,7 +94,7 @@ impl Fit {
         while self.step() {}
         let mut card = Card {
             method: self.spec.method,
-            window_days: self.definition.window_days,
+            window_days: self.definition.lookback_days,
             customers: self.customers,
             sample: self.sampled,
             seed: self.seed,

@@ -31,7 +31,7 @@ const SILHOUETTE: usize = 1000;
 /// How many customers the mixtures of this specification are fitted on at most.
 pub(super) fn sample_size(spec: &Spec) -> usize {
     let width = spec.spending.len().max(spec.behaviour.len());
-    (WORK / (spec.max_clusters * width)).clamp(SAMPLE[1], SAMPLE[0]).min(spec.sample)
+    (WORK / (spec.max_clusters * width)).clamp(SAMPLE[1], SAMPLE[0]).min(spec.max_fit_customers)
 }
 
 /// One Gaussian of a mixture, in the units of the scales.

@@ -57,7 +57,7 @@ pub fn regroup(counts: &[CellCount], spec: &Spec) -> Grouping {
     let counts: Vec<CellCount> = counts.iter().map(seen).collect();
     let total = counts.iter().fold(CellCount::default(), |a, b| a.plus(*b));
     let shrunken = |c: CellCount| {
-        (c.buyers as f64 + spec.prior_sessions * total.rate()) / (c.sessions as f64 + spec.prior_sessions)
+        (c.buyers as f64 + spec.prior_strength * total.rate()) / (c.sessions as f64 + spec.prior_strength)
     };
     let mut order: Vec<usize> = (0..counts.len()).filter(|&c| counts[c].sessions > 0).collect();
     order.sort_by(|&a, &b| shrunken(counts[a]).total_cmp(&shrunken(counts[b])).then(a.cmp(&b)));

@@ -95,7 +95,7 @@ pub struct Spec {
     /// Variables scaled as ln(1 + x) before they are standardised: all, none, or a list of names.
     pub log: Log,
     /// Values below the 1 − q and above the q quantile are pulled to it; null: none is.
-    pub clip: Option<f64>,
+    pub winsorize: Option<f64>,
     /// The elbow, or the lowest BIC, is looked for among 1 … this many clusters a dimension.
     pub max_clusters: usize,
     /// K-means starts from this many seeds a number of clusters; a mixture from three of them at most.
@@ -105,9 +105,9 @@ pub struct Spec {
     /// A run has converged when an iteration moves its centroids less than this, in standard deviations.
     pub tolerance: f64,
     /// K-means is fitted on at most this many customers, drawn by the seed.
-    pub sample: usize,
+    pub max_fit_customers: usize,
     /// Strength of the prior that pulls a cell's rate towards the overall rate, in sessions.
-    pub prior_sessions: f64,
+    pub prior_strength: f64,
     /// A group needs this many sessions …
     pub min_sessions: u64,
     /// … and this many buyers; otherwise it joins its nearest.
@@ -129,10 +129,14 @@ impl Spec {
         require((1..=100).contains(&self.restarts), "restarts", "from 1 to 100")?;
         require((1..=10_000).contains(&self.iterations), "iterations", "from 1 to 10000")?;
         require(self.tolerance > 0.0 && self.tolerance <= 1.0, "tolerance", "above 0 and at most 1")?;
-        require((100..=10_000_000).contains(&self.sample), "sample", "from 100 to 10000000")?;
-        require((0.0..=1e9).contains(&self.prior_sessions), "prior_sessions", "from 0 to 1e9")?;
+        require((100..=10_000_000).contains(&self.max_fit_customers), "max_fit_customers", "from 100 to 10000000")?;
+        require((0.0..=1e9).contains(&self.prior_strength), "prior_strength", "from 0 to 1e9")?;
         require((1..=64).contains(&self.max_groups), "max_groups", "from 1 to 64")?;
-        require(self.clip.is_none_or(|q| q > 0.5 && q < 1.0), "clip", "null, or a quantile above 0.5 and below 1")?;
+        require(
+            self.winsorize.is_none_or(|q| q > 0.5 && q < 1.0),
+            "winsorize",
+            "null, or a quantile above 0.5 and below 1",
+        )?;
         for (key, list) in [("spending", &self.spending), ("behaviour", &self.behaviour)] {
             require(
                 (1..=MOST_VARIABLES).contains(&list.len()),
@@ -187,7 +191,7 @@ impl Spec {
     pub fn definition(&self, window_days: u32) -> Definition {
         let all = self.dimensions().into_iter().flat_map(|d| d.1);
         let own = all.filter_map(|v| Some(Own { name: v.name, expression: v.expression? })).collect();
-        Definition { window_days, own }
+        Definition { lookback_days: window_days, own }
     }
 }
 

@@ -175,7 +175,7 @@ SELECT population, model, segment, sessions > 100 AS sessions, predictions >= 20
     brier BETWEEN 0 AND 0.25 AS brier, log_loss BETWEEN 0 AND 1 AS log_loss, ece BETWEEN 0 AND 1 AS ece,
         slope BETWEEN CASE population WHEN 'live' THEN 0.1 ELSE -10 END AND 10 AS slope, intercept BETWEEN -3
         AND 3 AS intercept, accuracy BETWEEN 0.5 AND 1 AS accuracy, majority BETWEEN 0.5 AND 1 AS majority
-FROM coupon.model_metrics WHERE version = 2 AND segment IS NULL AND population IN ('cut', 'live') ORDER BY 1, 2;
+FROM coupon.model_metrics WHERE version = 2 AND segment IS NULL AND population IN ('truncated', 'live') ORDER BY 1, 2;
 SELECT population, model, count(*) FILTER (WHERE segment IS NULL) AS everybody,
     count(*) FILTER (WHERE segment IS NOT NULL) > 0 AS by_segment,
     sum(predictions) FILTER (WHERE segment IS NULL) = sum(predictions)
@@ -200,12 +200,12 @@ FROM coupon.model_metrics a JOIN (SELECT *, (false_positive_rate - lag(false_pos
     population)
 WHERE a.version = 2 AND a.model = 'final' AND a.segment IS NULL GROUP BY a.population, a.auroc ORDER BY 1;
 -- How it was trained: one row an epoch, and one verdict a segment that has sessions.
-SELECT segment, count(*) = max(epoch) AS every_epoch, min(fit_log_loss) > 0 AS fit, min(tune_log_loss) > 0 AS tune,
+SELECT segment, count(*) = max(epoch) AS every_epoch, min(train_log_loss) > 0 AS fit, min(validation_log_loss) > 0 AS tune,
     bool_or(best) AS has_a_best FROM coupon.training_history WHERE version = 2 AND segment = 0 GROUP BY segment;
 SELECT count(*) > 0 AS segments, bool_and(segment > 0 AND sessions > 0 AND buyers <= sessions) AS counts,
     bool_and(used = coalesce(difference < -standard_error, false)) AS verdict,
     bool_and((own_log_loss IS NULL) = (difference IS NULL)) AS compared FROM coupon.segment_models WHERE version = 2;
-SELECT '2000-01-01 00:00:00+00'::timestamptz + (card -> 'judge' ->> 'from')::bigint * interval '1 microsecond' AS judge
+SELECT '2000-01-01 00:00:00+00'::timestamptz + (card -> 'test' ->> 'from')::bigint * interval '1 microsecond' AS judge
     FROM coupon.model WHERE version = 2 AND stage = 'sessions' \gset
 SELECT population, count(*) > 3 AS rows,
     bool_and((j.sessions, j.predictions, j.buyers) IS NOT DISTINCT
@@ -230,7 +230,7 @@ SELECT j.population, j.sessions = CASE j.population WHEN 'live' THEN l.sessions 
 FROM coupon.evaluate_churn(:'judge', '2026-02-01') j,
     (SELECT count(*) AS sessions, sum(kept) AS views, count(*) FILTER (WHERE kept > 3) AS long FROM s
     WHERE first >= :'judge' AND views <= 100 AND kept > 0) l
-WHERE j.model = 'final' AND j.segment IS NULL AND j.population IN ('cut', 'live') ORDER BY 1;
+WHERE j.model = 'final' AND j.segment IS NULL AND j.population IN ('truncated', 'live') ORDER BY 1;
 -- AUROC, Brier and the majority line of the live population recomputed in SQL from the array form.
 WITH s AS (SELECT session, max(customer) AS customer, min(at) AS first, bool_or(kind = 'purchase') AS buys,
     count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views FROM coupon.click WHERE at < '2026-02-01'

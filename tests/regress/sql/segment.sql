@@ -148,21 +148,21 @@ SELECT count(*) = (SELECT exp(sum(ln(k)))::int FROM coupon.elbow WHERE version =
     count(DISTINCT (spending, behaviour)) = count(*) AS different, count(recency) AS rfm FROM coupon.segment_cells
     WHERE version = 2;
 SELECT count(*) AS differ FROM (SELECT segment, count(*) AS cells, sum(sessions) AS sessions, sum(buyers) AS buyers,
-    sum(judge_sessions) AS judge_sessions, sum(judge_buyers) AS judge_buyers FROM coupon.segment_cells
+    sum(test_sessions) AS test_sessions, sum(test_buyers) AS test_buyers FROM coupon.segment_cells
     WHERE version = 2 GROUP BY segment) c
-FULL JOIN (SELECT * FROM coupon.segments WHERE version = 2) s USING (segment, cells, sessions, buyers, judge_sessions,
-    judge_buyers) WHERE s.version IS NULL OR c.cells IS NULL;
+FULL JOIN (SELECT * FROM coupon.segments WHERE version = 2) s USING (segment, cells, sessions, buyers, test_sessions,
+    test_buyers) WHERE s.version IS NULL OR c.cells IS NULL;
 -- The judge window beside plain SQL, as for the fit window above.
-SELECT (SELECT sum(judge_sessions) FROM coupon.segments WHERE version = 2) = count(*) AS every_such_session,
-    (SELECT sum(judge_buyers) FROM coupon.segments WHERE version = 2) = count(*)
+SELECT (SELECT sum(test_sessions) FROM coupon.segments WHERE version = 2) = count(*) AS every_such_session,
+    (SELECT sum(test_buyers) FROM coupon.segments WHERE version = 2) = count(*)
     FILTER (WHERE purchased) AS every_such_buyer, count(*) > 0 AS some
 FROM (SELECT c.session, min(c.at) AS first, max(c.at) AS last,
     (array_agg(c.customer ORDER BY c.at, c.kind))[1] AS customer, bool_or(c.kind = 'purchase') AS purchased,
     count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views
       FROM coupon.click c GROUP BY c.session) s
 WHERE views <= 100 AND extract(epoch FROM first - '2000-01-01 00:00:00+00')
-    * 1000000 BETWEEN (SELECT (card -> 'judge' ->> 'from')::numeric FROM coupon.model WHERE version = 2
-    AND stage = 'sessions') AND (SELECT (card -> 'judge' ->> 'to')::numeric FROM coupon.model WHERE version = 2
+    * 1000000 BETWEEN (SELECT (card -> 'test' ->> 'from')::numeric FROM coupon.model WHERE version = 2
+    AND stage = 'sessions') AND (SELECT (card -> 'test' ->> 'to')::numeric FROM coupon.model WHERE version = 2
     AND stage = 'sessions')
     AND EXISTS (SELECT FROM coupon.click o WHERE o.customer = s.customer AND o.at < date_trunc('day', s.first));
 
@@ -221,8 +221,8 @@ SELECT train_segments_only('{"spending": ["spending_last_month", {"name": "dear"
         "expression": "count(DISTINCT category)"},
         {"name": "last_seen", "expression": "coalesce(min(days_ago), 99)"}, {"name": "weekend",
             "expression": "count(*) FILTER (WHERE weekday IN (6, 7) AND NOT (page = ''home'' OR category IS NULL))"}],
-    "log": ["spending_last_month", "dear"], "clip": 0.99, "min_sessions": 50, "min_buyers": 1,
-        "prior_sessions": 20}') AS version \gset
+    "log": ["spending_last_month", "dear"], "winsorize": 0.99, "min_sessions": 50, "min_buyers": 1,
+        "prior_strength": 20}') AS version \gset
 SELECT variable, dimension, expression IS NOT NULL AS own, log, low < high AS clipped FROM coupon.segment_variables
     WHERE version = :version ORDER BY dimension DESC, variable;
 SELECT * FROM own_differs('2026-02-01');
@@ -248,7 +248,7 @@ SELECT format('planted-%s-%s', c, d), timestamptz '2026-01-01 10:00' + d * inter
 FROM generate_series(1, 120) c, generate_series(1, 30) d, generate_series(0, 4) k WHERE k < 4 OR c % 3 = 0
     OR (c % 3 = 1 AND d >= 20);
 SELECT train_segments_only('{"method": "rfm", "min_sessions": 50, "min_buyers": 1,
-    "prior_sessions": 20}') AS version \gset
+    "prior_strength": 20}') AS version \gset
 SELECT dimension, variable, edges IS NOT NULL AS edges FROM coupon.segment_variables WHERE version = :version
     ORDER BY 1;
 SELECT count(*) = max(recency) * max(frequency) * max(monetary) AS cells, count(spending) AS two_dimensional

@@ -17,15 +17,15 @@ SELECT training('{"churn": []}');
 SELECT training('{"churn": {"epochs": 0}}');
 SELECT training('{"churn": {"epochs": "many"}}');
 SELECT training('{"churn": {"dropout": 2}}');
-SELECT training('{"churn": {"hidden": 100000}}');
+SELECT training('{"churn": {"hidden_size": 100000}}');
 SELECT training('{"sessions": {"max_view": 3}}');
-SELECT training('{"sessions": {"windows": [0.5, 0.1, 0.1]}}');
+SELECT training('{"sessions": {"split": [0.5, 0.1, 0.1]}}');
 SELECT training('{"segment": {"clusters": 3}}');
 SELECT training('{"segment": {"max_clusters": 0}}');
 SELECT training('{"rank": {"alpha": 1}}');
-SELECT training('{"rank": {"decay": 7}}');
+SELECT training('{"rank": {"view_decay": 7}}');
 SELECT training('{"issue": {"eta": 0.1}}');
-SELECT training('{"issue": {"targets": [0.2, 0.1]}}');
+SELECT training('{"issue": {"target_shares": [0.2, 0.1]}}');
 SELECT training('{}', '2026-01-01');
 SELECT training('{}', '-infinity');
 SELECT r FROM training('{}', stages => 'train_churn') r LIMIT 1;
@@ -45,7 +45,7 @@ CREATE TABLE trained AS SELECT * FROM coupon.train(until => '2026-02-01',
 SELECT DISTINCT version FROM trained;
 SELECT stage, count(*) > 0 AS told FROM trained GROUP BY stage ORDER BY stage;
 SELECT note ~ '^version 1 is active' AS active FROM trained WHERE stage = 'deploy';
-SELECT step, loss > 0 AND loss < 2 AS loss, tune_loss > 0 AND tune_loss < 2 AS tune_loss, auroc BETWEEN 0.2
+SELECT step, loss > 0 AND loss < 2 AS loss, validation_loss > 0 AND validation_loss < 2 AS validation_loss, auroc BETWEEN 0.2
     AND 1 AS auroc, auprc BETWEEN 0 AND 1 AS auprc,
     accuracy BETWEEN 0.5 AND 1 AS accuracy, seconds > 0 AS seconds FROM trained WHERE stage = 'churn' AND segment = 0
         AND step IS NOT NULL ORDER BY step;
@@ -84,16 +84,16 @@ ROLLBACK;
 -- The refit, the default: what serves is trained once more on all windows; card, thresholds and gate are of the
 -- training before it.
 BEGIN;
-SELECT stage, segment, step, loss > 0 AS loss, tune_loss > 0 AS tune_loss,
+SELECT stage, segment, step, loss > 0 AS loss, validation_loss > 0 AS validation_loss,
     note FROM coupon.train_churn(until => '2026-02-01', spec => '{"churn": {"epochs": 1, "min_sessions": 1000000}}')
 WHERE step IS NOT NULL;
 SELECT max(version) AS refitted FROM coupon.version \gset
 SELECT stage, count(DISTINCT weights) AS weights, count(DISTINCT digest) AS digests FROM coupon.model
-    WHERE version IN (2, :refitted) AND stage IN ('churn', 'judged', 'issue') AND segment = 0 GROUP BY 1 ORDER BY 1;
+    WHERE version IN (2, :refitted) AND stage IN ('churn', 'evaluated', 'issue') AND segment = 0 GROUP BY 1 ORDER BY 1;
 SELECT count(*) > 0 AS rows, count(*) = count(*) FILTER (WHERE a = b) AS same_card
-    FROM (SELECT jsonb_array_elements(m.card -> 'judge') AS a FROM coupon.model m WHERE version = 2 AND stage = 'churn'
+    FROM (SELECT jsonb_array_elements(m.card -> 'test') AS a FROM coupon.model m WHERE version = 2 AND stage = 'churn'
     AND segment = 0) o
-FULL JOIN (SELECT jsonb_array_elements(m.card -> 'judge') AS b FROM coupon.model m WHERE version = :refitted
+FULL JOIN (SELECT jsonb_array_elements(m.card -> 'test') AS b FROM coupon.model m WHERE version = :refitted
     AND stage = 'churn' AND segment = 0) n ON a = b;
 SELECT refit, segment, count(*) AS epochs FROM coupon.training_history WHERE version = :refitted GROUP BY 1,
     2 ORDER BY 1, 2;
@@ -103,7 +103,7 @@ SELECT note ~ '^version \d+ is active' AS active
 SELECT note ~ '^version \d+ is active' AS active FROM coupon.train_ranking(until => '2026-02-01')
     WHERE stage = 'deploy';
 SELECT stage, count(*) AS versions, count(DISTINCT digest) AS digests FROM coupon.model WHERE version > :refitted
-    AND stage IN ('churn', 'judged') AND segment = 0 GROUP BY 1 ORDER BY 1;
+    AND stage IN ('churn', 'evaluated') AND segment = 0 GROUP BY 1 ORDER BY 1;
 ROLLBACK;
 
 -- Daily: from yesterday's network. One of other layers begins anew, and says so.
@@ -111,7 +111,7 @@ BEGIN;
 SELECT stage, note FROM coupon.train_churn(until => '2026-02-01',
     spec => '{"churn": {"epochs": 1, "warm_start": true}}') WHERE note ~ 'warm start';
 SELECT stage, note FROM coupon.train_churn(until => '2026-02-01',
-    spec => '{"churn": {"epochs": 1, "warm_start": true, "hidden": 16}}') WHERE note ~ 'warm start';
+    spec => '{"churn": {"epochs": 1, "warm_start": true, "hidden_size": 16}}') WHERE note ~ 'warm start';
 ROLLBACK;
 
 -- The gate: new and active version on the same judge sessions, of which there must be enough. An equal passes.
@@ -121,7 +121,7 @@ DECLARE
     step coupon.training_step;
 BEGIN
     SELECT * INTO step FROM coupon.train(until => '2026-02-01',
-        spec => format('{"sessions": {"windows": [0.3, 0.1, 0.6]}, "churn": %s}', churn)::jsonb) t
+        spec => format('{"sessions": {"split": [0.3, 0.1, 0.6]}, "churn": %s}', churn)::jsonb) t
         WHERE t.stage = 'deploy';
     RETURN QUERY SELECT round((m.card -> 'gate' ->> 'difference')::numeric, 6),
         (m.card -> 'gate' ->> 'accepted')::boolean,
@@ -150,7 +150,7 @@ CREATE FUNCTION taken_over(version bigint) RETURNS TABLE (stage text, taken_over
 $$;
 BEGIN;
 SELECT max(version) AS version FROM coupon.train_ranking(until => '2026-02-01',
-    spec => '{"rank": {"decay": 0.25}}') \gset
+    spec => '{"rank": {"view_decay": 0.25}}') \gset
 SELECT * FROM taken_over(:version);
 SELECT (SELECT version FROM coupon.deployment ORDER BY id DESC LIMIT 1) = :version AS active;
 ROLLBACK;

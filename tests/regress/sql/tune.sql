@@ -19,12 +19,12 @@ SELECT tuning('{"tune": []}');
 SELECT tuning('{"tune": {"epoch": 1}}');
 SELECT tuning('{"tune": {"epochs": 0}}');
 SELECT tuning('{"tune": {"space": {"width": {"low": 1, "high": 2}}}}');
-SELECT tuning('{"tune": {"space": {"hidden": {"low": 64, "high": 32}}}}');
-SELECT tuning('{"tune": {"space": {"hidden": {"low": 8.5}}}}');
-SELECT tuning('{"tune": {"space": {"kernel": {"high": 9}}}}');
-SELECT tuning('{"tune": {"space": {"hidden": {"steps": 9}}}}');
+SELECT tuning('{"tune": {"space": {"hidden_size": {"low": 64, "high": 32}}}}');
+SELECT tuning('{"tune": {"space": {"hidden_size": {"low": 8.5}}}}');
+SELECT tuning('{"tune": {"space": {"pool_size": {"high": 9}}}}');
+SELECT tuning('{"tune": {"space": {"hidden_size": {"steps": 9}}}}');
 SELECT tuning('{"churn": {"hiden": 64}}');
-SELECT tuning('{"churn": {"hidden": 256, "layers": 4}}');
+SELECT tuning('{"churn": {"hidden_size": 256, "num_layers": 4}}');
 SELECT tuning('{}', until => '2026-01-01');
 SELECT tuning('{}', until => '2026-01-07');
 SELECT count(*) AS nothing_stored FROM coupon.tuning;
@@ -33,8 +33,8 @@ SELECT count(*) AS nothing_stored FROM coupon.tuning;
 CREATE FUNCTION tried(trials int, seed bigint DEFAULT 0, more jsonb DEFAULT '{}') RETURNS SETOF coupon.trial
     LANGUAGE sql
     AS $$ SELECT * FROM coupon.tune_churn(trials, until => '2026-02-01', seed => seed,
-        spec => more || '{"tune": {"epochs": 2, "initial": 2, "space": {"feed_forward": null, "kernel": null,
-        "hidden": {"low": 4, "high": 12}, "max_length": {"low": 5, "high": 30}}}}') $$;
+        spec => more || '{"tune": {"epochs": 2, "initial_points": 2, "space": {"dense_units": null, "pool_size": null,
+        "hidden_size": {"low": 4, "high": 12}, "max_length": {"low": 5, "high": 30}}}}') $$;
 
 BEGIN;
 CREATE TEMP TABLE whole AS SELECT * FROM tried(4);
@@ -61,10 +61,10 @@ SELECT count(*) AS rolled_back_to FROM coupon.tuning;
 -- Another seed, another specification: another study. The specification of other stages is not looked at, and handed
 -- on.
 SELECT trial, study = (SELECT min(study) FROM whole) AS same FROM tried(1, seed => 1);
-SELECT trial, study = (SELECT min(study) FROM whole) AS same FROM tried(1, more => '{"churn": {"batch": 64}}');
+SELECT trial, study = (SELECT min(study) FROM whole) AS same FROM tried(1, more => '{"churn": {"batch_size": 64}}');
 SELECT trial, study = (SELECT min(study) FROM whole) AS same, spec - 'churn' AS rest
-    FROM tried(1, more => '{"rank": {"decay": 0.25}}');
-SELECT spec -> 'churn' -> 'batch' AS handed_on FROM coupon.tuning WHERE spec -> 'churn' ? 'batch';
+    FROM tried(1, more => '{"rank": {"view_decay": 0.25}}');
+SELECT spec -> 'churn' -> 'batch_size' AS handed_on FROM coupon.tuning WHERE spec -> 'churn' ? 'batch';
 -- A study with a hole is not gone on with.
 DELETE FROM coupon.tuning WHERE trial = 2;
 SELECT regexp_replace(r, '[0-9a-f]{64}', 'DIGEST') AS refused FROM refused('SELECT * FROM tried(1)') r;
@@ -88,18 +88,18 @@ ROLLBACK;
 -- A space of two points ends after two trials.
 SELECT trial, spec, loss > 0 AS loss, note
     FROM coupon.tune_churn(5, until => '2026-02-01', spec => '{"tune": {"epochs": 1, "space": {"dropout": null,
-    "feed_forward": null, "kernel": null, "learning_rate": null,
-    "hidden": null, "max_length": null, "layers": {"low": 1, "high": 2}}}, "churn": {"hidden": 4}}') ORDER BY trial;
+    "dense_units": null, "pool_size": null, "learning_rate": null,
+    "hidden_size": null, "max_length": null, "num_layers": {"low": 1, "high": 2}}}, "churn": {"hidden_size": 4}}') ORDER BY trial;
 DELETE FROM coupon.tuning;
 
 -- The procedure commits each trial, which a function cannot, and so needs a transaction of its own.
 CALL coupon.tune(2, until => '2026-02-01',
-    spec => '{"tune": {"epochs": 1, "space": {"hidden": {"low": 4, "high": 12}}}}');
+    spec => '{"tune": {"epochs": 1, "space": {"hidden_size": {"low": 4, "high": 12}}}}');
 SELECT trial, count(*) OVER () AS trials, xmin::text = lag(xmin::text) OVER (ORDER BY trial) AS of_one_transaction
     FROM coupon.tuning ORDER BY trial;
 BEGIN;
 CALL coupon.tune(1, until => '2026-02-01',
-    spec => '{"tune": {"epochs": 1, "space": {"hidden": {"low": 4, "high": 12}}}}');
+    spec => '{"tune": {"epochs": 1, "space": {"hidden_size": {"low": 4, "high": 12}}}}');
 ROLLBACK;
 SELECT count(*) AS trials FROM coupon.tuning;
 DELETE FROM coupon.tuning;

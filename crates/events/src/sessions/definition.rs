@@ -37,7 +37,7 @@ pub struct Own {
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     /// Days before the as-of day that are looked at.
-    pub window_days: u32,
+    pub lookback_days: u32,
     pub own: Vec<Own>,
 }
 
@@ -53,7 +53,7 @@ pub fn check_name(name: &str) -> Result<()> {
 impl Definition {
     /// Refuses what no specification defines, with [`Error::Spec`] or [`Error::Expression`].
     pub fn validate(&self) -> Result<()> {
-        require((1..=MOST_DAYS).contains(&self.window_days), "window_days", &format!("from 1 to {MOST_DAYS}"))?;
+        require((1..=MOST_DAYS).contains(&self.lookback_days), "lookback_days", &format!("from 1 to {MOST_DAYS}"))?;
         require(self.own.len() <= 2 * MOST_VARIABLES, "own", "a list of variables of two dimensions")?;
         for v in &self.own {
             check_name(&v.name)?;

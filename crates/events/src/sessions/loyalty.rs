@@ -35,7 +35,7 @@ impl<'a> Loyalty<'a> {
         Ok(Loyalty {
             log,
             customers: group(&owner, log.texts.len()),
-            window: Micros::from(definition.window_days) * DAY,
+            window: Micros::from(definition.lookback_days) * DAY,
             own: own.collect::<Result<_>>()?,
         })
     }

@@ -36,9 +36,9 @@ pub struct Spec {
     /// Seconds of silence after which a session is closed.
     pub session_timeout: f64,
     /// Shares of the fit, tune and judge windows, in time order.
-    pub windows: [f64; 3],
+    pub split: [f64; 3],
     /// Days over which the loyalty variables look back.
-    pub window_days: u32,
+    pub lookback_days: u32,
 }
 
 impl Spec {
@@ -52,9 +52,9 @@ impl Spec {
     pub fn validate(&self) -> Result<()> {
         require(self.max_views >= 1, "max_views", "at least 1")?;
         require(self.session_timeout > 0.0 && self.session_timeout < 1e9, "session_timeout", "above 0 and below 1e9")?;
-        require(self.windows.iter().all(|w| *w > 0.0), "windows", "three shares above 0")?;
-        require((self.windows.iter().sum::<f64>() - 1.0).abs() < 1e-9, "windows", "three shares that add up to 1")?;
-        require((1..=366).contains(&self.window_days), "window_days", "from 1 to 366")
+        require(self.split.iter().all(|w| *w > 0.0), "split", "three shares above 0")?;
+        require((self.split.iter().sum::<f64>() - 1.0).abs() < 1e-9, "split", "three shares that add up to 1")?;
+        require((1..=366).contains(&self.lookback_days), "lookback_days", "from 1 to 366")
     }
 }
 
@@ -202,8 +202,8 @@ impl Sessions {
             }
             i.min(n)
         };
-        let fit = border(spec.windows[0]);
-        let tune = border(spec.windows[0] + spec.windows[1]).max(fit);
+        let fit = border(spec.split[0]);
+        let tune = border(spec.split[0] + spec.split[1]).max(fit);
         [0..fit, fit..tune, tune..n]
     }
 }

@@ -65,17 +65,17 @@ fn agrees(s: &Stage, version: &Version) -> Result<()> {
         "issue" => coupon_policy::Spec::read(&s.spec)?.min_views == version.plan.segments.min_views,
         "segment" => {
             let definition = version.segment.definition();
-            coupon_segment::Spec::read(&s.spec)?.definition(definition.window_days) == *definition
+            coupon_segment::Spec::read(&s.spec)?.definition(definition.lookback_days) == *definition
         }
         "churn" => Some(&churn::Spec::read(&s.spec)?) == version.churn.as_ref().map(|m| m.spec()),
-        "judged" => {
+        "evaluated" => {
             let model = churn::Model::from_safetensors(&s.weights)?;
             version.churn.is_some() && churn::Spec::read(&s.spec)? == *model.spec()
         }
         "rank" => {
             let (spec, model) = (coupon_rank::Spec::read(&s.spec)?, &version.rank);
             let segments = model.highest_segment() <= version.segment.groups();
-            segments && spec.decay == model.decay() && spec.candidates >= model.categories.len()
+            segments && spec.view_decay == model.decay() && spec.candidates >= model.categories.len()
         }
         _ => return Err(Error::Corrupt("there is no such stage".into())),
     };

@@ -15,9 +15,9 @@ fn fixture() -> Artefact {
 #[ignore = "writes models/fixtures/version.artefact"]
 fn write_the_fixture() {
     let spec = small(json!({
-        "churn": {"hidden": 4, "feed_forward": 4, "pages": 4, "categories": 4, "attributes": 2, "refit": false},
+        "churn": {"hidden_size": 4, "dense_units": 4, "max_pages": 4, "max_categories": 4, "max_attributes": 2, "refit": false},
         "rank": {"candidates": 6},
-        "issue": {"targets": [0.05, 0.3], "max_views": 8},
+        "issue": {"target_shares": [0.05, 0.3], "max_views": 8},
     }));
     let world = World::new(shop_clicks(1200, 45), spec);
     let mut stages = world.train().stages;
@@ -206,13 +206,13 @@ fn specifications_and_cards_are_held_to_their_stages() {
         assert!(forged(|a| row(a, stage, 0).card = json!("")).contains("JSON objects"));
     }
     let other = "the specification is not the one of the weights";
-    assert!(forged(|a| row(a, "churn", 0).spec["hidden"] = json!(5)).ends_with(other));
+    assert!(forged(|a| row(a, "churn", 0).spec["hidden_size"] = json!(5)).ends_with(other));
     assert!(forged(|a| row(a, "churn", own_segment()).spec["dropout"] = json!(0.5)).ends_with(other));
     assert!(forged(|a| row(a, "segment", 0).spec["method"] = json!("rfm")).ends_with(other));
-    assert!(forged(|a| row(a, "rank", 0).spec["decay"] = json!(0.25)).ends_with(other));
+    assert!(forged(|a| row(a, "rank", 0).spec["view_decay"] = json!(0.25)).ends_with(other));
     assert!(forged(|a| row(a, "rank", 0).spec["candidates"] = json!(2)).ends_with(other));
     assert!(forged(|a| row(a, "issue", 0).spec["min_views"] = json!(2)).ends_with(other));
-    assert!(forged(|a| row(a, "rank", 0).spec["decay"] = json!(2)).contains("decay must be from 0 to 1"));
+    assert!(forged(|a| row(a, "rank", 0).spec["view_decay"] = json!(2)).contains("view_decay must be from 0 to 1"));
     // What jsonb refuses, or gives back as another number.
     for value in [json!("a\0b"), json!(-0.0), json!(1e17), json!([{"x\0": 1}])] {
         assert!(forged(|a| row(a, "rank", 0).card["x"] = value.clone()).contains("unchanged"), "{value}");
@@ -294,7 +294,7 @@ fn segments_are_held_to_what_training_makes() {
     assert_eq!(refused(&|m| m["groups"].as_array_mut().unwrap().push(json!(1))), cells);
     assert!(refused(&|m| m["dimensions"][1]["name"] = m["dimensions"][0]["name"].clone()).contains("two of one name"));
     assert!(refused(&|m| m["dimensions"][0]["columns"] = json!([99])).contains("variables that there are not"));
-    assert!(refused(&|m| m["definition"]["window_days"] = json!(0)).contains("window_days must be from 1 to 366"));
+    assert!(refused(&|m| m["definition"]["lookback_days"] = json!(0)).contains("lookback_days must be from 1 to 366"));
     assert!(
         refused(&|m| m["definition"]["own"] = json!([{"name": "n", "expression": "pg_sleep(9)"}])).contains("pg_sleep")
     );
@@ -309,7 +309,7 @@ fn segments_are_held_to_what_training_makes() {
 fn a_small_file_does_not_ask_for_a_large_network() {
     let why = forged(|a| {
         let stage = row(a, "churn", 0);
-        stage.weights = reworded(&stage.weights, |m| m["shared"][0]["hidden"] = json!(256));
+        stage.weights = reworded(&stage.weights, |m| m["shared"][0]["hidden_size"] = json!(256));
     });
     assert_eq!(why, "the network of segment 0 is smaller than its specification");
     let why = forged(|a| {

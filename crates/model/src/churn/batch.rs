@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::inputs::{Layout, Tracker};
-use super::{Example, Loss, Spec, View};
+use super::{Example, LossOn, Spec, View};
 
 /// Sessions of like length, the longest first. Step t holds the rows `starts[t]..starts[t + 1]`, one a session that has
 /// a view there, so that nothing is padded: row b of a step is the same session as row b of the step before.
@@ -146,9 +146,9 @@ impl Batch {
 
 /// How many views of a session training looks at: up to the last one that the loss counts, 0 where it counts none.
 pub fn length(example: &Example, spec: &Spec) -> usize {
-    let views = match spec.loss {
-        Loss::EveryView => example.views,
-        Loss::Last => example.cut().unwrap_or_default(),
+    let views = match spec.loss_on {
+        LossOn::EveryView => example.views,
+        LossOn::LastView => example.cut().unwrap_or_default(),
     };
     views.len().min(spec.max_length)
 }
@@ -156,8 +156,8 @@ pub fn length(example: &Example, spec: &Spec) -> usize {
 /// Whether the loss counts the view at position `t`.
 pub fn counts(example: &Example, t: usize, spec: &Spec) -> bool {
     let length = length(example, spec);
-    match spec.loss {
-        Loss::EveryView => t < length,
-        Loss::Last => t + 1 == length,
+    match spec.loss_on {
+        LossOn::EveryView => t < length,
+        LossOn::LastView => t + 1 == length,
     }
 }

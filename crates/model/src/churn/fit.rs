@@ -18,7 +18,7 @@ use super::inputs::Layout;
 use super::net::Net;
 use super::network::{Network, loss};
 use super::scorer::Scorer;
-use super::{Example, Loss, Spec};
+use super::{Example, LossOn, Spec};
 use coupon_base::Error;
 use coupon_base::Result;
 use coupon_statistics::metrics::Metrics;
@@ -50,9 +50,9 @@ pub struct EpochReport {
     pub segment: u32,
     /// From 1.
     pub epoch: usize,
-    pub fit_loss: f64,
+    pub train_loss: f64,
     /// `None` where the segment has nothing on tune.
-    pub tune_loss: Option<f64>,
+    pub validation_loss: Option<f64>,
     /// With AUROC, AUPRC (of purchase), accuracy and the majority-class line.
     pub tune: Option<Metrics>,
     /// Whether these are the best weights so far.
@@ -136,9 +136,9 @@ impl Fit {
         peak: f64,
         seed: u64,
     ) -> Result<Fit> {
-        let counted = |e: &Example| match data.spec.loss {
-            Loss::EveryView => length(e, &data.spec),
-            Loss::Last => length(e, &data.spec).min(1),
+        let counted = |e: &Example| match data.spec.loss_on {
+            LossOn::EveryView => length(e, &data.spec),
+            LossOn::LastView => length(e, &data.spec).min(1),
         };
         let fit: Vec<u32> = fit.into_iter().filter(|&i| counted(&data.fit[i as usize]) > 0).collect();
         let tune: Vec<u32> = tune.into_iter().filter(|&i| counted(&data.tune[i as usize]) > 0).collect();
@@ -149,10 +149,11 @@ impl Fit {
         let [churned, purchased] = totals;
         let total = churned + purchased;
         if !(total > 0.0 && total.is_finite()) {
-            return Err(Error::TooLittle("no session of the fit window counts in the loss".into()));
+            return Err(Error::InsufficientData("no session of the fit window counts in the loss".into()));
         }
-        let raised =
-            |mine: f64, other: f64| if mine > 0.0 { (other / mine).max(1.0).powf(data.spec.balance) } else { 1.0 };
+        let raised = |mine: f64, other: f64| {
+            if mine > 0.0 { (other / mine).max(1.0).powf(data.spec.class_weight_power) } else { 1.0 }
+        };
         let classes = [raised(churned, purchased), raised(purchased, churned)];
         let shift = (classes[0] / classes[1]).ln() as f32;
         let mut net = start.clone();
@@ -162,10 +163,10 @@ impl Fit {
         let network = Network::new(&net).map_err(numerics)?;
         // Without decay of the weights AdamW is Adam, here with its papers' defaults.
         let adam = ParamsAdamW { weight_decay: 0.0, ..ParamsAdamW::default() };
-        let threads = rayon::current_num_threads().min(data.spec.batch.div_ceil(SHARE)).max(1);
+        let threads = rayon::current_num_threads().min(data.spec.batch_size.div_ceil(SHARE)).max(1);
         let mut made = Fit {
             segment,
-            scale: (churned * classes[0] + purchased * classes[1]) / fit.len() as f64 * data.spec.batch as f64,
+            scale: (churned * classes[0] + purchased * classes[1]) / fit.len() as f64 * data.spec.batch_size as f64,
             fit,
             tune,
             adam: AdamW::new(network.vars().cloned().collect(), adam).map_err(numerics)?,
@@ -193,7 +194,7 @@ impl Fit {
 
     /// About one batch of work; `None` when training has ended.
     pub fn step(&mut self, data: &Data) -> Result<Option<Progress>> {
-        let cycle = data.spec.cycle.min(data.spec.epochs);
+        let cycle = data.spec.one_cycle_epochs.min(data.spec.epochs);
         match self.phase {
             Phase::Train { at } if at == 0 && self.done(data, cycle) => Ok(None),
             Phase::Train { at } if at < self.batches.len() => {
@@ -293,28 +294,28 @@ impl Fit {
             views.iter().map(|s| Calibrator::IDENTITY.probability(s.logit, s.number)).collect();
         let purchased: Vec<bool> = views.iter().map(|s| !s.churned).collect();
         let tune = Metrics::of(&probabilities, &purchased, Some(&weights));
-        let tune_loss = tune.as_ref().map(|m| m.log_loss);
-        let best = tune_loss.is_some_and(|loss| self.best.as_ref().is_none_or(|best| loss < best.loss));
-        if let (true, Some(loss)) = (best, tune_loss) {
+        let validation_loss = tune.as_ref().map(|m| m.log_loss);
+        let best = validation_loss.is_some_and(|loss| self.best.as_ref().is_none_or(|best| loss < best.loss));
+        if let (true, Some(loss)) = (best, validation_loss) {
             self.best = Some(Best { net: self.shown.clone(), loss, scores: std::mem::take(&mut self.scores) });
             self.since_best = 0;
         } else if self.epoch > cycle {
             self.since_best += 1;
         }
         // Each batch's loss was divided by the mean weight of a batch.
-        let total = self.fit.len() as f64 / data.spec.batch as f64;
-        let fit_loss = std::mem::take(&mut self.loss) / total;
-        EpochReport { segment: self.segment, epoch: self.epoch, fit_loss, tune_loss, tune, best }
+        let total = self.fit.len() as f64 / data.spec.batch_size as f64;
+        let train_loss = std::mem::take(&mut self.loss) / total;
+        EpochReport { segment: self.segment, epoch: self.epoch, train_loss, validation_loss, tune, best }
     }
 
     /// Draws the batches of an epoch: sessions of like length together, in random order.
     fn shuffle(&mut self, data: &Data) {
         self.fit.shuffle(&mut self.rng);
         let mut order = self.fit.clone();
-        for pool in order.chunks_mut(POOL * data.spec.batch) {
+        for pool in order.chunks_mut(POOL * data.spec.batch_size) {
             pool.sort_by_key(|&i| length(&data.fit[i as usize], &data.spec));
         }
-        self.batches = order.chunks(data.spec.batch).map(<[u32]>::to_vec).collect();
+        self.batches = order.chunks(data.spec.batch_size).map(<[u32]>::to_vec).collect();
         self.batches.shuffle(&mut self.rng);
     }
 }
@@ -355,9 +356,9 @@ fn numerics(e: candle_core::Error) -> Error {
 fn silence(net: &mut Net, seen: &[bool]) {
     let shape = net.shape;
     let [convolution, _] = &net.places.convolution;
-    let (place, width) = match shape.channels {
+    let (place, width) = match shape.conv_channels {
         0 => (net.places.layers[0].w.clone(), shape.gates()),
-        channels => (convolution.clone(), shape.taps * channels),
+        channels => (convolution.clone(), shape.conv_kernel * channels),
     };
     let rows = net.values[place].chunks_exact_mut(width).zip(seen);
     rows.filter(|(_, seen)| !**seen).for_each(|(row, _)| row.fill(0.0));

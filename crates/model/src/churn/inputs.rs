@@ -5,7 +5,7 @@
 
 use super::math::ln_1p;
 use super::simd;
-use super::{Inputs, View, Vocabulary};
+use super::{Features, View, Vocabulary};
 use coupon_events::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
 
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
@@ -33,12 +33,17 @@ fn words(known: usize) -> usize {
 
 impl Layout {
     /// `pages`, `categories` and `attributes` count known texts.
-    pub fn new(inputs: Inputs, pages: usize, categories: usize, attributes: &[usize]) -> Layout {
+    pub fn new(inputs: Features, pages: usize, categories: usize, attributes: &[usize]) -> Layout {
         let mut columns = [0; MAX_ATTRIBUTES];
         for (column, &known) in columns.iter_mut().zip(attributes) {
             *column = words(known);
         }
-        Layout { rich: inputs == Inputs::Rich, pages: words(pages), categories: words(categories), attributes: columns }
+        Layout {
+            rich: inputs == Features::Rich,
+            pages: words(pages),
+            categories: words(categories),
+            attributes: columns,
+        }
     }
 
     pub(super) fn rich(&self) -> bool {

@@ -49,7 +49,7 @@ pub use net::{Net, Scratch};
 pub use queue::{AT_ONCE, Queue, Queued, Room, Scored, Stream};
 pub use report::{Card, Gate, Report, Row, gate, report, report_beside};
 pub use simd::{BESIDE, Level, level as simd_level};
-pub use spec::{Cell, Inputs, Loss, Pooling, Spec};
+pub use spec::{Features, LossOn, Pooling, RnnType, Spec};
 pub(crate) use trainer::PAST;
 pub use trainer::{SegmentReport, Step, Trainer};
 pub use vocabulary::{Vocabulary, Words};

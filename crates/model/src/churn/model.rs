@@ -205,5 +205,5 @@ pub(super) fn put(out: &mut Vec<u8>, numbers: &[f32]) {
 
 pub(super) fn layout(spec: &Spec, vocabulary: &Vocabulary) -> Layout {
     let attributes: Vec<_> = vocabulary.attributes.iter().map(Vec::len).collect();
-    Layout::new(spec.inputs, vocabulary.pages.len(), vocabulary.categories.len(), &attributes)
+    Layout::new(spec.features, vocabulary.pages.len(), vocabulary.categories.len(), &attributes)
 }

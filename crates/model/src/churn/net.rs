@@ -10,23 +10,23 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::Spec;
 use super::aligned::Aligned;
 use super::simd::{BESIDE, add_rows, add_rows_beside, add_sparse, gru, lstm_step};
-use super::spec::{Cell, Pooling};
+use super::spec::{Pooling, RnnType};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     pub inputs: usize,
     /// Channels of the convolution; 0: none.
-    pub channels: usize,
+    pub conv_channels: usize,
     /// Views the convolution looks over.
-    pub taps: usize,
-    pub cell: Cell,
-    pub layers: usize,
-    pub hidden: usize,
+    pub conv_kernel: usize,
+    pub rnn_type: RnnType,
+    pub num_layers: usize,
+    pub hidden_size: usize,
     pub pooling: Pooling,
-    pub kernel: usize,
-    pub stride: usize,
-    pub feed_forward: usize,
+    pub pool_size: usize,
+    pub pool_stride: usize,
+    pub dense_units: usize,
 }
 
 /// Where one recurrent layer's tensors lie. Matrices are row-major by input, so that a step is a sum of rows.
@@ -59,29 +59,29 @@ impl Shape {
     pub fn new(spec: &Spec, inputs: usize) -> Shape {
         Shape {
             inputs,
-            channels: spec.convolution,
-            taps: spec.convolution_kernel,
-            cell: spec.cell,
-            layers: spec.layers,
-            hidden: spec.hidden,
+            conv_channels: spec.conv_channels,
+            conv_kernel: spec.conv_kernel,
+            rnn_type: spec.rnn_type,
+            num_layers: spec.num_layers,
+            hidden_size: spec.hidden_size,
             pooling: spec.pooling,
-            kernel: spec.kernel,
-            stride: spec.stride,
-            feed_forward: spec.feed_forward,
+            pool_size: spec.pool_size,
+            pool_stride: spec.pool_stride,
+            dense_units: spec.dense_units,
         }
     }
 
     /// Numbers of a layer's gates.
     pub fn gates(&self) -> usize {
-        self.hidden * self.cell.gates()
+        self.hidden_size * self.rnn_type.gates()
     }
 
     /// Length of what enters layer `l`.
     pub fn below(&self, l: usize) -> usize {
         match l {
-            0 if self.channels > 0 => self.channels,
+            0 if self.conv_channels > 0 => self.conv_channels,
             0 => self.inputs,
-            _ => self.hidden,
+            _ => self.hidden_size,
         }
     }
 
@@ -89,20 +89,20 @@ impl Shape {
     /// that the pooling still looks at, newest first, but for the last one, which is h, and with a stride the window that
     /// stands.
     pub fn memory(&self) -> usize {
-        let state = self.layers * self.state();
-        self.pending() + state + self.ring() + if self.stride > 1 { self.hidden } else { 0 }
+        let state = self.num_layers * self.state();
+        self.pending() + state + self.ring() + if self.pool_stride > 1 { self.hidden_size } else { 0 }
     }
 
     fn ring(&self) -> usize {
-        self.kernel.saturating_sub(2) * self.hidden
+        self.pool_size.saturating_sub(2) * self.hidden_size
     }
 
     fn state(&self) -> usize {
-        self.hidden * if self.cell == Cell::Lstm { 2 } else { 1 }
+        self.hidden_size * if self.rnn_type == RnnType::Lstm { 2 } else { 1 }
     }
 
     fn pending(&self) -> usize {
-        if self.channels > 0 { (self.taps - 1) * self.channels } else { 0 }
+        if self.conv_channels > 0 { (self.conv_kernel - 1) * self.conv_channels } else { 0 }
     }
 
     pub fn places(&self) -> Places {
@@ -113,15 +113,15 @@ impl Shape {
             total = (from + n).next_multiple_of(Aligned::LINE);
             from..from + n
         };
-        let (h, g, ff) = (self.hidden, self.gates(), self.feed_forward);
-        let convolution = [take(self.inputs * self.taps * self.channels), take(self.channels)];
+        let (h, g, ff) = (self.hidden_size, self.gates(), self.dense_units);
+        let convolution = [take(self.inputs * self.conv_kernel * self.conv_channels), take(self.conv_channels)];
         let layer = |l: usize| Layer {
             w: take(self.below(l) * g),
             u: take(h * g),
             b: take(g),
-            r: take(if self.cell == Cell::Gru { h } else { 0 }),
+            r: take(if self.rnn_type == RnnType::Gru { h } else { 0 }),
         };
-        let layers = (0..self.layers).map(layer).collect();
+        let layers = (0..self.num_layers).map(layer).collect();
         let (f1, f2) = ([take(h * ff), take(ff)], [take(ff), take(1)]);
         Places { convolution, layers, f1, f2, total }
     }
@@ -129,10 +129,10 @@ impl Shape {
     /// Every tensor with its name, shape and place, in the order of their places: what is saved.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, Range<usize>)> {
         let Places { convolution: [cw, cb], layers, f1, f2, .. } = self.places();
-        let (h, g, ff) = (self.hidden, self.gates(), self.feed_forward);
+        let (h, g, ff) = (self.hidden_size, self.gates(), self.dense_units);
         let mut all = vec![
-            ("convolution.w".to_string(), vec![self.inputs, self.taps * self.channels], cw),
-            ("convolution.b".to_string(), vec![self.channels], cb),
+            ("convolution.w".to_string(), vec![self.inputs, self.conv_kernel * self.conv_channels], cw),
+            ("convolution.b".to_string(), vec![self.conv_channels], cb),
         ];
         for (l, Layer { w, u, b, r }) in layers.into_iter().enumerate() {
             all.push((format!("{l}.w"), vec![self.below(l), g], w));
@@ -178,8 +178,15 @@ impl Scratch {
     }
 
     fn lengths(shape: &Shape) -> [usize; 6] {
-        let back = if shape.cell == Cell::Gru { shape.gates() } else { 0 };
-        [shape.taps * shape.channels, shape.gates(), back, shape.hidden, shape.hidden, shape.feed_forward]
+        let back = if shape.rnn_type == RnnType::Gru { shape.gates() } else { 0 };
+        [
+            shape.conv_kernel * shape.conv_channels,
+            shape.gates(),
+            back,
+            shape.hidden_size,
+            shape.hidden_size,
+            shape.dense_units,
+        ]
     }
 
     /// A session's buffers with what it carries from view to view, of which it has seen `before`.
@@ -191,8 +198,8 @@ impl Scratch {
             &mut part[..n]
         });
         let (pending, memory) = memory.split_at_mut(shape.pending());
-        let (states, window) = memory.split_at_mut(shape.layers * shape.state());
-        earlier.copy_from_slice(&states[(shape.layers - 1) * shape.state()..][..shape.hidden]);
+        let (states, window) = memory.split_at_mut(shape.num_layers * shape.state());
+        earlier.copy_from_slice(&states[(shape.num_layers - 1) * shape.state()..][..shape.hidden_size]);
         let before = before as usize;
         Walk { entries: &self.entries, taps, gates, back, output, earlier, wide, pending, states, window, before }
     }
@@ -218,8 +225,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// What layer `l` sums up from the step before, and its output then.
     fn recurrent(&mut self, shape: &Shape, l: usize) -> (&mut [f32], &[f32]) {
-        let sums = if shape.cell == Cell::Gru { &mut *self.back } else { &mut *self.gates };
-        (sums, &self.states[l * shape.state()..][..shape.hidden])
+        let sums = if shape.rnn_type == RnnType::Gru { &mut *self.back } else { &mut *self.gates };
+        (sums, &self.states[l * shape.state()..][..shape.hidden_size])
     }
 }
 
@@ -241,9 +248,9 @@ impl Net {
     pub(super) fn random(spec: &Spec, inputs: usize, rng: &mut Xoshiro256PlusPlus) -> Net {
         let shape = Shape::new(spec, inputs);
         let units = |name: &str| match name {
-            "convolution.w" | "convolution.b" => shape.channels,
-            "f2.w" | "f2.b" => shape.feed_forward,
-            _ => shape.hidden,
+            "convolution.w" | "convolution.b" => shape.conv_channels,
+            "f2.w" | "f2.b" => shape.dense_units,
+            _ => shape.hidden_size,
         };
         let Ok(net) = Net::build(shape, |name, _, numbers| {
             let bound = 1.0 / (units(name) as f32).sqrt();
@@ -309,16 +316,16 @@ impl Net {
         let layer = &self.places.layers[l];
         walk.gates.copy_from_slice(at(&layer.b));
         match l {
-            0 if shape.channels > 0 => {
+            0 if shape.conv_channels > 0 => {
                 let [w, b] = self.places.convolution.each_ref().map(at);
                 convolve(walk.taps, walk.pending, walk.entries, w, b);
-                add_rows(walk.gates, &walk.taps[..shape.channels], at(&layer.w));
+                add_rows(walk.gates, &walk.taps[..shape.conv_channels], at(&layer.w));
             }
             0 => add_sparse(walk.gates, walk.entries, at(&layer.w)),
             _ => add_rows(walk.gates, walk.output, at(&layer.w)),
         }
-        if shape.cell == Cell::Gru {
-            let (gates, reset) = walk.back.split_at_mut(2 * shape.hidden);
+        if shape.rnn_type == RnnType::Gru {
+            let (gates, reset) = walk.back.split_at_mut(2 * shape.hidden_size);
             gates.fill(0.0);
             reset.copy_from_slice(at(&layer.r));
         }
@@ -326,15 +333,15 @@ impl Net {
 
     /// The cell, after [`Net::enter`] and what [`Walk::recurrent`] was for.
     fn cell(&self, walk: &mut Walk, l: usize) {
-        let (shape, n) = (&self.shape, self.shape.hidden);
+        let (shape, n) = (&self.shape, self.shape.hidden_size);
         let state = &mut walk.states[l * shape.state()..(l + 1) * shape.state()];
-        match shape.cell {
-            Cell::Lstm => {
+        match shape.rnn_type {
+            RnnType::Lstm => {
                 let (h, c) = state.split_at_mut(n);
                 lstm_step(walk.gates, c, h);
                 walk.output.copy_from_slice(h);
             }
-            Cell::Gru => {
+            RnnType::Gru => {
                 gru(walk.gates, walk.back, state, walk.output, n);
                 state.copy_from_slice(walk.output);
             }
@@ -344,13 +351,13 @@ impl Net {
     /// From the last layer's output to the logit.
     fn leave(&self, walk: &mut Walk) -> f32 {
         let (shape, at) = (&self.shape, |place: &Range<usize>| &self.values[place.clone()]);
-        let n = shape.hidden;
+        let n = shape.hidden_size;
         // The window that stands becomes the output, and the output before joins the ring.
         let (ring, standing) = walk.window.split_at_mut(shape.ring());
         let pooled = &mut walk.gates[..n];
-        if walk.before.is_multiple_of(shape.stride) {
+        if walk.before.is_multiple_of(shape.pool_stride) {
             let earlier = std::iter::once(&*walk.earlier).chain(ring.chunks_exact(n));
-            pool(shape.pooling, pooled, walk.output, earlier.take(walk.before.min(shape.kernel - 1)));
+            pool(shape.pooling, pooled, walk.output, earlier.take(walk.before.min(shape.pool_size - 1)));
             standing.copy_from_slice(&pooled[..standing.len()]);
         } else {
             pooled.copy_from_slice(standing);

@@ -15,7 +15,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::batch::Batch;
 use super::net::{Net, Shape};
 use super::ops::{DenseProduct, Recurrence, SparseProduct};
-use super::spec::{Cell, Pooling};
+use super::spec::{Pooling, RnnType};
 
 /// All modules, and the variables that they share with the optimiser, in the order of [`Shape::tensors`].
 pub struct Network {
@@ -38,11 +38,12 @@ impl Network {
         let named: HashMap<String, Tensor> =
             vars.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())).collect();
         let vb = VarBuilder::from_tensors(named, DType::F32, &Device::Cpu);
-        let convolution = (shape.channels > 0).then(|| Convolution::new(&shape, vb.pp("convolution"))).transpose()?;
-        let layers = (0..shape.layers).map(|l| Recurrent::new(&shape, l, vb.pp(l))).collect::<Result<_>>()?;
-        let pool = Pool { pooling: shape.pooling, kernel: shape.kernel, stride: shape.stride };
-        let f1 = Linear::new(shape.hidden, shape.feed_forward, vb.pp("f1"))?;
-        let f2 = Linear::new(shape.feed_forward, 1, vb.pp("f2"))?;
+        let convolution =
+            (shape.conv_channels > 0).then(|| Convolution::new(&shape, vb.pp("convolution"))).transpose()?;
+        let layers = (0..shape.num_layers).map(|l| Recurrent::new(&shape, l, vb.pp(l))).collect::<Result<_>>()?;
+        let pool = Pool { pooling: shape.pooling, kernel: shape.pool_size, stride: shape.pool_stride };
+        let f1 = Linear::new(shape.hidden_size, shape.dense_units, vb.pp("f1"))?;
+        let f2 = Linear::new(shape.dense_units, 1, vb.pp("f2"))?;
         Ok(Network { shape, vars, convolution, layers, pool, f1, f2 })
     }
 
@@ -119,7 +120,7 @@ struct Convolution {
 
 impl Convolution {
     fn new(shape: &Shape, vb: VarBuilder) -> Result<Convolution> {
-        let Shape { taps, channels, inputs, .. } = *shape;
+        let Shape { conv_kernel: taps, conv_channels: channels, inputs, .. } = *shape;
         Ok(Convolution { w: vb.get((inputs, taps * channels), "w")?, b: vb.get(channels, "b")?, taps, channels })
     }
 
@@ -140,21 +141,21 @@ struct Recurrent {
     below: Linear,
     u: Tensor,
     r: Tensor,
-    cell: Cell,
+    cell: RnnType,
 }
 
 impl Recurrent {
     fn new(shape: &Shape, l: usize, vb: VarBuilder) -> Result<Recurrent> {
-        let (h, g) = (shape.hidden, shape.gates());
-        let r = match shape.cell {
-            Cell::Lstm => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
-            Cell::Gru => vb.get(h, "r")?,
+        let (h, g) = (shape.hidden_size, shape.gates());
+        let r = match shape.rnn_type {
+            RnnType::Lstm => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
+            RnnType::Gru => vb.get(h, "r")?,
         };
         Ok(Recurrent {
             below: Linear::new(shape.below(l), g, vb.clone())?,
             u: vb.get((h, g), "u")?,
             r,
-            cell: shape.cell,
+            cell: shape.rnn_type,
         })
     }
 

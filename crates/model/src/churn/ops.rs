@@ -12,7 +12,7 @@ use super::aligned::Aligned;
 use super::batch::Batch;
 use super::recurrent::{Layer, transpose};
 use super::simd::{PACKED, add_columns, product, scatter, sparse_product};
-use super::spec::Cell;
+use super::spec::RnnType;
 
 /// A tensor's numbers, held while they are read.
 struct Numbers<'a>(RwLockReadGuard<'a, Storage>, (usize, usize));
@@ -142,14 +142,14 @@ impl CustomOp3 for DenseProduct {
 /// All steps of a recurrent layer: sums from below (rows × gates·H), u (H × gates·H) and r (H; empty but for a GRU) →
 /// outputs (rows × H).
 pub struct Recurrence {
-    cell: Cell,
+    cell: RnnType,
     batch: Arc<Batch>,
     /// Activations, and what else the way back needs.
     kept: Mutex<Option<[Vec<f32>; 2]>>,
 }
 
 impl Recurrence {
-    pub fn new(cell: Cell, batch: &Arc<Batch>) -> Recurrence {
+    pub fn new(cell: RnnType, batch: &Arc<Batch>) -> Recurrence {
         Recurrence { cell, batch: batch.clone(), kept: Mutex::default() }
     }
 }
@@ -199,7 +199,7 @@ impl CustomOp3 for Recurrence {
         let forward = (&*gates, &mut *kept, &*Numbers::of(outputs)?);
         layer.backward(&self.batch, forward, &mut of_outputs, &mut of_sums, [&mut of_u, &mut of_r]);
         let [of_sums, of_u, of_r] = [(of_sums, sums), (of_u, u), (of_r, r)].map(|(g, t)| tensor(g, t.shape()));
-        let of_r = if self.cell == Cell::Gru { Some(of_r?) } else { None };
+        let of_r = if self.cell == RnnType::Gru { Some(of_r?) } else { None };
         Ok((Some(of_sums?), Some(of_u?), of_r))
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::batch::Batch;
 use super::ops::{DenseProduct, Recurrence, SparseProduct};
 use super::simd::tests::with_each_level;
-use super::spec::Cell;
+use super::spec::RnnType;
 
 const CPU: &Device = &Device::Cpu;
 
@@ -38,7 +38,7 @@ fn lengths() -> impl Strategy<Value = Vec<usize>> {
 }
 
 /// What depends on rows step by step, from candle's own operations.
-fn recurrence(cell: Cell, batch: &Batch, sums: &Tensor, u: &Tensor, r: &Tensor) -> Result<Tensor> {
+fn recurrence(cell: RnnType, batch: &Batch, sums: &Tensor, u: &Tensor, r: &Tensor) -> Result<Tensor> {
     let n = u.dim(0)?;
     let first = batch.step(0).len();
     let (mut h, mut c) = (Tensor::zeros((first, n), DType::F32, CPU)?, Tensor::zeros((first, n), DType::F32, CPU)?);
@@ -49,13 +49,13 @@ fn recurrence(cell: Cell, batch: &Batch, sums: &Tensor, u: &Tensor, r: &Tensor) 
         let (below, back) = (sums.i(rows.clone())?, before.matmul(u)?);
         let part = |x: &Tensor, k: usize| x.narrow(1, k * n, n);
         match cell {
-            Cell::Lstm => {
+            RnnType::Lstm => {
                 let sums = (below + back)?;
                 let [i, f, o] = [0, 1, 3].map(|k| candle_nn::ops::sigmoid(&part(&sums, k)?));
                 c = ((f? * c.i(..rows.len())?)? + (i? * part(&sums, 2)?.tanh()?)?)?;
                 h = (o? * c.tanh()?)?;
             }
-            Cell::Gru => {
+            RnnType::Gru => {
                 let [reset, z] = [0, 1].map(|k| candle_nn::ops::sigmoid(&(part(&below, k)? + part(&back, k)?)?));
                 let m = (part(&below, 2)? + (reset? * part(&back, 2)?.broadcast_add(r)?)?)?.tanh()?;
                 h = (&m + (z? * (before - &m)?)?)?;
@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn recurrences_are_candles(lengths in lengths(), gru in any::<bool>(), n in 1usize..40, seed in 0u32..99) {
-        let (cell, batch) = (if gru { Cell::Gru } else { Cell::Lstm }, batch(&lengths));
+        let (cell, batch) = (if gru { RnnType::Gru } else { RnnType::Lstm }, batch(&lengths));
         let (sums, u) = (var(&[batch.rows(), cell.gates() * n], seed), var(&[n, cell.gates() * n], seed + 1));
         let r = var(&[if gru { n } else { 0 }], seed + 2);
         let theirs = recurrence(cell, &batch, &sums, &u, &r).unwrap();
@@ -120,6 +120,6 @@ proptest! {
 fn a_graph_goes_back_once() {
     let batch = batch(&[2, 1]);
     let (sums, u) = (var(&[3, 8], 1), var(&[2, 8], 2));
-    let ours = sums.apply_op3(&u, &var(&[0], 3), Recurrence::new(Cell::Lstm, &batch)).unwrap().sum_all().unwrap();
+    let ours = sums.apply_op3(&u, &var(&[0], 3), Recurrence::new(RnnType::Lstm, &batch)).unwrap().sum_all().unwrap();
     assert!(ours.backward().is_ok() && ours.backward().is_err());
 }

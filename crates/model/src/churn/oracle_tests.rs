@@ -10,7 +10,7 @@ use super::net::{Net, Scratch, Shape};
 use super::network::{Network, loss};
 use super::scorer::Scorer;
 use super::simd::tests::with_each_level;
-use super::{Cell, Pooling, Spec};
+use super::{Pooling, RnnType, Spec};
 
 const FILE: &[u8] = include_bytes!("../../../../models/fixtures/churn_oracle.safetensors");
 const CASES: usize = 8;
@@ -30,15 +30,15 @@ impl Oracle {
         let get = |name: &str| numbers(&file, case, name);
         let sizes: Vec<usize> = get("sizes").iter().map(|s| *s as usize).collect();
         let spec = Spec {
-            convolution: sizes[0],
-            convolution_kernel: sizes[1],
-            cell: if sizes[2] == 1 { Cell::Gru } else { Cell::Lstm },
-            layers: sizes[3],
-            hidden: sizes[4],
+            conv_channels: sizes[0],
+            conv_kernel: sizes[1],
+            rnn_type: if sizes[2] == 1 { RnnType::Gru } else { RnnType::Lstm },
+            num_layers: sizes[3],
+            hidden_size: sizes[4],
             pooling: if sizes[5] == 1 { Pooling::Mean } else { Pooling::Max },
-            kernel: sizes[6],
-            stride: sizes[7],
-            feed_forward: 5,
+            pool_size: sizes[6],
+            pool_stride: sizes[7],
+            dense_units: 5,
             ..Spec::default()
         };
         let shape = Shape::new(&spec, INPUTS);

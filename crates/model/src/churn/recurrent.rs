@@ -4,12 +4,12 @@
 use super::aligned::Aligned;
 use super::batch::Batch;
 use super::simd::{add_columns, add_rows, gru, gru_back, lstm, lstm_back, product};
-use super::spec::Cell;
+use super::spec::RnnType;
 
 /// A layer's own numbers; rows are those of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'a> {
-    pub cell: Cell,
+    pub cell: RnnType,
     /// Units.
     pub hidden: usize,
     /// H × gates·H.
@@ -35,7 +35,7 @@ impl Layer<'_> {
     /// Numbers a row that [`Layer::backward`] needs beside gates and outputs: an LSTM's cells, a GRU's sums from the
     /// step before.
     pub fn kept(&self) -> usize {
-        self.hidden * if self.cell == Cell::Gru { 3 } else { 1 }
+        self.hidden * if self.cell == RnnType::Gru { 3 } else { 1 }
     }
 
     /// `gates` (rows × gates·H) holds the sums from below and leaves with the activations, `kept` is rows ×
@@ -52,7 +52,7 @@ impl Layer<'_> {
             let before = if t > 0 { &done[batch.starts[t - 1] * n..][..m * n] } else { &zeros[..m * n] };
             let gates = &mut gates[step.start * g..step.end * g];
             match self.cell {
-                Cell::Lstm => {
+                RnnType::Lstm => {
                     if t > 0 {
                         onto(gates, before, self.u, [m, g, n]);
                         let from = batch.starts[t - 1] * n;
@@ -62,7 +62,7 @@ impl Layer<'_> {
                     }
                     lstm(gates, &mut kept[step.start * n..step.end * n], here, n);
                 }
-                Cell::Gru => {
+                RnnType::Gru => {
                     let back = &mut kept[step.start * g..step.end * g];
                     for row in back.chunks_exact_mut(g) {
                         row[..2 * n].fill(0.0);
@@ -102,8 +102,8 @@ impl Layer<'_> {
                 let (here, after) = of_outputs[step.start * n..].split_at_mut(m * n);
                 let here = &mut here[..later.len() * n];
                 let sums = match self.cell {
-                    Cell::Lstm => &*sums,
-                    Cell::Gru => {
+                    RnnType::Lstm => &*sums,
+                    RnnType::Gru => {
                         here.iter_mut().zip(&*after).for_each(|(d, a)| *d += a);
                         &*kept
                     }
@@ -114,12 +114,12 @@ impl Layer<'_> {
             let dh = &mut of_outputs[step.start * n..step.end * n];
             let sums = &mut sums[step.start * g..step.end * g];
             match self.cell {
-                Cell::Lstm => {
+                RnnType::Lstm => {
                     let before = if t > 0 { &kept[past] } else { &zeros[..m * n] };
                     let after = &kept[step.start * n..step.end * n];
                     lstm_back(gates, [before, after], dh, &mut dc[..m * n], sums, n);
                 }
-                Cell::Gru => {
+                RnnType::Gru => {
                     let before = if t > 0 { &outputs[past] } else { &zeros[..m * n] };
                     gru_back(gates, before, dh, &mut kept[step.start * g..step.end * g], sums, n);
                 }
@@ -133,9 +133,9 @@ impl Layer<'_> {
             let to = &mut earlier[(step.start - skip) * n..(step.end - skip) * n];
             to.copy_from_slice(&outputs[from..from + step.len() * n]);
         }
-        let onto = if self.cell == Cell::Gru { &*kept } else { &*sums };
+        let onto = if self.cell == RnnType::Gru { &*kept } else { &*sums };
         product(of_u, &earlier, true, &onto[skip * g..rows * g], [n, g, rows - skip]);
-        if self.cell == Cell::Gru {
+        if self.cell == RnnType::Gru {
             kept.chunks_exact(g).for_each(|row| add_columns(of_r, &row[2 * n..]));
         }
     }

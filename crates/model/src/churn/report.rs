@@ -44,7 +44,7 @@ pub struct Card {
     /// (Σ weights)² / Σ weights².
     pub effective_sessions: f64,
     /// Populations that no session is in have no row.
-    #[serde(rename = "judge")]
+    #[serde(rename = "test")]
     pub rows: Vec<Row>,
     /// Of the final model: ten bins, and at most 100 points, a population.
     pub reliability: Vec<Of<Bin>>,
@@ -83,7 +83,7 @@ const OWN: usize = 2;
 type Population = (&'static str, fn(&Score) -> bool);
 
 const POPULATIONS: [Population; 5] = [
-    ("cut", |s| s.cut),
+    ("truncated", |s| s.cut),
     ("live", |_| true),
     ("view_2", |s| s.view == 2),
     ("view_5", |s| s.view == 5),

@@ -10,7 +10,7 @@ use super::net::{Net, pool};
 use super::ops::{SparseProduct, repeat};
 use super::recurrent::Layer;
 use super::simd::{STRIP, add_sparse, lstm_alone, product, running_product};
-use super::spec::Cell;
+use super::spec::RnnType;
 use running::Running;
 
 /// Room for all that scoring needs; kept from batch to batch.
@@ -37,7 +37,7 @@ impl Scorer {
     /// Logits of churn of the batch's views that count, in their order.
     pub fn score(&mut self, net: &Net) -> &[f32] {
         let at = |place: &std::ops::Range<usize>| &net.values[place.clone()];
-        if net.shape.channels > 0 {
+        if net.shape.conv_channels > 0 {
             self.convolve(net);
         } else {
             let layer = &net.places.layers[0];
@@ -49,7 +49,7 @@ impl Scorer {
 
     /// The logit of a session's last view; `None` for no view.
     pub fn score_last(&mut self, net: &Net, layout: &Layout, views: &[View]) -> Option<f32> {
-        if !layout.rich() || net.shape.channels > 0 {
+        if !layout.rich() || net.shape.conv_channels > 0 {
             self.batch.fill_whole(&[views], layout, true);
             return self.score(net).first().copied();
         }
@@ -72,16 +72,16 @@ impl Scorer {
     fn recur(&mut self, net: &Net) -> &[f32] {
         let (shape, places, batch) = (&net.shape, &net.places, &self.batch);
         let at = |place: &std::ops::Range<usize>| &net.values[place.clone()];
-        let (n, g, rows, ff) = (shape.hidden, shape.gates(), batch.rows(), shape.feed_forward);
+        let (n, g, rows, ff) = (shape.hidden_size, shape.gates(), batch.rows(), shape.dense_units);
         for (l, layer) in places.layers.iter().enumerate() {
-            if l > 0 || shape.channels > 0 {
+            if l > 0 || shape.conv_channels > 0 {
                 let gates = self.gates.sized(rows * g);
                 repeat(at(&layer.b), gates);
                 product(gates, &self.below, false, at(&layer.w), [rows, g, shape.below(l)]);
             }
             let outputs = self.outputs.sized(rows * n);
-            let layer = Layer { cell: shape.cell, hidden: n, u: at(&layer.u), r: at(&layer.r) };
-            if shape.cell == Cell::Lstm && rows == batch.steps() {
+            let layer = Layer { cell: shape.rnn_type, hidden: n, u: at(&layer.u), r: at(&layer.r) };
+            if shape.rnn_type == RnnType::Lstm && rows == batch.steps() {
                 // Steps of one row each.
                 let c = self.kept.sized(n);
                 c.fill(0.0);
@@ -94,8 +94,8 @@ impl Scorer {
         let (outputs, counted) = (&self.below, batch.counted.len());
         let output = |step: usize, session: usize| &outputs[(batch.starts[step] + session) * n..][..n];
         for (c, pooled) in batch.counted.iter().zip(self.pooled.sized(counted * n).chunks_exact_mut(n)) {
-            let end = c.step - c.step % shape.stride;
-            let earlier = (1..shape.kernel.min(end + 1)).map(|j| output(end - j, c.session));
+            let end = c.step - c.step % shape.pool_stride;
+            let earlier = (1..shape.pool_size.min(end + 1)).map(|j| output(end - j, c.session));
             pool(shape.pooling, pooled, output(end, c.session), earlier);
         }
         let wide = self.wide.sized(counted * ff);
@@ -110,7 +110,7 @@ impl Scorer {
 
     /// Row t of the result: relu(bias + Σ_j part j of the view j steps earlier).
     fn convolve(&mut self, net: &Net) {
-        let (channels, taps) = (net.shape.channels, net.shape.taps);
+        let (channels, taps) = (net.shape.conv_channels, net.shape.conv_kernel);
         let [w, b] = net.places.convolution.clone().map(|place| &net.values[place]);
         self.taps.sized(self.batch.rows() * taps * channels).fill(0.0);
         let parts = self.taps.chunks_exact_mut(taps * channels);

@@ -62,10 +62,10 @@ proptest! {
     fn side_by_side_is_one_by_one(
         seed in any::<u64>(),
         sessions in prop::array::uniform4(prop::collection::vec(view(), 5)),
-        (cell, layers, hidden) in (prop::sample::select(vec![Cell::Lstm, Cell::Gru]), 1usize..3, prop::sample::select(vec![5, 32, 64])),
+        (cell, layers, hidden) in (prop::sample::select(vec![RnnType::Lstm, RnnType::Gru]), 1usize..3, prop::sample::select(vec![5, 32, 64])),
         (convolution, kernel, stride) in (prop::sample::select(vec![0, 6]), 1usize..4, 1usize..3),
     ) {
-        let spec = Spec { cell, layers, hidden, convolution, convolution_kernel: 3, kernel, stride, ..small() };
+        let spec = Spec { rnn_type: cell, num_layers: layers, hidden_size: hidden, conv_channels: convolution, conv_kernel: 3, pool_size: kernel, pool_stride: stride, ..small() };
         let model = random_model(spec, seed);
         let mut beside = [(); BESIDE].map(|()| model.begin());
         let mut alone = beside.clone();
@@ -169,7 +169,7 @@ fn the_view_that_decides_explains() {
     let sessions = planted(1500, 7, |_, basket, u| u < if basket { 0.8 } else { 0.1 });
     let all = examples(&sessions);
     let (fit, tune) = all.split_at(1200);
-    let spec = Spec { hidden: 8, epochs: 8, cycle: 8, learning_rate: 0.03, ..small() };
+    let spec = Spec { hidden_size: 8, epochs: 8, one_cycle_epochs: 8, learning_rate: 0.03, ..small() };
     let (model, _, _) = train(fit, tune, spec, 4);
     let fresh = planted(200, 8, |_, basket, _| basket);
     let buyers: Vec<_> = fresh.iter().filter(|s| s.1).collect();

@@ -127,10 +127,10 @@ impl Model {
 
 fn check_shared(spec: &Spec, vocabulary: &Vocabulary) -> Result<()> {
     spec.validate().map_err(corrupt)?;
-    let fits = vocabulary.pages.len() <= spec.pages
-        && vocabulary.categories.len() <= spec.categories
+    let fits = vocabulary.pages.len() <= spec.max_pages
+        && vocabulary.categories.len() <= spec.max_categories
         && vocabulary.attributes.len() <= coupon_events::events::MAX_ATTRIBUTES
-        && vocabulary.attributes.iter().all(|a| a.len() <= spec.attributes);
+        && vocabulary.attributes.iter().all(|a| a.len() <= spec.max_attributes);
     if fits { Ok(()) } else { Err(corrupt("more words than the specification allows")) }
 }
 

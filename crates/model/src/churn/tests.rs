@@ -25,7 +25,15 @@ pub(super) fn vocabulary() -> Vocabulary {
 }
 
 pub(super) fn small() -> Spec {
-    Spec { hidden: 6, feed_forward: 4, epochs: 3, cycle: 2, patience: 1, learning_rate: 0.01, ..Spec::default() }
+    Spec {
+        hidden_size: 6,
+        dense_units: 4,
+        epochs: 3,
+        one_cycle_epochs: 2,
+        patience: 1,
+        learning_rate: 0.01,
+        ..Spec::default()
+    }
 }
 
 /// An untrained model: what holds for it holds for every trained one.
@@ -62,16 +70,16 @@ fn spec() -> impl Strategy<Value = Spec> {
     let network = (0usize..9, 1usize..9, any::<bool>(), 1usize..4, 1usize..20, any::<bool>(), 1usize..9, 1usize..9);
     (network, 1usize..9, any::<bool>()).prop_map(
         |((convolution, taps, gru, layers, hidden, mean, kernel, stride), ff, rich)| Spec {
-            convolution,
-            convolution_kernel: taps,
-            cell: if gru { Cell::Gru } else { Cell::Lstm },
-            layers,
-            hidden,
+            conv_channels: convolution,
+            conv_kernel: taps,
+            rnn_type: if gru { RnnType::Gru } else { RnnType::Lstm },
+            num_layers: layers,
+            hidden_size: hidden,
             pooling: if mean { Pooling::Mean } else { Pooling::Max },
-            kernel,
-            stride,
-            feed_forward: ff,
-            inputs: if rich { Inputs::Rich } else { Inputs::Plain },
+            pool_size: kernel,
+            pool_stride: stride,
+            dense_units: ff,
+            features: if rich { Features::Rich } else { Features::Plain },
             ..Spec::default()
         },
     )
@@ -111,7 +119,7 @@ proptest! {
         sessions in prop::collection::vec(prop::collection::vec(view(), 1..15), 1..6),
         last in any::<bool>(),
     ) {
-        let spec = Spec { loss: if last { Loss::Last } else { Loss::EveryView }, max_length: 9, ..spec };
+        let spec = Spec { loss_on: if last { LossOn::LastView } else { LossOn::EveryView }, max_length: 9, ..spec };
         let model = random_model(spec.clone(), seed);
         let examples: Vec<_> =
             sessions.iter().map(|views| Example { views, purchased: false, weight: 1.0, segment: 0 }).collect();
@@ -121,9 +129,9 @@ proptest! {
         // Twice, because what an earlier batch left in the buffers must not matter.
         for examples in [&examples[..1], &examples] {
             scorer.batch.fill(examples.iter(), &layout(&spec, &vocabulary()), &spec);
-            let counted: usize = examples.iter().map(|e| match spec.loss {
-                Loss::EveryView => e.views.len().min(9),
-                Loss::Last => usize::from(e.views.len() > 3),
+            let counted: usize = examples.iter().map(|e| match spec.loss_on {
+                LossOn::EveryView => e.views.len().min(9),
+                LossOn::LastView => usize::from(e.views.len() > 3),
             }).sum();
             prop_assert_eq!(scorer.batch.counted.len(), counted);
             scorer.score(&model.pooled().0);
@@ -209,7 +217,7 @@ fn saved_whole_and_in_parts_a_model_is_itself() {
 #[test]
 fn a_state_of_another_model_is_refused() {
     let model = random_model(small(), 1);
-    let bytes = random_model(Spec { hidden: 7, ..small() }, 1).begin().to_bytes();
+    let bytes = random_model(Spec { hidden_size: 7, ..small() }, 1).begin().to_bytes();
     assert!(matches!(model.resume(&bytes), Err(Error::Corrupt(_))));
     let n = model.state_bytes();
     // A cell that is no number, a count below zero, a kind there is not.
@@ -223,22 +231,23 @@ fn a_state_of_another_model_is_refused() {
 #[test]
 fn a_specification_is_refused_by_name() {
     let spec = Spec::default();
-    assert_eq!((spec.hidden, spec.batch, spec.epochs, spec.loss), (64, 32, 150, Loss::EveryView));
+    assert_eq!((spec.hidden_size, spec.batch_size, spec.epochs, spec.loss_on), (64, 32, 150, LossOn::EveryView));
     spec.validate().unwrap();
     // The largest vocabulary of the defaults leaves the state small.
-    let largest = inputs::Layout::new(spec.inputs, spec.pages, spec.categories, &[spec.attributes; MAX_ATTRIBUTES]);
+    let largest =
+        inputs::Layout::new(spec.features, spec.max_pages, spec.max_categories, &[spec.max_attributes; MAX_ATTRIBUTES]);
     assert!(spec.state_bytes(&largest) < 2048);
     for (json, named) in [
         (r#"{"hiden": 3}"#, "hiden"),
-        (r#"{"hidden": 0}"#, "hidden"),
+        (r#"{"hidden_size": 0}"#, "hidden_size"),
         (r#"{"dropout": 1}"#, "dropout"),
         (r#"{"learning_rate": 0}"#, "learning_rate"),
-        (r#"{"loss": "first"}"#, "first"),
-        (r#"{"hidden": 256, "layers": 2}"#, "state"),
-        (r#"{"convolution": 256, "convolution_kernel": 8}"#, "state"),
-        (r#"{"kernel": 9}"#, "kernel"),
-        (r#"{"cell": "rnn"}"#, "rnn"),
-        (r#"{"balance": 1.5}"#, "balance"),
+        (r#"{"loss_on": "first"}"#, "first"),
+        (r#"{"hidden_size": 256, "num_layers": 2}"#, "state"),
+        (r#"{"conv_channels": 256, "conv_kernel": 8}"#, "state"),
+        (r#"{"pool_size": 9}"#, "pool_size"),
+        (r#"{"rnn_type": "rnn"}"#, "rnn"),
+        (r#"{"class_weight_power": 1.5}"#, "class_weight_power"),
         (r#"[1]"#, "object"),
     ] {
         let Err(Error::Spec(message)) = Spec::read(&serde_json::from_str(json).unwrap()) else {
@@ -246,15 +255,15 @@ fn a_specification_is_refused_by_name() {
         };
         assert!(message.contains(named), "{json}: {message}");
     }
-    assert!(matches!(spec.enough(499, 60), Err(Error::TooLittle(_))));
-    assert!(matches!(spec.enough(600, 49), Err(Error::TooLittle(_))));
+    assert!(matches!(spec.enough(499, 60), Err(Error::InsufficientData(_))));
+    assert!(matches!(spec.enough(600, 49), Err(Error::InsufficientData(_))));
     spec.enough(500, 50).unwrap();
 }
 
 #[test]
 fn the_vocabulary_counts_then_sorts_and_numbers_the_rest_unknown() {
     let words = |page| Words { page: Some(page), ..Words::default() };
-    let spec = Spec { pages: 2, ..Spec::default() };
+    let spec = Spec { max_pages: 2, ..Spec::default() };
     let v = Vocabulary::build(&spec, 1, ["b", "a", "c", "c", "d"].map(words));
     assert_eq!(v.pages, ["c", "a"]);
     assert_eq!((v.categories.len(), v.attributes.len()), (0, 1));
@@ -327,12 +336,13 @@ fn segments_that_differ_get_their_own_network() {
     let all = examples(&sessions);
     let (fit, rest) = all.split_at(2000);
     let (tune, judge) = rest.split_at(500);
-    let spec = Spec { min_sessions: 500, hidden: 8, epochs: 8, cycle: 8, learning_rate: 0.03, ..small() };
+    let spec =
+        Spec { min_sessions: 500, hidden_size: 8, epochs: 8, one_cycle_epochs: 8, learning_rate: 0.03, ..small() };
     let (model, segments, epochs) = train(fit, tune, spec.clone(), 4);
     assert_eq!(segments.iter().map(|s| (s.segment, s.used)).collect::<Vec<_>>(), [(1, true), (2, true)]);
-    assert!(epochs.iter().all(|e| e.fit_loss.is_finite() && e.tune_loss.is_some_and(f64::is_finite)));
+    assert!(epochs.iter().all(|e| e.train_loss.is_finite() && e.validation_loss.is_some_and(f64::is_finite)));
     let card = report(&model, judge, &mut || Ok(())).unwrap().card;
-    let cut = |model, segment| card.find("cut", model, segment).unwrap();
+    let cut = |model, segment| card.find("truncated", model, segment).unwrap();
     let (used, pooled) = (cut("final", None), cut("pooled", None));
     assert!(used.auroc.unwrap() > 0.75, "{used:?}");
     assert!(pooled.auroc.unwrap() < 0.6, "{pooled:?}");
@@ -343,9 +353,9 @@ fn segments_that_differ_get_their_own_network() {
     assert_eq!((first.n + second.n, cut("own", None)), (used.n, used));
 
     // No session searched: that input has no weight, in the pooled network and in those that began with it.
-    let row = Kind::Search as usize * 4 * spec.hidden;
+    let row = Kind::Search as usize * 4 * spec.hidden_size;
     for net in [Some(&model.pooled().0), model.own(1).and_then(|own| own.net.as_ref())].map(Option::unwrap) {
-        assert!(net.values[net.places.layers[0].w.clone()][row..row + 4 * spec.hidden].iter().all(|w| *w == 0.0));
+        assert!(net.values[net.places.layers[0].w.clone()][row..row + 4 * spec.hidden_size].iter().all(|w| *w == 0.0));
     }
 
     // The same log, specification and seed give the same bytes; another seed does not.
@@ -362,8 +372,15 @@ fn threads_change_rounding_only() {
     let sessions = planted(1500, 9, |_, basket, u| u < if basket { 0.7 } else { 0.1 });
     let all = examples(&sessions);
     let (fit, tune) = all.split_at(1200);
-    let spec =
-        Spec { hidden: 8, epochs: 4, cycle: 4, learning_rate: 0.01, dropout: 0.0, min_sessions: 9999, ..small() };
+    let spec = Spec {
+        hidden_size: 8,
+        epochs: 4,
+        one_cycle_epochs: 4,
+        learning_rate: 0.01,
+        dropout: 0.0,
+        min_sessions: 9999,
+        ..small()
+    };
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| train(fit, tune, spec.clone(), 4))
@@ -372,7 +389,7 @@ fn threads_change_rounding_only() {
     for threads in [2, 3, 3] {
         let (other, _, others) = with(threads);
         for (a, b) in epochs.iter().zip(&others) {
-            assert!((a.tune_loss.unwrap() - b.tune_loss.unwrap()).abs() < 1e-4, "{a:?} {b:?}");
+            assert!((a.validation_loss.unwrap() - b.validation_loss.unwrap()).abs() < 1e-4, "{a:?} {b:?}");
         }
         assert_ne!(one.to_safetensors(), other.to_safetensors(), "batches are shared");
         assert!(other.to_safetensors() == with(threads).0.to_safetensors());
@@ -386,7 +403,8 @@ fn a_warm_start_keeps_what_was_learnt() {
     let sessions = planted(2400, 7, |_, basket, u| u < if basket { 0.7 } else { 0.1 });
     let all = examples(&sessions);
     let (fit, tune) = all.split_at(2000);
-    let spec = Spec { hidden: 8, epochs: 8, cycle: 8, learning_rate: 0.03, min_sessions: 9999, ..small() };
+    let spec =
+        Spec { hidden_size: 8, epochs: 8, one_cycle_epochs: 8, learning_rate: 0.03, min_sessions: 9999, ..small() };
     let (old, _, _) = train(fit, tune, spec.clone(), 4);
 
     let mut moved = vocabulary();
@@ -398,12 +416,12 @@ fn a_warm_start_keeps_what_was_learnt() {
     let today: Vec<Example> = all.iter().zip(&renumbered).map(|(e, views)| Example { views, ..*e }).collect();
     let (fit, tune) = today.split_at(2000);
     let first = |warm: bool| {
-        let spec = Spec { epochs: 1, cycle: 1, ..spec.clone() };
+        let spec = Spec { epochs: 1, one_cycle_epochs: 1, ..spec.clone() };
         let mut trainer = Trainer::new(fit, tune, moved.clone(), spec, 5, usize::MAX).unwrap();
         assert!(!warm || trainer.start_from(&old).unwrap());
         loop {
             if let Step::Epoch(e) = trainer.step().unwrap() {
-                break e.tune_loss.unwrap();
+                break e.validation_loss.unwrap();
             }
         }
     };
@@ -419,7 +437,7 @@ fn a_warm_start_keeps_what_was_learnt() {
     let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
     assert!(sessions.iter().zip(&renumbered).all(|(s, r)| close(&before.score(0, &s.0), &renewed.score(0, r))));
 
-    let wider = Spec { hidden: 9, ..small() };
+    let wider = Spec { hidden_size: 9, ..small() };
     assert!(!Trainer::new(fit, tune, moved, wider, 5, usize::MAX).unwrap().start_from(&old).unwrap());
 }
 
@@ -430,11 +448,11 @@ fn noise_teaches_nothing() {
     let all = examples(&sessions);
     let (fit, rest) = all.split_at(1000);
     let (tune, judge) = rest.split_at(600);
-    let (model, segments, _) = train(fit, tune, Spec { loss: Loss::Last, ..small() }, 1);
+    let (model, segments, _) = train(fit, tune, Spec { loss_on: LossOn::LastView, ..small() }, 1);
     assert!(segments.iter().all(|s| !s.used && s.own_log_loss.is_none()), "too few sessions for their own");
     let card = report(&model, judge, &mut || Ok(())).unwrap().card;
-    assert_eq!(card.find("cut", "own", None), None);
-    let cut = card.find("cut", "final", None).unwrap();
+    assert_eq!(card.find("truncated", "own", None), None);
+    let cut = card.find("truncated", "final", None).unwrap();
     // 2,400 sessions: the standard error is .013.
     assert!((cut.auroc.unwrap() - 0.5).abs() < 0.045, "{cut:?}");
     assert!(cut.ece < 0.06, "{cut:?}");
@@ -450,10 +468,13 @@ fn what_cannot_be_trained_is_refused() {
     assert_eq!(new(fit, small(), needed - 1), Err(Error::Memory { needed, budget: needed - 1 }));
     new(fit, small(), needed).unwrap();
     let buyers: Vec<_> = all.iter().map(|e| Example { purchased: true, ..*e }).collect();
-    assert!(matches!(new(&buyers, small(), usize::MAX), Err(Error::TooLittle(_))));
-    assert!(matches!(new(&[], small(), usize::MAX), Err(Error::TooLittle(_))));
+    assert!(matches!(new(&buyers, small(), usize::MAX), Err(Error::InsufficientData(_))));
+    assert!(matches!(new(&[], small(), usize::MAX), Err(Error::InsufficientData(_))));
     let short: Vec<_> = all.iter().map(|e| Example { views: &e.views[..3], ..*e }).collect();
-    assert!(matches!(new(&short, Spec { loss: Loss::Last, ..small() }, usize::MAX), Err(Error::TooLittle(_))));
+    assert!(matches!(
+        new(&short, Spec { loss_on: LossOn::LastView, ..small() }, usize::MAX),
+        Err(Error::InsufficientData(_))
+    ));
     let trainer = Trainer::new(fit, tune, vocabulary(), small(), 0, needed).unwrap();
     assert_eq!(trainer.finish().err(), Some(Error::Cancelled));
     // An empty tune window is no error: the last weights are kept, uncalibrated.

@@ -92,7 +92,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::Spec`] from [`Spec::validate`], [`Error::Memory`] where [`Trainer::memory`] passes the budget,
-    /// [`Error::TooLittle`] where the fit window lacks buyers or leavers.
+    /// [`Error::InsufficientData`] where the fit window lacks buyers or leavers.
     pub fn new(
         fit: &'a [Example<'a>],
         tune: &'a [Example<'a>],
@@ -118,7 +118,10 @@ impl<'a> Trainer<'a> {
         }
         let buyers: usize = counts.values().map(|c| c.1).sum();
         if buyers == 0 || buyers == fit.len() {
-            return Err(Error::TooLittle(format!("{buyers} of {} sessions bought: nothing to tell apart", fit.len())));
+            return Err(Error::InsufficientData(format!(
+                "{buyers} of {} sessions bought: nothing to tell apart",
+                fit.len()
+            )));
         }
         let layout = layout(&spec, &vocabulary);
         let data = Data { fit, tune, spec, layout };
@@ -164,17 +167,18 @@ impl<'a> Trainer<'a> {
         let views = |examples: &[Example]| examples.iter().map(|e| length(e, spec)).sum();
         let longest = fit.iter().map(|e| length(e, spec)).max().unwrap_or(0);
         let past = sample(fit, |_| true).iter().map(|&i| length(&fit[i as usize], spec)).sum();
-        let rows = longest * spec.batch.min(fit.len());
+        let rows = longest * spec.batch_size.min(fit.len());
         Trainer::bytes(spec, &layout(spec, vocabulary), rows, [views(tune), past], fit.len() + tune.len())
     }
 
     /// The same from counts: rows of the largest batch, views of tune and of the sample of fit, and sessions.
     pub(crate) fn bytes(spec: &Spec, layout: &Layout, rows: usize, [tune, past]: [usize; 2], sessions: usize) -> usize {
         let shape = Shape::new(spec, layout.inputs());
-        let (h, g, ff) = (shape.hidden, shape.gates(), shape.feed_forward);
+        let (h, g, ff) = (shape.hidden_size, shape.gates(), shape.dense_units);
         // A row in the graph: its tensors, and on the way back those of one operation's gradients with their sums.
-        let convolution = (5 * shape.taps + 2) * shape.channels;
-        let row = convolution + shape.layers * (2 * g + 4 * h) + 4 * g + (16 + 2 * shape.kernel) * h + 8 * ff + 64;
+        let convolution = (5 * shape.conv_kernel + 2) * shape.conv_channels;
+        let row =
+            convolution + shape.num_layers * (2 * g + 4 * h) + 4 * g + (16 + 2 * shape.pool_size) * h + 8 * ff + 64;
         let numbers =
             (16 + 4 * rayon::current_num_threads()) * shape.places().total + rows * (row + 4 * layout.entries());
         // The level of the pooled network and of one more, each with a copy and the logits of it.
@@ -235,7 +239,7 @@ impl<'a> Trainer<'a> {
                 self.running = Some(fit);
                 Ok(Step::Batch { segment, loss: None })
             }
-            Err(Error::TooLittle(_)) => self.decide(),
+            Err(Error::InsufficientData(_)) => self.decide(),
             Err(e) => Err(e),
         }
     }

@@ -42,9 +42,9 @@ impl Vocabulary {
         }
         let [pages, categories, attributes @ ..] = counts;
         Vocabulary {
-            pages: most_frequent(pages, spec.pages),
-            categories: most_frequent(categories, spec.categories),
-            attributes: attributes.into_iter().take(columns).map(|c| most_frequent(c, spec.attributes)).collect(),
+            pages: most_frequent(pages, spec.max_pages),
+            categories: most_frequent(categories, spec.max_categories),
+            attributes: attributes.into_iter().take(columns).map(|c| most_frequent(c, spec.max_attributes)).collect(),
         }
     }
 

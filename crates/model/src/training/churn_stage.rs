@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// The stage that holds the networks before the refit: those that the card is of.
-pub(super) const JUDGED: &str = "judged";
+pub(super) const EVALUATED: &str = "evaluated";
 
 pub(super) struct Trained {
     pub stages: Vec<Stage>,
@@ -24,7 +24,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     let (job, spec) = (ground.job, &ground.job.spec.churn);
     let all = &ground.sessions.sessions;
     if let Err(reason) = spec.enough(all.len(), ground.sessions.buyers()) {
-        let Error::TooLittle(reason) = reason else { return Err(reason) };
+        let Error::InsufficientData(reason) = reason else { return Err(reason) };
         return without(ground, &reason, observer);
     }
     let [fit, tune, judge] = ground.windows.clone();
@@ -32,17 +32,17 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     let before = judged_before(job)?;
     let learned = match learn(ground, segments, [fit, tune], before.as_deref(), "churn", observer) {
         // Enough in the whole log, and not in the window it learns from.
-        Err(Error::TooLittle(reason)) => return without(ground, &reason, observer),
+        Err(Error::InsufficientData(reason)) => return without(ground, &reason, observer),
         learned => learned?,
     };
     let model = learned.model;
-    observer.enter("judge");
+    observer.enter("evaluation");
     let views = encode(job.log, &ground.sessions, model.vocabulary(), judge.clone(), &mut || observer.check())?;
     let judged = examples(&ground.sessions, &views, &ground.weights, segments, judge)?;
     let report = churn::report_beside(&model, learned.contender.as_ref(), &judged, &mut || observer.check())?;
     let gate = compare(ground, &report, before.as_deref(), observer)?;
     // The view coupon.accuracy has them all; here what is asked first.
-    let asked = |row: &&churn::Row| row.segment.is_none() && ["cut", "live"].contains(&&*row.population);
+    let asked = |row: &&churn::Row| row.segment.is_none() && ["truncated", "live"].contains(&&*row.population);
     for row in report.card.rows.iter().filter(asked) {
         observer.report(Report {
             stage: "churn",
@@ -81,7 +81,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     let part = |(segment, weights)| stage("churn", segment, card_of(segment), weights);
     let mut stages: Vec<Stage> = serving.parts().into_iter().map(part).collect();
     if refitted.is_some() {
-        stages.push(stage(JUDGED, 0, json!({}), model.to_safetensors()));
+        stages.push(stage(EVALUATED, 0, json!({}), model.to_safetensors()));
     }
     stages.push(issue_stage(ground, plan));
     Ok(Trained { stages, gate })
@@ -134,8 +134,8 @@ fn learn(
                     stage,
                     segment: Some(e.segment),
                     step: Some(e.epoch),
-                    loss: Some(e.fit_loss),
-                    tune_loss: e.tune_loss,
+                    loss: Some(e.train_loss),
+                    validation_loss: e.validation_loss,
                     auroc: e.tune.as_ref().and_then(|m| m.auroc),
                     auprc: e.tune.as_ref().and_then(|m| m.auprc),
                     accuracy: e.tune.as_ref().map(|m| m.accuracy),
@@ -147,7 +147,7 @@ fn learn(
                 observer.report(Report {
                     stage,
                     segment: Some(s.segment),
-                    tune_loss: s.own_log_loss.or(s.pooled_log_loss),
+                    validation_loss: s.own_log_loss.or(s.pooled_log_loss),
                     note: Some(verdict(&s)),
                     ..Report::default()
                 });
@@ -253,7 +253,7 @@ fn examples<'a>(
 /// and judged on: the gate would favour it, and a warm start would leak them into the card.
 fn judged_before<'a>(job: &Job<'a>) -> Result<Option<Cow<'a, Model>>> {
     let Some((version, stages)) = job.base else { return Ok(None) };
-    match stages.iter().find(|s| s.stage == JUDGED) {
+    match stages.iter().find(|s| s.stage == EVALUATED) {
         Some(before) => Ok(Some(Cow::Owned(Model::from_safetensors(&before.weights)?))),
         None => Ok(version.churn.as_ref().map(Cow::Borrowed)),
     }

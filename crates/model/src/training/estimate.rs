@@ -53,7 +53,7 @@ impl Estimate {
         let (events, log_bytes) = (log.events.len(), log.bytes());
         // Positions by session and by customer, 4 bytes each; the ends of the customers' groups.
         let a_session = size_of::<Session>() * 9 / 8
-            + 8 * spec.segment.definition(spec.sessions.window_days).names().count()
+            + 8 * spec.segment.definition(spec.sessions.lookback_days).names().count()
             + 4
             + 4
             + 4
@@ -83,7 +83,7 @@ impl Estimate {
     }
 
     /// # Errors
-    /// [`Error::Memory`] where the peak passes the budget; [`Error::Refused`] where the operating system would not give
+    /// [`Error::Memory`] where the peak passes the budget; [`Error::OutOfMemory`] where the operating system would not give
     /// what is still to be allocated.
     pub(super) fn fits(&self, log: &Log, budget: usize) -> Result<()> {
         if self.peak_bytes > budget {
@@ -96,10 +96,10 @@ impl Estimate {
 /// No less than [`Trainer::memory`](crate::churn::Trainer::memory) finds when the windows and their words are known.
 fn trainer(spec: &Spec, sessions: usize, views: usize) -> usize {
     let (c, s) = (&spec.churn, &spec.sessions);
-    let layout = Layout::new(c.inputs, c.pages, c.categories, &[c.attributes; MAX_ATTRIBUTES]);
+    let layout = Layout::new(c.features, c.max_pages, c.max_categories, &[c.max_attributes; MAX_ATTRIBUTES]);
     let longest = c.max_length.min(s.max_views);
     // Windows are shares of sessions; those of tune may be longer than the others.
-    let tune = views.min((1.5 * s.windows[1] * views as f64) as usize + s.max_views);
+    let tune = views.min((1.5 * s.split[1] * views as f64) as usize + s.max_views);
     let past = views.min(churn::PAST * longest);
-    Trainer::bytes(c, &layout, longest * c.batch.min(sessions), [tune, past], sessions)
+    Trainer::bytes(c, &layout, longest * c.batch_size.min(sessions), [tune, past], sessions)
 }

@@ -97,7 +97,7 @@ pub struct Report {
     pub segment: Option<u32>,
     pub step: Option<usize>,
     pub loss: Option<f64>,
-    pub tune_loss: Option<f64>,
+    pub validation_loss: Option<f64>,
     pub auroc: Option<f64>,
     pub auprc: Option<f64>,
     pub accuracy: Option<f64>,
@@ -163,14 +163,14 @@ fn assign(model: &coupon_segment::Model, as_of: &AsOf) -> Vec<u32> {
 /// Trains what `job.stages` names. Nothing is kept of a training that fails.
 ///
 /// # Errors
-/// [`Error::TooLittle`] for a log without sessions, [`Error::Memory`] where its [`Estimate`] passes the budget,
-/// [`Error::Refused`] where the operating system has less, [`Error::Cancelled`] from the observer, and what the stages
+/// [`Error::InsufficientData`] for a log without sessions, [`Error::Memory`] where its [`Estimate`] passes the budget,
+/// [`Error::OutOfMemory`] where the operating system has less, [`Error::Cancelled`] from the observer, and what the stages
 /// refuse.
 pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     let ground = prepare(job, observer)?;
     let taken = |name: &str| -> Result<Vec<Stage>> {
         let Some((_, stages)) = job.base else {
-            return Err(Error::TooLittle(format!("there is no active version to take stage {name} over from")));
+            return Err(Error::InsufficientData(format!("there is no active version to take stage {name} over from")));
         };
         Ok(stages.iter().filter(|s| s.stage == name).cloned().collect())
     };
@@ -196,7 +196,7 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
         stages.extend(trained.stages);
         gate = trained.gate;
     } else {
-        for name in ["churn", churn_stage::JUDGED, "issue"] {
+        for name in ["churn", churn_stage::EVALUATED, "issue"] {
             stages.extend(taken(name)?);
         }
     }
@@ -231,7 +231,7 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
         observer.report(Report { stage: "sessions", note: Some(note), ..Report::default() });
     }
     if sessions.sessions.is_empty() {
-        return Err(Error::TooLittle("the log holds no closed session with a page view".into()));
+        return Err(Error::InsufficientData("the log holds no closed session with a page view".into()));
     }
     let weight = |s: &Session| match job.treatments.get(&s.id) {
         Some(t) if t.probability < 1.0 => (1.0 / (1.0 - t.probability)) as f32,
@@ -241,7 +241,7 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
     observer.check()?;
     let definition = match (job.stages, job.base) {
         (Stages::Churn | Stages::Ranking, Some((version, _))) => version.segment.definition().clone(),
-        _ => job.spec.segment.definition(job.spec.sessions.window_days),
+        _ => job.spec.segment.definition(job.spec.sessions.lookback_days),
     };
     let loyalty = Loyalty::new(job.log, &definition)?;
     let as_of = loyalty.as_of(&sessions, &mut || observer.check())?;
@@ -271,7 +271,7 @@ fn sessions_stage(ground: &Ground) -> Stage {
             "issued_left_out": ground.issued,
             "memory": ground.estimate,
             "effective_sessions": sum(1).powi(2) / sum(2),
-            "fit": window(fit), "tune": window(tune), "judge": window(judge),
+            "train": window(fit), "validation": window(tune), "test": window(judge),
         }),
         weights: Vec::new(),
     }
@@ -288,7 +288,7 @@ pub fn judge(
     check: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<churn::Row>> {
     let Some(model) = &version.churn else {
-        return Err(Error::TooLittle("the active version has no churn model".into()));
+        return Err(Error::InsufficientData("the active version has no churn model".into()));
     };
     let mut sessions = Sessions::build(log, until, spec, check)?;
     sessions.sessions.retain(|s| s.first >= since);

@@ -2,7 +2,7 @@
 //! not even encoded: what is chosen here is chosen without it.
 
 use super::{Job, Observer, Report, churn_stage, prepare};
-use crate::churn::{self, Example, Loss, Model, Step, Trainer, View, Vocabulary};
+use crate::churn::{self, Example, LossOn, Model, Step, Trainer, View, Vocabulary};
 use crate::tune::{self, Search, Space};
 use coupon_base::error::{Error, Result};
 use serde_json::{Value, json};
@@ -47,18 +47,22 @@ impl Study {
     /// Encodes what all trials read. `job.stages` and `job.base` are not looked at.
     ///
     /// # Errors
-    /// [`Error::Spec`] for a space that the specification refuses, [`Error::TooLittle`] for a log that carries no churn
+    /// [`Error::Spec`] for a space that the specification refuses, [`Error::InsufficientData`] for a log that carries no churn
     /// model, [`Error::Memory`], and what the observer returns.
     pub fn new(job: &Job, tune: &tune::Spec, observer: &mut dyn Observer) -> Result<Study> {
         let spec = &job.spec.churn;
-        let trained = churn::Spec { epochs: tune.epochs, cycle: spec.cycle.min(tune.epochs), ..spec.clone() };
+        let trained = churn::Spec {
+            epochs: tune.epochs,
+            one_cycle_epochs: spec.one_cycle_epochs.min(tune.epochs),
+            ..spec.clone()
+        };
         let space = Space::new(tune, &trained)?;
         let ground = prepare(job, observer)?;
         spec.enough(ground.sessions.sessions.len(), ground.sessions.buyers())?;
         let [fit, window, _] = ground.windows.clone();
         let known = &ground.sessions.sessions[..window.end];
         if window.is_empty() {
-            return Err(Error::TooLittle("the tune window holds no session".into()));
+            return Err(Error::InsufficientData("the tune window holds no session".into()));
         }
         let vocabulary = churn_stage::vocabulary(&ground, fit.clone(), observer)?;
         let check = &mut || observer.check();
@@ -108,7 +112,7 @@ impl Study {
     /// [`Error::Corrupt`] for parameters that are no point of the space.
     pub fn search(&self, earlier: &[(Value, Option<f64>)]) -> Result<Search> {
         let start = self.space.nearest(&self.spec);
-        let mut search = Search::new(self.space.clone(), start, self.tune.initial, self.seed);
+        let mut search = Search::new(self.space.clone(), start, self.tune.initial_points, self.seed);
         for (number, (parameters, loss)) in (1..).zip(earlier) {
             let wrong = || Error::Corrupt(format!("the parameters of stored trial {number} are no point of its space"));
             search.tell(self.space.point(parameters).ok_or_else(wrong)?, *loss);
@@ -119,7 +123,7 @@ impl Study {
     /// Tries the next point; `None` where none is left.
     ///
     /// # Errors
-    /// What the observer returns, and [`Error::TooLittle`]. A trial that fails is a trial, not an error.
+    /// What the observer returns, and [`Error::InsufficientData`]. A trial that fails is a trial, not an error.
     pub fn next(&self, search: &mut Search, observer: &mut dyn Observer) -> Result<Option<Trial>> {
         observer.check()?;
         let Some(point) = search.ask() else { return Ok(None) };
@@ -136,7 +140,7 @@ impl Study {
         let trained = self.train(&point, &mut trial, observer);
         match trained.and_then(|model| self.measure(&model, &mut trial, observer)) {
             Ok(()) => {}
-            Err(e @ (Error::Cancelled | Error::TooLittle(_))) => return Err(e),
+            Err(e @ (Error::Cancelled | Error::InsufficientData(_))) => return Err(e),
             Err(e) => trial.note = Some(e.to_string()),
         }
         trial.best = trial.loss.is_some_and(|loss| before.is_none_or(|before| loss < before));
@@ -157,8 +161,8 @@ impl Study {
                     observer.report(Report {
                         stage: "tune",
                         step: Some(e.epoch),
-                        loss: Some(e.fit_loss),
-                        tune_loss: e.tune_loss,
+                        loss: Some(e.train_loss),
+                        validation_loss: e.validation_loss,
                         auroc: e.tune.as_ref().and_then(|m| m.auroc),
                         note: Some(format!("trial {}", trial.number)),
                         ..Report::default()
@@ -175,9 +179,9 @@ impl Study {
     /// `max_length` would be judged on different views.
     fn measure(&self, model: &Model, trial: &mut Trial, observer: &mut dyn Observer) -> Result<()> {
         let card = churn::report(model, &self.examples()[self.border..], &mut || observer.check())?.card;
-        let population = match self.spec.loss {
-            Loss::EveryView => "live",
-            Loss::Last => "cut",
+        let population = match self.spec.loss_on {
+            LossOn::EveryView => "live",
+            LossOn::LastView => "truncated",
         };
         let metrics = card.find(population, "pooled", None).filter(|m| m.log_loss.is_finite());
         match metrics {

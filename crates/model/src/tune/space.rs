@@ -13,7 +13,7 @@ use coupon_base::spec::{self, require};
 /// What may be searched: numbers that training reads anew each time. Vocabulary sizes are not among them, because all
 /// trials share one encoding of the log, nor what decides how long training goes on.
 const TUNABLE: [&str; 8] =
-    ["batch", "dropout", "feed_forward", "hidden", "kernel", "layers", "learning_rate", "max_length"];
+    ["batch_size", "dense_units", "dropout", "hidden_size", "learning_rate", "max_length", "num_layers", "pool_size"];
 /// Digits of a real number: more are noise, and fewer distinct values make the table readable.
 const DIGITS: i32 = 3;
 
@@ -35,7 +35,7 @@ pub struct Spec {
     /// Passes over the fit window a trial trains for, and of its learning-rate cycle, 1..=1000.
     pub epochs: usize,
     /// Trials that are spread over the space before the first is chosen by what was learned, 1..=100.
-    pub initial: usize,
+    pub initial_points: usize,
     /// By key of the churn specification; null leaves a parameter as the specification has it.
     pub space: BTreeMap<String, Option<Range>>,
 }
@@ -49,7 +49,7 @@ impl Spec {
 
     fn validate(&self) -> Result<()> {
         require((1..=1000).contains(&self.epochs), "epochs", "from 1 to 1000")?;
-        require((1..=100).contains(&self.initial), "initial", "from 1 to 100")?;
+        require((1..=100).contains(&self.initial_points), "initial_points", "from 1 to 100")?;
         if let Some(name) = self.space.keys().find(|name| !TUNABLE.contains(&name.as_str())) {
             return Err(Error::Spec(format!("space: unknown field `{name}`, expected one of {}", TUNABLE.join(", "))));
         }

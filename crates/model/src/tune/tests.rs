@@ -50,8 +50,8 @@ fn mixed(x: &[f64]) -> f64 {
 
 fn mixed_space() -> Space {
     Space::of(vec![
-        parameter("kernel", 1.0, 8.0, true, false),
-        parameter("hidden", 8.0, 256.0, true, true),
+        parameter("pool_size", 1.0, 8.0, true, false),
+        parameter("hidden_size", 8.0, 256.0, true, true),
         parameter("rate", 1e-4, 1e-1, false, true),
         parameter("length", 10.0, 200.0, true, false),
     ])
@@ -206,12 +206,12 @@ fn the_default_space_fits_the_default_network() {
     let (spec, base) = (Spec::read(&json!(null)).unwrap(), churn::Spec::default());
     let space = Space::new(&spec, &base).unwrap();
     let names: Vec<&str> = space.parameters().iter().map(|p| p.name.as_str()).collect();
-    assert_eq!(names, ["dropout", "feed_forward", "hidden", "kernel", "learning_rate", "max_length"]);
+    assert_eq!(names, ["dense_units", "dropout", "hidden_size", "learning_rate", "max_length", "pool_size"]);
     let start = space.nearest(&base);
     assert_eq!(space.apply(&base, &start).unwrap(), base, "the first trial is the specification as it stands");
     assert_eq!(
         json!(space.overrides(&start)),
-        json!({"dropout": 0.2, "feed_forward": 32, "hidden": 64, "kernel": 2, "learning_rate": 0.003, "max_length": 100})
+        json!({"dropout": 0.2, "dense_units": 32, "hidden_size": 64, "pool_size": 2, "learning_rate": 0.003, "max_length": 100})
     );
     // What is stored as JSON is the same point again.
     let mut search = Search::new(space.clone(), start, 8, 3);
@@ -234,19 +234,22 @@ fn refusals_name_the_key() {
         (json!({"epoch": 3}), "unknown field `epoch`"),
         (json!([]), "JSON object"),
         (json!({"epochs": 0}), "epochs must be from 1"),
-        (json!({"initial": 0}), "initial must be from 1"),
+        (json!({"initial_points": 0}), "initial_points must be from 1"),
         (json!({"space": {"width": {"low": 1, "high": 2}}}), "unknown field `width`"),
-        (json!({"space": {"pages": {"low": 1, "high": 2}}}), "unknown field `pages`"),
-        (json!({"space": {"hidden": {"low": 1, "high": 2, "step": 1}}}), "unknown field `step`"),
-        (json!({"space": {"batch": {"low": 1}}}), "missing field `high`"),
-        (json!({"space": {"hidden": {"low": 64, "high": 32}}}), "space.hidden.high must be finite and above low"),
-        (json!({"space": {"hidden": {"low": 1.5}}}), "space.hidden.low must be a whole number"),
+        (json!({"space": {"max_pages": {"low": 1, "high": 2}}}), "unknown field `max_pages`"),
+        (json!({"space": {"hidden_size": {"low": 1, "high": 2, "step": 1}}}), "unknown field `step`"),
+        (json!({"space": {"batch_size": {"low": 1}}}), "missing field `high`"),
+        (json!({"space": {"hidden_size": {"low": 64, "high": 32}}}), "space.hidden.high must be finite and above low"),
+        (json!({"space": {"hidden_size": {"low": 1.5}}}), "space.hidden.low must be a whole number"),
         (json!({"space": {"learning_rate": {"low": 0}}}), "space.learning_rate.low must be finite, above 0 with log"),
-        (json!({"space": {"kernel": {"high": 9}}}), "at its high end: kernel must be from 1 to 8"),
+        (json!({"space": {"pool_size": {"high": 9}}}), "at its high end: kernel must be from 1 to 8"),
         (json!({"space": {"dropout": {"low": -0.1}}}), "at its low end: dropout must be from 0 to 0.9"),
-        (json!({"space": {"hidden": {"high": 256}, "kernel": {"high": 8}}}), "at its high end: the state of a live"),
         (
-            json!({"space": {"dropout": null, "feed_forward": null, "hidden": null, "kernel": null,
+            json!({"space": {"hidden_size": {"high": 256}, "pool_size": {"high": 8}}}),
+            "at its high end: the state of a live",
+        ),
+        (
+            json!({"space": {"dropout": null, "dense_units": null, "hidden_size": null, "pool_size": null,
                 "learning_rate": null, "max_length": null}}),
             "at least one parameter",
         ),
@@ -254,7 +257,7 @@ fn refusals_name_the_key() {
         let message = refused(spec.clone());
         assert!(message.contains(words), "{spec}: {message}");
     }
-    let one = Spec::read(&json!({"space": {"kernel": null, "batch": {"low": 16, "high": 64}}})).unwrap();
+    let one = Spec::read(&json!({"space": {"pool_size": null, "batch_size": {"low": 16, "high": 64}}})).unwrap();
     assert_eq!(Space::new(&one, &churn::Spec::default()).unwrap().parameters().len(), 6);
 }
 

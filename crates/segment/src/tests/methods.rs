@@ -139,9 +139,9 @@ fn logarithm_and_clipping_tame_a_tail() {
         (adjusted_rand(&cells, &truth), card.variables[0].clone())
     };
     assert!(agreement(json!({})).0 < 0.05);
-    let (log, row) = agreement(json!({"log": true, "clip": 0.999, "max_clusters": 6}));
+    let (log, row) = agreement(json!({"log": true, "winsorize": 0.999, "max_clusters": 6}));
     assert!(log > 0.9 && row.log && row.high.is_some(), "{log} {row:?}");
-    let (clipped, row) = agreement(json!({"clip": 0.99, "log": ["average_payment"], "max_clusters": 6}));
+    let (clipped, row) = agreement(json!({"winsorize": 0.99, "log": ["average_payment"], "max_clusters": 6}));
     assert!(clipped > 0.6 && !row.log, "{clipped} {row:?}");
     let mut sorted: Vec<f64> = customers.iter().map(|c| c[0]).collect();
     sorted.sort_by(f64::total_cmp);
@@ -149,7 +149,7 @@ fn logarithm_and_clipping_tame_a_tail() {
     assert_eq!((row.low, row.high), (Some(sorted[10]), Some(sorted[990])));
     // Nine in ten are 0: clipping at .9 would leave nothing to tell anybody apart by.
     let rare: Vec<Vec<f64>> = (0..100).map(|i| vec![f64::from(u32::from(i >= 95)); 6]).collect();
-    let (model, card) = fit(&rare, &Spec::read(&json!({"clip": 0.9})).unwrap(), 0);
+    let (model, card) = fit(&rare, &Spec::read(&json!({"winsorize": 0.9})).unwrap(), 0);
     assert!(model.cells() == 4 && card.variables.iter().all(|v| v.low.is_none()));
 }
 
@@ -191,7 +191,7 @@ fn names_follow_money_and_visits() {
     let told: Vec<_> = card
         .groups
         .iter()
-        .map(|g| (g.name.as_str(), g.customers, g.rates.churn_rate, g.rates.judge_churn_rate))
+        .map(|g| (g.name.as_str(), g.customers, g.rates.churn_rate, g.rates.test_churn_rate))
         .collect();
     let expected = [
         ("lookers 1", 100, Some(0.99), Some(0.9)),

@@ -50,7 +50,9 @@ fn the_specification_is_valid_and_refuses_typos_by_name() {
         message(json!({"method": "som"}))
             .contains("`som`, expected one of `two_dimensional`, `gaussian_mixture`, `rfm`, `none`")
     );
-    assert!(message(json!({"clip": 0.3})).contains("clip") && Spec::read(&json!({"clip": 0.99})).is_ok());
+    assert!(
+        message(json!({"winsorize": 0.3})).contains("winsorize") && Spec::read(&json!({"winsorize": 0.99})).is_ok()
+    );
     assert!(message(json!({"spending": []})).contains("spending must be a list"));
     assert!(message(json!({"spending": ["money"]})).contains("`money`"));
     assert!(message(json!({"spending": ["visits_last_month"]})).contains("stands twice"));
@@ -193,7 +195,7 @@ fn little_and_bad_input() {
 fn the_same_seed_gives_the_same_bytes_and_the_sample_is_bounded() {
     let mut rng = rng(3);
     let customers: Vec<Vec<f64>> = (0..3000).map(|_| variables(std::array::from_fn(|_| rng.r#gen()))).collect();
-    let spec = Spec { sample: 1000, restarts: 2, max_clusters: 4, ..Spec::default() };
+    let spec = Spec { max_fit_customers: 1000, restarts: 2, max_clusters: 4, ..Spec::default() };
     let bytes = |seed| fit(&customers, &spec, seed).0.to_bytes().unwrap();
     assert_eq!(bytes(5), bytes(5));
     assert_ne!(bytes(5), bytes(6));

@@ -7,7 +7,7 @@ impl Walk {
         let rows = self.client.query(
             "SELECT b.campaign, CASE b.unit WHEN 'money' THEN 0 ELSE 2 END + (b.day IS NOT NULL)::int, \
                  ARRAY(SELECT (x * CASE b.unit WHEN 'money' THEN 100 ELSE 1 END)::bigint FROM \
-                     unnest(ARRAY[b.granted, b.available, b.held, b.spent]) WITH ORDINALITY u(x, i) ORDER BY i) \
+                     unnest(ARRAY[b.granted, b.available, b.reserved_amount, b.spent]) WITH ORDINALITY u(x, i) ORDER BY i) \
              FROM coupon.budget b WHERE b.campaign IN ('alpha', 'beta')",
             &[],
         )?;

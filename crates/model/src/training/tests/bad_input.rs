@@ -17,7 +17,7 @@ impl Observer for Strict {
     }
 
     fn report(&mut self, r: Report) {
-        for number in [r.loss, r.tune_loss, r.auroc, r.auprc, r.accuracy].into_iter().flatten() {
+        for number in [r.loss, r.validation_loss, r.auroc, r.auprc, r.accuracy].into_iter().flatten() {
             assert!(number.is_finite(), "{} {:?}: {number}", r.stage, r.note);
         }
         assert!(!r.note.as_ref().is_some_and(|n| n.contains("NaN") || n.contains("inf")), "{:?}", r.note);
@@ -34,12 +34,12 @@ impl Observer for Strict {
 const OPTIONAL: [&str; 25] = [
     "churn_rate",
     "silhouette",
-    "clip",
+    "winsorize",
     "edges",
     "expression",
     "low",
     "high",
-    "judge_churn_rate",
+    "test_churn_rate",
     "auroc",
     "auprc",
     "slope",
@@ -47,7 +47,7 @@ const OPTIONAL: [&str; 25] = [
     "segment",
     "own_log_loss",
     "pooled_log_loss",
-    "tune_loss",
+    "validation_loss",
     "all",
     "moved",
     "alpha",
@@ -132,7 +132,7 @@ fn sessions_of_one_view() {
     let (_, version) = sound(sessions(1200, 1, |_, _| {}), small(json!({})));
     assert!(version.churn.is_some(), "every view counts, and there is one");
     // Where only the view at the cut counts, none is left: a coin decides, and it is said.
-    let (notes, version) = sound(sessions(1200, 1, |_, _| {}), small(json!({"churn": {"loss": "last"}})));
+    let (notes, version) = sound(sessions(1200, 1, |_, _| {}), small(json!({"churn": {"loss_on": "last_view"}})));
     told(&notes, "no churn model");
     assert!(version.churn.is_none());
 }
@@ -190,7 +190,7 @@ fn a_hundred_thousand_categories() {
         (c.category, c.page) = (Some(format!("category {n}")), Some(format!("page {n}")));
     }
     clicks.iter_mut().for_each(|c| c.attributes = vec![c.page.clone()]);
-    let spec = small(json!({"churn": {"epochs": 1, "cycle": 1}}));
+    let spec = small(json!({"churn": {"epochs": 1, "one_cycle_epochs": 1}}));
     let version = sound(clicks, spec.clone()).1;
     assert_eq!(version.rank.categories.len(), spec.rank.candidates);
     assert!(version.churn.is_some());
@@ -205,7 +205,7 @@ fn only_views_and_only_purchases() {
     purchases.retain(|c| c.kind == Kind::Purchase);
     let world = World::new(purchases, small(json!({})));
     let refused = train(&world.job(0, Stages::All), &mut Strict::default()).err();
-    assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("page view")), "{refused:?}");
+    assert!(matches!(&refused, Some(Error::InsufficientData(m)) if m.contains("page view")), "{refused:?}");
     // Everybody buys: nobody is left to keep.
     let mut everybody = sessions(1200, 5, |_, _| {});
     everybody.retain(|c| c.kind == Kind::View);
@@ -251,7 +251,10 @@ fn a_segment_with_one_class() {
 #[test]
 fn the_estimate_covers_the_network() {
     let world = &shop().world;
-    for change in [json!({}), json!({"hidden": 128, "layers": 2, "batch": 256, "feed_forward": 128, "pages": 64})] {
+    for change in [
+        json!({}),
+        json!({"hidden_size": 128, "num_layers": 2, "batch_size": 256, "dense_units": 128, "max_pages": 64}),
+    ] {
         let spec = small(json!({"churn": change}));
         let sessions = Sessions::build(&world.log, world.until, &spec.sessions, &mut || Ok(())).unwrap();
         let estimate = Estimate::of(&world.log, &spec, &mut || Ok(())).unwrap();

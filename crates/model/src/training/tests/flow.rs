@@ -16,10 +16,10 @@ fn what_is_stored_scores_as_what_was_trained() {
     // A network that was trained and does not serve is not stored: only the card of its training has its rows.
     let card = &stage(stages, "churn").card;
     let serves = |row: &&Value| row["model"] != "own";
-    let written: Vec<Value> = card["judge"].as_array().unwrap().iter().filter(serves).cloned().collect();
+    let written: Vec<Value> = card["test"].as_array().unwrap().iter().filter(serves).cloned().collect();
     assert_eq!(json!(rows).as_array().unwrap().iter().filter(serves).cloned().collect::<Vec<_>>(), written);
     let short = |n: usize| sessions.sessions[judge.clone()].iter().filter(|s| s.len() < n).count();
-    for (population, left_out) in [("cut", short(4)), ("live", 0), ("view_2", short(2)), ("view_5", short(5))] {
+    for (population, left_out) in [("truncated", short(4)), ("live", 0), ("view_2", short(2)), ("view_5", short(5))] {
         for model in ["final", "pooled"] {
             let all = |r: &&churn::Row| (&*r.population, &*r.model, r.segment) == (population, model, None);
             let row = rows.iter().find(all).unwrap();
@@ -73,9 +73,9 @@ fn a_refit_changes_what_serves_and_not_what_was_judged() {
     let mut world = World::new(world.clicks.clone(), world.spec.clone());
     world.spec.churn.refit = false;
     let plain = world.train().stages;
-    assert!(plain.iter().all(|s| s.stage != "judged"));
+    assert!(plain.iter().all(|s| s.stage != "evaluated"));
     assert_eq!(stage(&plain, "issue").card, stage(stages, "issue").card);
-    let rows = |stages: &[Stage]| stage(stages, "churn").card["judge"].clone();
+    let rows = |stages: &[Stage]| stage(stages, "churn").card["test"].clone();
     assert_eq!(rows(&plain), rows(stages));
     let card = &stage(stages, "churn").card;
     assert!(card["refit"]["epochs"].as_array().unwrap().len() >= 2 && stage(&plain, "churn").card["refit"].is_null());
@@ -93,9 +93,9 @@ fn a_refitted_version_is_compared_as_it_was_judged() {
     let job = Job { spec: &warm, ..job };
     let from = |version: &Version, stages: &[Stage]| {
         let stages = train(&Job { base: Some((version, stages)), ..job }, &mut Watcher::default()).unwrap().stages;
-        (stage(&stages, "judged").digest(), stage(&stages, "churn").digest())
+        (stage(&stages, "evaluated").digest(), stage(&stages, "churn").digest())
     };
-    let before: Vec<Stage> = stages.iter().filter(|s| s.stage != "judged").cloned().collect();
+    let before: Vec<Stage> = stages.iter().filter(|s| s.stage != "evaluated").cloned().collect();
     let (refitted, plain) = (from(version, stages), from(judged, &before));
     assert_eq!(refitted.0, plain.0);
     assert_ne!(refitted.1, plain.1, "what serves goes on from what served");
@@ -115,7 +115,7 @@ fn a_refit_learns_what_came_last() {
             c.page = Some("new".into());
         }
     }
-    let trained = Trained::new(World::new(clicks, small(json!({"churn": {"epochs": 4, "cycle": 4}}))));
+    let trained = Trained::new(World::new(clicks, small(json!({"churn": {"epochs": 4, "one_cycle_epochs": 4}}))));
     let churn = |version| super::truth::churn_of(version, "new");
     assert!(churn(&trained.judged) > 0.4, "{}", churn(&trained.judged));
     assert!(churn(&trained.version) < 0.3, "{}", churn(&trained.version));
@@ -124,12 +124,13 @@ fn a_refit_learns_what_came_last() {
 #[test]
 fn a_stage_trained_alone_takes_the_others_over() {
     let Trained { world, stages, version, .. } = shop();
-    for (which, fresh) in [(Stages::Churn, &["sessions", "churn", "judged", "issue"][..]), (Stages::Ranking, &["rank"])]
+    for (which, fresh) in
+        [(Stages::Churn, &["sessions", "churn", "evaluated", "issue"][..]), (Stages::Ranking, &["rank"])]
     {
         let job = Job { base: Some((version, stages)), ..world.job(7, which) };
         let trained = train(&job, &mut Watcher::default()).unwrap().stages;
         assert!(Version::decode(&trained).is_ok());
-        for name in ["sessions", "segment", "churn", "judged", "issue", "rank"] {
+        for name in ["sessions", "segment", "churn", "evaluated", "issue", "rank"] {
             let digests = |stages: &[Stage]| -> Vec<String> {
                 stages.iter().filter(|s| s.stage == name).map(Stage::digest).collect()
             };
@@ -144,8 +145,8 @@ fn a_stage_trained_alone_takes_the_others_over() {
         }
         let refused = train(&Job { base: None, ..job }, &mut Watcher::default()).err();
         match which {
-            Stages::Churn => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("segment"))),
-            _ => assert!(matches!(&refused, Some(Error::TooLittle(m)) if m.contains("sessions"))),
+            Stages::Churn => assert!(matches!(&refused, Some(Error::InsufficientData(m)) if m.contains("segment"))),
+            _ => assert!(matches!(&refused, Some(Error::InsufficientData(m)) if m.contains("sessions"))),
         }
     }
 }
@@ -173,7 +174,7 @@ fn a_typo_is_refused_by_name() {
         assert!(Spec::read(&json!({word: [1]})).is_err() && Spec::read(&json!({word: null})).is_ok());
     }
     assert!(message(json!([1])).contains("object"));
-    assert!(message(json!({"sessions": {"windows": [0.5, 0.5, 0.5]}})).contains("windows"));
+    assert!(message(json!({"sessions": {"split": [0.5, 0.5, 0.5]}})).contains("split"));
     assert!(message(json!({"churn": {"epochs": 0}})).contains("epochs"));
 }
 
@@ -212,7 +213,7 @@ fn too_small_a_log_leaves_only_policy_random() {
     blind(&lonely);
     let empty = World::new(Vec::new(), world.spec.clone());
     let refused = train(&empty.job(0, Stages::All), &mut Watcher::default()).err();
-    assert!(matches!(refused, Some(Error::TooLittle(_))));
+    assert!(matches!(refused, Some(Error::InsufficientData(_))));
     assert!(customers(&empty.log, START, &version.segment, &mut || Ok(())).unwrap().is_empty());
 }
 

@@ -81,11 +81,11 @@ pub fn shop_clicks(customers: u32, days: i64) -> Vec<Click> {
 /// A small network, soon trained; a large judge window, so that few buyers are enough to compare.
 pub fn small(change: Value) -> Spec {
     let mut spec = json!({
-        "sessions": {"windows": [0.6, 0.2, 0.2]},
-        "segment": {"restarts": 3, "max_clusters": 7, "min_sessions": 200, "min_buyers": 10, "prior_sessions": 50},
-        "churn": {"hidden": 8, "feed_forward": 8, "epochs": 2, "cycle": 2, "batch": 64, "max_length": 25,
+        "sessions": {"split": [0.6, 0.2, 0.2]},
+        "segment": {"restarts": 3, "max_clusters": 7, "min_sessions": 200, "min_buyers": 10, "prior_strength": 50},
+        "churn": {"hidden_size": 8, "dense_units": 8, "epochs": 2, "one_cycle_epochs": 2, "batch_size": 64, "max_length": 25,
                   "learning_rate": 0.02, "min_sessions": 200, "min_buyers": 10},
-        "rank": {"moments": 500},
+        "rank": {"max_evaluation_points": 500},
     });
     for (word, keys) in change.as_object().into_iter().flatten() {
         for (key, value) in keys.as_object().unwrap() {
@@ -174,7 +174,7 @@ impl Trained {
     fn new(world: World) -> Trained {
         let stages = world.train().stages;
         let version = Version::decode(&stages).unwrap();
-        let before = crate::churn::Model::from_safetensors(&stage(&stages, "judged").weights).unwrap();
+        let before = crate::churn::Model::from_safetensors(&stage(&stages, "evaluated").weights).unwrap();
         Trained { world, stages, judged: Version { churn: Some(before), ..version.clone() }, version }
     }
 }
@@ -210,7 +210,7 @@ fn opposites(seed: u64) -> World {
             }
         }
     }
-    World::new(clicks, small(json!({"churn": {"epochs": 6, "cycle": 6}})))
+    World::new(clicks, small(json!({"churn": {"epochs": 6, "one_cycle_epochs": 6}})))
 }
 
 fn stage<'a>(stages: &'a [Stage], name: &str) -> &'a Stage {

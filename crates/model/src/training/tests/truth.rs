@@ -47,7 +47,7 @@ fn variables_as_of_the_session_know_nothing_of_its_end() {
     let spec = &world.spec;
     let sessions = Sessions::build(&world.log, world.until, &spec.sessions, &mut || Ok(())).unwrap();
     let purchased: Vec<bool> = sessions.sessions.iter().map(|s| s.purchased).collect();
-    let definition = spec.segment.definition(spec.sessions.window_days);
+    let definition = spec.segment.definition(spec.sessions.lookback_days);
     let loyalty = Loyalty::new(&world.log, &definition).unwrap();
     let end = day_of(world.until);
     let as_of = loyalty.as_of(&sessions, &mut || Ok(())).unwrap();
@@ -107,7 +107,7 @@ fn what_a_coupon_did_does_not_teach() {
             0.05
         }) && i < 2400
     });
-    let mut world = World::new(clicks, small(json!({"churn": {"epochs": 4, "cycle": 4}})));
+    let mut world = World::new(clicks, small(json!({"churn": {"epochs": 4, "one_cycle_epochs": 4}})));
     let naive = Version::decode(&world.train().stages).unwrap();
     for (i, &issued) in issued.iter().enumerate().filter(|(i, _)| i % 2 == 1) {
         let id = world.log.texts.find(&format!("s{i:05}")).unwrap();
@@ -138,7 +138,7 @@ fn what_a_coupon_did_does_not_teach() {
 fn a_worse_version_is_refused_and_a_better_one_taken() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
     let clicks = two_pages(1500, |_, good| rng.gen_bool(if good { 0.5 } else { 0.02 }));
-    let mut world = World::new(clicks, small(json!({"churn": {"epochs": 4, "cycle": 4}})));
+    let mut world = World::new(clicks, small(json!({"churn": {"epochs": 4, "one_cycle_epochs": 4}})));
     let good = world.train();
     assert!(good.gate.accepted && good.gate.difference.is_none());
     let active = Version::decode(&good.stages).unwrap();
@@ -148,9 +148,10 @@ fn a_worse_version_is_refused_and_a_better_one_taken() {
     };
     let again = against(&world, &active, &good.stages);
     assert!(again.gate.accepted, "{:?}", again.gate);
-    for bad in
-        [json!({"pages": 0, "inputs": "plain"}), json!({"epochs": 1, "cycle": 0, "learning_rate": 1.0, "dropout": 0.9})]
-    {
+    for bad in [
+        json!({"max_pages": 0, "features": "plain"}),
+        json!({"epochs": 1, "one_cycle_epochs": 0, "learning_rate": 1.0, "dropout": 0.9}),
+    ] {
         world.spec = small(json!({"churn": bad}));
         let refused = against(&world, &active, &good.stages);
         let gate = refused.gate;
@@ -159,7 +160,7 @@ fn a_worse_version_is_refused_and_a_better_one_taken() {
         assert_eq!(stage(&refused.stages, "churn").card["gate"]["accepted"], false);
         // Where it is the bad one that serves, the good one replaces it.
         let version = Version::decode(&refused.stages).unwrap();
-        world.spec = small(json!({"churn": {"epochs": 4, "cycle": 4}}));
+        world.spec = small(json!({"churn": {"epochs": 4, "one_cycle_epochs": 4}}));
         assert!(against(&world, &version, &refused.stages).gate.accepted);
     }
 }
@@ -176,7 +177,7 @@ fn the_method_s_variables_as_expressions() {
         "count(DISTINCT session)",
     ];
     let own = expressions.map(|e| Own { name: "x".into(), expression: e.into() }).to_vec();
-    let definition = Definition { window_days: 10, own };
+    let definition = Definition { lookback_days: 10, own };
     let (world, log) = (&shop().world, shop().world.log());
     let loyalty = Loyalty::new(log, &definition).unwrap();
     let last = world.clicks.iter().map(|c| c.at).max().unwrap();

@@ -4,8 +4,8 @@ use super::*;
 use crate::tune;
 
 fn tiny(space: Value) -> tune::Spec {
-    let mut spec = json!({"epochs": 2, "initial": 3, "space": {
-        "dropout": null, "feed_forward": null, "kernel": {"low": 1, "high": 3}, "hidden": {"low": 4, "high": 8},
+    let mut spec = json!({"epochs": 2, "initial_points": 3, "space": {
+        "dropout": null, "dense_units": null, "pool_size": {"low": 1, "high": 3}, "hidden_size": {"low": 4, "high": 8},
         "learning_rate": {"low": 0.005, "high": 0.05}, "max_length": {"low": 2, "high": 10}}});
     space.as_object().into_iter().flatten().for_each(|(k, v)| spec["space"][k] = v.clone());
     tune::Spec::read(&spec).unwrap()
@@ -62,8 +62,8 @@ fn two_calls_are_one() {
     }
     // Training reads what a trial wrote, and it is what the trial trained.
     let spec = Spec::read(&json!({"churn": whole[5].parameters})).unwrap();
-    assert_eq!(json!(spec.churn.kernel), whole[5].parameters["kernel"]);
-    assert!(matches!(study.search(&[(json!({"kernel": 2}), None)]), Err(Error::Corrupt(_))));
+    assert_eq!(json!(spec.churn.pool_size), whole[5].parameters["pool_size"]);
+    assert!(matches!(study.search(&[(json!({"pool_size": 2}), None)]), Err(Error::Corrupt(_))));
 }
 
 /// The labels of the judge window turned round: no trial changes, nor does the key. Of the tune window: both do.
@@ -98,7 +98,8 @@ fn the_judge_window_is_not_looked_at() {
 #[test]
 fn lengths_are_judged_on_the_same_views() {
     let world = world(1200, json!({}));
-    let only = json!({"kernel": null, "hidden": null, "learning_rate": null, "max_length": {"low": 1, "high": 4}});
+    let only =
+        json!({"pool_size": null, "hidden_size": null, "learning_rate": null, "max_length": {"low": 1, "high": 4}});
     let study = study(&world, &tiny(only), 0);
     let mut search = study.search(&[]).unwrap();
     let trials: Vec<Trial> = std::iter::from_fn(|| study.next(&mut search, &mut Watcher::default()).unwrap()).collect();
@@ -123,13 +124,13 @@ fn lengths_are_judged_on_the_same_views() {
 fn the_key_is_of_all_that_counts() {
     let (small_world, spec) = (world(1200, json!({})), tiny(json!({})));
     let key = study(&small_world, &spec, 0).key();
-    assert_eq!(key, study(&world(1200, json!({"rank": {"decay": 0.1}})), &spec, 0).key());
+    assert_eq!(key, study(&world(1200, json!({"rank": {"view_decay": 0.1}})), &spec, 0).key());
     for other in [
         study(&small_world, &spec, 1).key(),
         study(&world(1210, json!({})), &spec, 0).key(),
-        study(&world(1200, json!({"churn": {"batch": 32}})), &spec, 0).key(),
-        study(&world(1200, json!({"churn": {"loss": "last"}})), &spec, 0).key(),
-        study(&small_world, &tiny(json!({"kernel": {"low": 1, "high": 4}})), 0).key(),
+        study(&world(1200, json!({"churn": {"batch_size": 32}})), &spec, 0).key(),
+        study(&world(1200, json!({"churn": {"loss_on": "last_view"}})), &spec, 0).key(),
+        study(&small_world, &tiny(json!({"pool_size": {"low": 1, "high": 4}})), 0).key(),
     ] {
         assert_ne!(key, other);
     }
@@ -158,7 +159,7 @@ fn a_trial_that_fails_is_a_trial() {
     // Too little of a log is no trial.
     world.spec.churn.min_log_sessions = 5000;
     let refused = Study::new(&world.job(0, Stages::Churn), &tiny(json!({})), &mut watcher).err();
-    assert!(matches!(refused, Some(Error::TooLittle(_))));
+    assert!(matches!(refused, Some(Error::InsufficientData(_))));
 }
 
 #[test]

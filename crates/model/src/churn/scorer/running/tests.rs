@@ -4,7 +4,7 @@ use super::*;
 use crate::churn::inputs::{FADE, Tracker};
 use crate::churn::simd::tests::with_each_level;
 use crate::churn::tests::view;
-use crate::churn::{Inputs, simd::STRIP, simd::running_product};
+use crate::churn::{Features, simd::STRIP, simd::running_product};
 use proptest::prelude::*;
 
 /// Views that differ, or that say again and again what a few say, at other times and prices.
@@ -20,7 +20,7 @@ fn session() -> impl Strategy<Value = Vec<View>> {
 
 #[test]
 fn what_is_said_again_is_summed_up_once() {
-    let layout = Layout::new(Inputs::Rich, 3, 3, &[3]);
+    let layout = Layout::new(Features::Rich, 3, 3, &[3]);
     let say = |page| View { at: 0, kind: Kind::View, page, category: 2, price: 1.0, attributes: [2; MAX_ATTRIBUTES] };
     let mut running = Running::default();
     running.fill(&layout, &[2, 3, 2, 2, 4].map(say));
@@ -40,7 +40,7 @@ proptest! {
         [pages, categories] in prop::array::uniform2(0usize..7),
         width in prop_oneof![1usize..100, Just(STRIP), Just(4 * STRIP)],
     ) {
-        let layout = Layout::new(Inputs::Rich, pages, categories, &[3, 0, 2]);
+        let layout = Layout::new(Features::Rich, pages, categories, &[3, 0, 2]);
         let mut running = Running::default();
         // Room that another session has used.
         running.fill(&layout, &views[..views.len() / 2]);
