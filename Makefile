@@ -16,13 +16,14 @@ demo: setup ## the whole flow on a simulated shop, or on a real log: make demo L
 test: setup ## everything that must hold: format, lints, crate, SQL, isolation, real servers
 	@scripts/test.sh
 
-check: setup ## some of the SQL tests again: make check ONLY='regress isolation server/once'
+check: setup ## some of the SQL tests again: make check ONLY='regress/issue isolation server/once'; SEED=n repeats an order
 	@scripts/install.sh
 	@CLUSTER_CONF='wal_level = logical' scripts/cluster.sh run test -- tests/run.sh $(ONLY)
 
-stress: setup ## the server tests of issuing at full size: a model, 64 clients, two million expired coupons, hot rows; SEED=n repeats one
+stress: setup ## the server tests of issuing at full size: a model, 64 clients, two million coupons; SEED=n repeats one
 	@scripts/install.sh
-	@STRESS=full SERVER_TEST_SECONDS=7200 scripts/cluster.sh run stress -- tests/run.sh server/model server/hammer server/transactions server/sweep server/hot
+	@JOBS=1 STRESS=full SERVER_TEST_SECONDS=7200 scripts/cluster.sh run stress -- tests/run.sh \
+		server/model server/hammer server/transactions server/sweep server/hot
 
 crash: setup ## kill -9 of backends and of the whole server, fifty times under load
 	@scripts/install.sh

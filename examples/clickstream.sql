@@ -96,7 +96,7 @@ BEGIN
     END LOOP;
 END
 $$;
-SELECT outcome, count(*), round(avg(view), 1) AS view, round(avg(interest)::numeric, 3) AS interest,
+SELECT outcome, count(*), round(avg(view), 1) AS view, round(avg(max_purchase_probability)::numeric, 3) AS max_purchase_probability,
     round(avg(churn)::numeric, 3) AS churn FROM coupon.decision GROUP BY outcome ORDER BY outcome;
 \set ECHO none
 \echo 'The rest is loaded in bulk. It is scored like any other click; without the clock it is old, and decides nothing.'

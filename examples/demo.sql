@@ -84,15 +84,15 @@ FROM coupon.model_metrics WHERE segment IS NULL AND population IN ('cut', 'live'
 UPDATE coupon.campaign SET salt = 'first shop' WHERE campaign = 'default';
 SET coupon_ext.mock_clock = '2026-07-06';
 SELECT coupon.simulate(customers => 2000, days => 1, start => '2026-07-06') AS clicks;
-SELECT decided_at::timestamp(0) AS decided_at, session, segment, view, round(interest::numeric, 3) AS interest,
+SELECT decided_at::timestamp(0) AS decided_at, session, segment, view, round(max_purchase_probability::numeric, 3) AS max_purchase_probability,
     round(churn::numeric, 3) AS churn, category, outcome
 FROM coupon.decision ORDER BY decided_at LIMIT 5;
 \set ECHO none
-\echo 'interest: the largest probability of a purchase so far. churn: the probability, now, that the visit ends without one.'
+\echo 'max_purchase_probability: the largest probability of a purchase so far. churn: the probability, now, that the visit ends without one.'
 \echo 'Why another session got no decision, as it stood at its last click:'
 \echo
 SELECT session, last_at FROM coupon.session
-WHERE decided IS NULL AND NOT frozen AND views >= 12 AND version IS NOT NULL ORDER BY interest DESC, session LIMIT 1 \gset
+WHERE decided_campaigns IS NULL AND NOT ended AND views >= 12 AND version IS NOT NULL ORDER BY max_purchase_probability DESC, session LIMIT 1 \gset
 SET coupon_ext.mock_clock = :'last_at';
 \set ECHO queries
 SELECT step, condition, holds, detail FROM coupon.explain_decision(:'session');
@@ -203,7 +203,7 @@ FROM coupon.decision d JOIN coupon.session s USING (session) WHERE outcome IN ('
 SELECT expired, rebuilt, compacted FROM coupon.maintain();
 SELECT count(*) AS issued, count(redeemed_at) AS redeemed, count(*) FILTER (WHERE closed_at IS NULL) AS live,
     count(*) FILTER (WHERE closed_at = expires_at) AS expired FROM coupon.coupon;
-SELECT unit, day, granted, available, held, spent, currency FROM coupon.budget;
+SELECT unit, day, granted, available, reserved_amount, spent, currency FROM coupon.budget;
 SELECT status, reason, count(*) FROM coupon.redemption_attempt GROUP BY status, reason ORDER BY min(id);
 SELECT count(*) AS faults FROM coupon.error_log;
 \set ECHO none

@@ -91,7 +91,7 @@ END
 $$;
 SELECT outcome, count(*), count(DISTINCT category) AS categories, min(view) AS first_view, max(view) AS last_view
 FROM coupon.decision GROUP BY outcome ORDER BY outcome;
-SELECT issued_at, left(session, 8) AS session, d.customer, segment, view, round(interest::numeric, 3) AS interest,
+SELECT issued_at, left(session, 8) AS session, d.customer, segment, view, round(max_purchase_probability::numeric, 3) AS max_purchase_probability,
     round(churn::numeric, 3) AS churn, c.category
 FROM coupon.coupon c JOIN coupon.decision d USING (session, campaign) ORDER BY issued_at LIMIT 10;
 \set ECHO none

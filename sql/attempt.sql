@@ -3,11 +3,11 @@
 -- A row belongs to the caller's transaction, and PostgreSQL has no other: attempts that are rolled back leave none. The limit
 -- holds over all connections for what commits; beside it each connection counts in its memory, which no ROLLBACK reaches.
 CREATE FUNCTION coupon_internal.count_refused_attempt(presenter text) RETURNS int
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'count_refused_wrapper';
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'count_refused_attempt_wrapper';
 COMMENT ON FUNCTION coupon_internal.count_refused_attempt(text) IS 'Counts a refused attempt in the memory of this connection, ten minutes by coupon.clock(); what was counted';
 
 CREATE FUNCTION coupon_internal.count_refused_here(presenter text) RETURNS int
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'refused_here_wrapper';
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'count_refused_here_wrapper';
 COMMENT ON FUNCTION coupon_internal.count_refused_here(text) IS 'Refused attempts of a presenter on this connection within ten minutes, rolled-back ones included; of the 256 latest presenters';
 
 CREATE FUNCTION coupon_internal.name_presenter(session text, customer text) RETURNS text

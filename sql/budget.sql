@@ -15,10 +15,14 @@
 CREATE FUNCTION coupon_internal.get_minor_units(currency text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE
-        WHEN currency OPERATOR(pg_catalog.=) ANY ('{BIF,CLP,DJF,GNF,ISK,JPY,KMF,KRW,PYG,RWF,UGX,UYI,VND,VUV,XAF,XOF,XPF}') THEN 0
-        WHEN currency OPERATOR(pg_catalog.=) ANY ('{BHD,IQD,JOD,KWD,LYD,OMR,TND}') THEN 3
-        ELSE 2 END;
+    -- ISO 4217's minor units; currencies that are not named have two. A constant, because a function that reads a
+    -- table is not put into its caller's expression.
+    SELECT coalesce(('{
+        "BIF": 0, "CLP": 0, "DJF": 0, "GNF": 0, "ISK": 0, "JPY": 0, "KMF": 0, "KRW": 0, "PYG": 0, "RWF": 0, "UGX": 0,
+        "UYI": 0, "VND": 0, "VUV": 0, "XAF": 0, "XOF": 0, "XPF": 0,
+        "BHD": 3, "IQD": 3, "JOD": 3, "KWD": 3, "LYD": 3, "OMR": 3, "TND": 3,
+        "CLF": 4, "UYW": 4
+    }'::pg_catalog.jsonb OPERATOR(pg_catalog.->>) currency)::pg_catalog.int4, 2);
 END;
 COMMENT ON FUNCTION coupon_internal.get_minor_units(text) IS 'Decimals of a currency''s amounts (ISO 4217)';
 

@@ -20,5 +20,5 @@ CREATE FUNCTION coupon.evaluate_churn(since timestamptz, until timestamptz)
     RETURNS TABLE (population text, model text, segment int, sessions bigint, predictions bigint, buyers bigint,
         base_rate float8, auroc float8, auprc float8, brier float8, log_loss float8, ece float8, slope float8,
         intercept float8, accuracy float8, majority float8)
-LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'judge_churn_wrapper';
+LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'evaluate_churn_wrapper';
 COMMENT ON FUNCTION coupon.evaluate_churn(timestamptz, timestamptz) IS 'Judges the active version on the closed sessions of any window: the rows of coupon.model_metrics, with the networks that serve';

@@ -5,10 +5,9 @@ LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'on_click_wrapper';
 COMMENT ON FUNCTION coupon_internal.on_click() IS 'Trigger of watched tables: advances the sessions of the inserted rows and issues coupons';
 
--- The one mapping of rows to events: the trigger reads rows by the same code. VOLATILE, so that PostgreSQL calls it once a
--- row, and not once for each field of its result.
+-- The one mapping of rows to events: the trigger reads rows by the same code.
 CREATE FUNCTION coupon_internal.map_event(mapping text, VARIADIC "any") RETURNS coupon.event
-LANGUAGE c VOLATILE PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'map_event_wrapper';
+LANGUAGE c STABLE PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME', 'map_event_wrapper';
 COMMENT ON FUNCTION coupon_internal.map_event(text, "any") IS 'A row of a watched table as an event, from its mapped columns in the order of coupon.event; NULL for a row that is none';
 
 CREATE FUNCTION coupon_internal.convert_time(value timestamp) RETURNS timestamptz
@@ -19,8 +18,8 @@ CREATE FUNCTION coupon_internal.convert_time(value date) RETURNS timestamptz
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'convert_time_of_date_wrapper';
 COMMENT ON FUNCTION coupon_internal.convert_time(date) IS 'A day of a watched table as an event has it, at its midnight in the session''s time zone; NULL where it has none';
 
--- at_key and session_key are what an event's at and session are made of, so that conditions on them find an index of the
--- shop's.
+-- at_key and session_key are what an event's at and session are made of: conditions on them find an index of the shop's.
+-- OFFSET 0 keeps PostgreSQL from calling map_event once for each field of its result.
 CREATE FUNCTION coupon_internal.build_event_query(relation regclass, mapping jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -33,11 +32,11 @@ BEGIN
         CASE jsonb_typeof(c -> 'attributes') WHEN 'string' THEN quote_ident(c ->> 'attributes')
             WHEN 'array' THEN (SELECT string_agg(quote_ident(a), ', ' ORDER BY n)
                 FROM jsonb_array_elements_text(c -> 'attributes') WITH ORDINALITY x(a, n)) END);
-    RETURN format('SELECT %s, at_key, session_key FROM (SELECT coupon_internal.map_event(%L, %s) AS e, %s AS at_key, '
-        '%s AS session_key FROM %s) m WHERE (e).at IS NOT NULL',
-        (SELECT string_agg('(e).' || f, ', ' ORDER BY n) FROM unnest(fields || 'attributes'::text) WITH ORDINALITY x(f, n)),
-        mapping, arguments, coupon_internal.build_time_sql(relation, c ->> 'at'),
-        coupon_internal.build_text_sql(relation, c ->> 'session'), coupon_internal.build_from_item(relation));
+    RETURN format('SELECT %s, %s AS at_key, %s AS session_key FROM %s '
+        'CROSS JOIN LATERAL (SELECT coupon_internal.map_event(%L, %s) AS coupon_event OFFSET 0) m WHERE (coupon_event).at IS NOT NULL',
+        (SELECT string_agg('(coupon_event).' || f, ', ' ORDER BY n) FROM unnest(fields || 'attributes'::text) WITH ORDINALITY x(f, n)),
+        coupon_internal.build_time_sql(relation, c ->> 'at'), coupon_internal.build_text_sql(relation, c ->> 'session'),
+        coupon_internal.build_from_item(relation), mapping, arguments);
 END
 $$;
 COMMENT ON FUNCTION coupon_internal.build_event_query(regclass, jsonb) IS 'The SELECT that reads one watched table as events';

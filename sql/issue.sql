@@ -1,6 +1,6 @@
 -- issue: decisions and coupons.
 CREATE FUNCTION coupon_internal.generate_code() RETURNS text
-LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'new_code_wrapper';
+LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'generate_code_wrapper';
 COMMENT ON FUNCTION coupon_internal.generate_code() IS 'Eighty bits from PostgreSQL''s strong random source, with a check symbol';
 
 CREATE FUNCTION coupon.live_offer(session text) RETURNS coupon.offer
@@ -50,7 +50,7 @@ COMMENT ON FUNCTION coupon_internal.show_offer(text) IS 'The live coupon of a se
 -- It may have to read the shop's log, whose owner decides about indexes.
 CREATE FUNCTION coupon_internal.evaluate_session(session text) RETURNS boolean
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
-AS 'MODULE_PATHNAME', 'consider_wrapper';
+AS 'MODULE_PATHNAME', 'evaluate_session_wrapper';
 COMMENT ON FUNCTION coupon_internal.evaluate_session(text) IS 'Decides about a session as its last click would have; rebuilds it first if it missed one. Whether there may be a coupon now';
 
 -- One plan, by the key: a connection's first requests would else plan anew, and later ones go on reading the table whole
@@ -95,11 +95,11 @@ COMMENT ON FUNCTION @extschema@.issue_coupon(uuid) IS 'The same for shops whose 
 
 CREATE FUNCTION coupon.explain_decision(session text)
     RETURNS TABLE (campaign text, step int, condition text, holds boolean, detail text)
-LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'explain_wrapper';
+LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'explain_decision_wrapper';
 COMMENT ON FUNCTION coupon.explain_decision(text) IS 'What would happen to a session now and why, condition by condition, with no side effect. It says whether the customer is known, not who it is';
 
 CREATE FUNCTION coupon_internal.find_threshold_fault(policy text, segments boolean, target float8) RETURNS text
-LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'threshold_fault_wrapper';
+LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'find_threshold_fault_wrapper';
 COMMENT ON FUNCTION coupon_internal.find_threshold_fault(text, boolean, float8) IS 'Why an arm would find nobody eligible under the active version; NULL where it has thresholds';
 
 CREATE FUNCTION coupon.draw_arm(salt text, shares float8[], session text) RETURNS int

@@ -31,7 +31,7 @@ $$;
 COMMENT ON FUNCTION coupon_internal.try_lock_mutex(text, boolean) IS 'Holds a row of coupon.mutex until the transaction ends, alone or with others who share it; false where it is not free. Never waits';
 
 CREATE FUNCTION coupon_internal.get_redeem_wait() RETURNS int
-LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'redeem_wait_wrapper';
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'get_redeem_wait_wrapper';
 COMMENT ON FUNCTION coupon_internal.get_redeem_wait() IS 'Milliseconds that a checkout looks again for a coupon or an order that another transaction holds: coupon_ext.redeem_wait, below half of deadlock_timeout';
 
 CREATE FUNCTION coupon_internal.wait_until(deadline timestamptz) RETURNS boolean

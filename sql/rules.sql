@@ -2,7 +2,7 @@
 -- The shop's table need not have an index that fits: who asks here has turned reading whole tables off, for ours.
 CREATE FUNCTION coupon_internal.read_stock(category text) RETURNS numeric
 LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on
-AS 'MODULE_PATHNAME', 'stock_wrapper';
+AS 'MODULE_PATHNAME', 'read_stock_wrapper';
 COMMENT ON FUNCTION coupon_internal.read_stock(text) IS 'What is in stock of a category, in the table that coupon.watch_stock() named, read with its owner''s rights; NULL where there is none, and, with a warning, where the table can no longer be read';
 
 CREATE FUNCTION coupon_internal.find_stock_fault(relation regclass, category name, quantity name, OUT code text, OUT message text, OUT hint text)

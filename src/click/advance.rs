@@ -19,7 +19,7 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cmp::Reverse;
 
-/// What is free beside the clicks before sessions are advanced; the allocator can refuse more only by ending the process.
+/// Bytes that must be free before sessions are advanced; the allocator can refuse more only by ending the process.
 const HEADROOM: usize = 4 << 20;
 
 /// What a statement had to leave out: how often, and the first; coupon.error_log is no second log.
@@ -70,14 +70,18 @@ pub fn advance(groups: &mut [Group], wait_budget: &LockWaitBudget, careful: bool
             if left.is_empty() {
                 break;
             }
-            let (mut again, mut held) = (Vec::new(), Vec::new());
+            let (mut again, mut locked_rows) = (Vec::new(), Vec::new());
             for (clicks, missed) in advance_once(client, &left, careful) {
-                if matches!(missed, Conflict::Stored) && attempt < 3 { again.push(clicks) } else { held.push(clicks) }
+                if matches!(missed, Conflict::Stored) && attempt < 3 {
+                    again.push(clicks)
+                } else {
+                    locked_rows.push(clicks)
+                }
             }
-            if alone && !held.is_empty() && wait_budget.wait(attempt) {
-                again.append(&mut held);
+            if alone && !locked_rows.is_empty() && wait_budget.wait(attempt) {
+                again.append(&mut locked_rows);
             }
-            held.iter().for_each(|(session, clicks)| skip(client, session, clicks[0].customer, skipped));
+            locked_rows.iter().for_each(|(session, clicks)| skip(client, session, clicks[0].customer, skipped));
             left = again;
         }
         for (_, purchases) in groups.iter().filter(|group| !named(group)) {
@@ -253,7 +257,7 @@ fn apply_clicks(batches: &mut [SessionBatch], context: &StatementContext) {
 }
 
 /// Decides about one session as its last click would have, rebuilding it from the log if it missed one. Whether there may be
-/// a coupon now: of this decision, or of a click that held the row until a moment ago.
+/// a coupon now: of this decision, or of a click that locked_rows the row until a moment ago.
 pub fn evaluate(session: &str) -> bool {
     Spi::connect_mut(|client| {
         let wait_budget = LockWaitBudget::new(settings::lock_wait());

@@ -22,7 +22,7 @@ fn counts(since: i64, now: i64) -> bool {
 }
 
 #[pg_extern(sql = false)]
-fn count_refused(presenter: &str) -> i32 {
+fn count_refused_attempt(presenter: &str) -> i32 {
     let now = settings::clock();
     REFUSED.with_borrow_mut(|refused| {
         if !refused.contains_key(presenter) && refused.len() >= MOST {
@@ -43,7 +43,7 @@ fn count_refused(presenter: &str) -> i32 {
 }
 
 #[pg_extern(sql = false)]
-fn refused_here(presenter: &str) -> i32 {
+fn count_refused_here(presenter: &str) -> i32 {
     let now = settings::clock();
     let count = |(since, n): &(i64, i32)| if counts(*since, now) { *n } else { 0 };
     REFUSED.with_borrow(|refused| refused.get(presenter).map_or(0, count))

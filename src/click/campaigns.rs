@@ -186,7 +186,7 @@ fn thresholds(policy: Policy, segments: bool, target: f64, version: &Decoded) ->
 
 /// Why an arm would issue nothing under the active version; NULL where it has thresholds.
 #[pg_extern(sql = false)]
-fn threshold_fault(policy: &str, segments: bool, target: f64) -> Option<String> {
+fn find_threshold_fault(policy: &str, segments: bool, target: f64) -> Option<String> {
     let Some(active) = Spi::connect(active::active) else { return Some("no model is active".into()) };
     let Some(policy) = Policy::parse(policy) else { return Some(format!("there is no policy \"{policy}\"")) };
     thresholds(policy, segments, target, &active).err()

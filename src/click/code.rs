@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 /// A code nobody can guess.
 #[pg_extern(sql = false)]
-pub fn new_code() -> String {
+pub fn generate_code() -> String {
     code::encode(random_bits())
 }
 

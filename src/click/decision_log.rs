@@ -148,7 +148,7 @@ pub fn insert_coupon(
     let types = [TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID];
     let args = [
         session.session.as_str().into(),
-        code::new_code().into(),
+        code::generate_code().into(),
         session.customer.as_deref().into(),
         category.into(),
         micros(clock).into(),

@@ -32,7 +32,7 @@ pub fn record(relation: &str, session: Option<&str>, customer: Option<&str>, cau
         caught.hint.clone().into(),
         REPEATED.replace(0).into(),
     ];
-    // Where even this fails, the warning has said what there is to say.
+    // Where even this fails, the warning is all there is.
     if let Err(second) = subtransaction::quiet_subtransaction(|| Spi::run_with_args(sql, &args)) {
         subtransaction::warn(&second);
     }

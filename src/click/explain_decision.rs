@@ -13,7 +13,7 @@ use pgrx::spi::SpiClient;
 type Line = (Option<String>, i32, String, Option<bool>, String);
 
 #[pg_extern(sql = false)]
-fn explain(
+fn explain_decision(
     session: Option<&str>,
 ) -> TableIterator<
     'static,

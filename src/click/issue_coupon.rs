@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 #[pg_extern(sql = false)]
 fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, "coupon.offer")> {
     let none = |s: &&str| registry::exists() && advance::has_nothing_due(s);
-    // An error will come again there, and is told there.
+    // PL/pgSQL would meet the same error, and reports it.
     if settings::enabled() && subtransaction::subtransaction(|| session.as_ref().is_some_and(none)).unwrap_or(false) {
         return None;
     }
@@ -26,7 +26,7 @@ fn issue_coupon(session: Option<&str>) -> Option<pgrx::composite_type!('static, 
 
 /// Whether there may be a coupon now.
 #[pg_extern(sql = false)]
-fn evaluate(session: &str) -> bool {
+fn evaluate_session(session: &str) -> bool {
     if !settings::enabled() || session.len() > LONGEST_ID {
         return false;
     }

@@ -1,5 +1,5 @@
-//! What a statement sees beside its sessions: the active version and the running campaigns. They change rarely; each
-//! change gives coupon.storage a new revision, and a backend reads them again when it sees one.
+//! The active version and the running campaigns. They change rarely; each change gives coupon.storage a new revision, and
+//! a backend reads them again when it sees one.
 
 use crate::click::campaigns::{self, Campaigns};
 use crate::models::active::{self, Versions};

@@ -1,4 +1,4 @@
-//! One live session in memory, and what a statement sees beside its sessions.
+//! One live session in memory, and the context of the statement that advances it.
 
 use crate::click::campaigns::{self, Campaigns};
 use crate::click::serving_state::ServingState;
@@ -26,7 +26,7 @@ pub struct SessionRow {
     pub state_purged: bool,
 }
 
-/// What one statement sees beside its sessions.
+/// What the sessions of one statement share.
 pub struct StatementContext {
     pub serving: Rc<ServingState>,
     pub active: Option<Rc<Decoded>>,
@@ -88,7 +88,7 @@ impl SessionRow {
         self.record(click);
     }
 
-    /// What a click changes beside the score.
+    /// The columns that a click changes, but for the score.
     pub fn record(&mut self, click: &Click<impl AsRef<str>>) {
         self.last_at = self.last_at.max(click.at);
         if self.customer.is_none() {

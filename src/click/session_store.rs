@@ -193,8 +193,8 @@ fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext
     let rows = statement.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
     let context = context_of(&rows.row(0));
     let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
-        let (row_found, held) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
-        let stored = match (row_found, held) {
+        let (row_found, locked) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
+        let stored = match (row_found, locked) {
             (true, _) => Stored::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving))),
             (_, true) => Stored::Held,
             _ => new(&row, OF_MANY + 2, &context, *customer),
@@ -211,7 +211,7 @@ fn new(row: &Row, first: usize, context: &StatementContext, customer: Option<&st
     Stored::New(model.map_or(0, |active| segment_of(row, first, &active.version.segment)))
 }
 
-/// What is known of a session beside its row.
+/// Facts about a session that its row does not hold.
 pub struct Seen {
     /// It missed a click.
     pub gap: bool,

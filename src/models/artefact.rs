@@ -56,9 +56,9 @@ fn import_model(artefact: Option<&[u8]>) -> i64 {
 }
 
 /// The first version of a digest that is still what it was.
-fn existing(client: &SpiClient, wanted: &str) -> Option<i64> {
+fn existing(client: &SpiClient, digest_sought: &str) -> Option<i64> {
     let sql = "SELECT version FROM coupon.version WHERE digest = $1 ORDER BY version";
-    let rows = spi(client.select(sql, None, &[wanted.into()]));
+    let rows = spi(client.select(sql, None, &[digest_sought.into()]));
     let versions: Vec<i64> = rows.filter_map(|row| spi(row.get(1))).collect();
-    versions.into_iter().find(|&version| digest(&registry::stages(client, version)) == wanted)
+    versions.into_iter().find(|&version| digest(&registry::stages(client, version)) == digest_sought)
 }

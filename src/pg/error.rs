@@ -85,9 +85,9 @@ pub fn throw(report: ErrorReport) -> ! {
     unreachable!("an ERROR does not return")
 }
 
-/// Tells the client something that is no ERROR. PostgreSQL looks for a cancel while it does, and pgrx has no guard there:
-/// the cancel would jump over our frames with their destructors and threads. It is held off until we look ourselves.
-pub fn tell(level: PgLogLevel, report: ErrorReport) {
+/// Sends the client a message below ERROR. PostgreSQL checks for a cancel while it sends, and pgrx has no guard there: the
+/// cancel would jump over our frames with their destructors and threads. Interrupts are held off until we check ourselves.
+pub fn send_message(level: PgLogLevel, report: ErrorReport) {
     // SAFETY: what HOLD_INTERRUPTS and RESUME_INTERRUPTS do; nothing between them leaves but by returning.
     unsafe { pg_sys::InterruptHoldoffCount += 1 };
     report.report(level);

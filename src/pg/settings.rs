@@ -229,7 +229,7 @@ fn bounded(wait: i32) -> i32 {
 }
 
 #[pg_extern(sql = false)]
-fn redeem_wait() -> i32 {
+fn get_redeem_wait() -> i32 {
     bounded(REDEEM_WAIT.get())
 }
 

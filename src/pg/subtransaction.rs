@@ -29,7 +29,7 @@ impl Failure {
         self.error.rethrow()
     }
 
-    /// What is left to be told of it; raised instead where `coupon_ext.on_error` says so.
+    /// The error to be logged; raised instead where `coupon_ext.on_error` is `raise`.
     pub fn settle(self) -> CaughtError {
         if settings::raise() {
             self.raise();
@@ -146,7 +146,7 @@ impl LockWaitBudget {
         self.0.set(self.0.get().saturating_sub(spent));
     }
 
-    /// Sleeps about a millisecond, a tenth of that at first: most rows are held for less. `false` where wait_budget is at
+    /// Sleeps about a millisecond, a tenth of that at first: most locks are shorter. `false` where the budget is at
     /// its end.
     pub fn wait(&self, attempt: u32) -> bool {
         let left = self.0.get();
@@ -238,6 +238,6 @@ pub fn warn(caught: &CaughtError) {
         let hint =
             caught.hint.clone().unwrap_or_else(|| "The click was kept; coupon.error_log holds what failed.".into());
         let report = pgrx::pg_sys::panic::ErrorReport::new(caught.code, message, "coupon_ext").set_hint(hint);
-        crate::pg::error::tell(PgLogLevel::WARNING, report);
+        crate::pg::error::send_message(PgLogLevel::WARNING, report);
     }
 }

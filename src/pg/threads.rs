@@ -25,7 +25,7 @@ impl<T> Drop for Worker<'_, T> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // What it would have returned, or its panic, is of no interest beside the ERROR.
+            // The ERROR is raised, not the worker's result or panic.
             let _ = thread.join();
         }
     }
@@ -120,7 +120,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Runs `feed` on this thread, the main one, beside `threads` workers that do what it sends. `work` must return soon after
+/// Runs `feed` on this thread, the main one, and its jobs on `threads` workers. `work` must return soon after
 /// the flag is set, whatever it returns then. Without threads to be had the work is done on this one.
 pub fn pipeline<J: Send, R: Send>(
     threads: usize,
@@ -133,7 +133,7 @@ pub fn pipeline<J: Send, R: Send>(
     std::thread::scope(|scope| {
         let (work, flag, queue) = (&work, &stop, &queue);
         let body = move || {
-            // The lock is held while waiting: the others wait for it instead.
+            // A worker holds the lock while it waits for a job; the others wait for the lock.
             let next = || queue.lock().ok()?.recv().ok();
             while let Some((job, answer)) = next() {
                 if !flag.load(Ordering::Relaxed) {

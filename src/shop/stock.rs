@@ -15,7 +15,7 @@ const SOURCE: &str = "SELECT s.relation::text, s.category::text, s.quantity::tex
     CROSS JOIN LATERAL coupon_internal.find_stock_fault(s.relation, s.category, s.quantity) f";
 
 #[pg_extern(sql = false)]
-fn stock(category: Option<&str>) -> Option<AnyNumeric> {
+fn read_stock(category: Option<&str>) -> Option<AnyNumeric> {
     let category = category?;
     Spi::connect(|client| {
         let rows = spi(client.select(SOURCE, Some(1), &[]));

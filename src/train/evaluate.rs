@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 #[pg_extern(sql = false)]
-fn judge_churn(
+fn evaluate_churn(
     since: TimestampWithTimeZone,
     until: TimestampWithTimeZone,
 ) -> TableIterator<

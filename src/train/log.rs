@@ -15,7 +15,7 @@ use std::collections::HashMap;
 /// Rows between two looks at the memory.
 const BATCH: usize = 10_000;
 
-/// Bytes that must be left beside the log.
+/// Bytes that must stay free while the log is read.
 const HEADROOM: usize = 16 << 20;
 
 /// A log and how many attribute columns it has.
@@ -26,7 +26,7 @@ pub struct Read {
 }
 
 /// The whole log in [since, until), in the total order of coupon.events; refused where it would pass the budget, or where
-/// the operating system has not so much. `on_progress` is told how many events have been read.
+/// the operating system has not so much. `on_progress` gets the number of events that have been read.
 pub fn read_log(_: &SpiClient, since: i64, until: i64, mut on_progress: impl FnMut(usize)) -> Read {
     let sql = "SELECT at, session, customer, kind, page, category, product, quantity, price, order_id, attributes \
                FROM coupon.events($1, $2)";
@@ -39,7 +39,7 @@ pub fn read_log(_: &SpiClient, since: i64, until: i64, mut on_progress: impl FnM
         if needed > budget {
             ok::<()>(Err(Error::Memory { needed, budget }));
         }
-        // What is allocated beside the log is small and could not be refused without ending the backend.
+        // Other allocations are small, and could not be refused without ending the backend.
         ok(memory::probe(HEADROOM));
     };
     stream::read(sql, &window, |row| {

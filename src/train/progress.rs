@@ -35,9 +35,9 @@ pub fn announce(e: &Estimate, budget: usize) -> String {
 }
 
 /// INFO at most once a second, what comes between as DEBUG1.
-pub fn tell(text: &str, told: &mut Option<Instant>) {
-    let level = if told.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
-        *told = Some(Instant::now());
+pub fn report_progress(text: &str, last_report: &mut Option<Instant>) {
+    let level = if last_report.is_none_or(|t| t.elapsed() >= Duration::from_secs(1)) {
+        *last_report = Some(Instant::now());
         PgLogLevel::INFO
     } else {
         PgLogLevel::DEBUG1
@@ -47,6 +47,6 @@ pub fn tell(text: &str, told: &mut Option<Instant>) {
     // SAFETY: plain look at the message settings.
     if unsafe { pg_sys::message_level_is_interesting(threshold as i32) } {
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-        error::tell(level, report(code, format!("coupon_ext: {text}"), ""));
+        error::send_message(level, report(code, format!("coupon_ext: {text}"), ""));
     }
 }

@@ -4,7 +4,7 @@ use crate::models::{active, customers, registry};
 use crate::pg::error::{self, ok, report, spi, throw};
 use crate::pg::{settings, threads};
 use crate::train::log::{read_log, treatments};
-use crate::train::progress::{announce, describe, tell};
+use crate::train::progress::{announce, describe, report_progress};
 use coupon_model::Result;
 use coupon_model::artefact::Artefact;
 use coupon_model::events::Log;
@@ -108,9 +108,9 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         need_storage();
         let budget = settings::training_memory();
         let threads = settings::threads();
-        let mut told = None;
-        tell("reading the log", &mut told);
-        let read = read_log(client, since, until, |n| tell(&format!("{n} events read"), &mut told));
+        let mut last_report = None;
+        report_progress("reading the log", &mut last_report);
+        let read = read_log(client, since, until, |n| report_progress(&format!("{n} events read"), &mut last_report));
         let left_out = left_out(client);
         let treatments = treatments(client, &read.log);
         let base = active::active_with_stages(client);
@@ -142,19 +142,19 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
         };
         let trained = threads::run(threads, work, |on_progress| match on_progress {
             Progress::Line(line) => {
-                tell(&describe(&line.0), &mut told);
+                report_progress(&describe(&line.0), &mut last_report);
                 lines.push(line);
             }
-            Progress::Part(part) => tell(&format!("begins {part}"), &mut told),
-            // Whatever was told just before.
-            Progress::Estimate(e) => tell(&announce(&e, budget), &mut None),
+            Progress::Part(part) => report_progress(&format!("begins {part}"), &mut last_report),
+            // However little time has passed since the last message.
+            Progress::Estimate(e) => report_progress(&announce(&e, budget), &mut None),
         });
         let (mut outcome, customers) = ok(trained);
         if !left_out.is_empty() {
             let of_sessions = outcome.stages.iter_mut().filter(|s| s.stage == "sessions");
             of_sessions.for_each(|s| s.card["relations_left_out"] = left_out.clone().into());
         }
-        tell("begins saving", &mut told);
+        report_progress("begins saving", &mut last_report);
         registry::one_at_a_time(client);
         let build = registry::BUILD.to_string();
         let trained = Artefact { since, until, seed, threads: threads as i32, build, stages: outcome.stages };
@@ -171,7 +171,7 @@ fn run(since: TimestampWithTimeZone, until: TimestampWithTimeZone, spec: JsonB, 
             (Some(reason), false) => format!("version {version} is saved and not activated: {reason}"),
         };
         if !active {
-            error::tell(PgLogLevel::WARNING, report(PgSqlErrorCode::ERRCODE_WARNING, verdict.clone(), ""));
+            error::send_message(PgLogLevel::WARNING, report(PgSqlErrorCode::ERRCODE_WARNING, verdict.clone(), ""));
         }
         lines.push((Report { stage: "deploy", note: Some(verdict), ..Report::default() }, 0.0));
         lines.into_iter().map(|line| row(version, line)).collect()

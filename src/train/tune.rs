@@ -4,7 +4,7 @@ use crate::models::registry;
 use crate::pg::error::{self, ok, report, spi, throw};
 use crate::pg::{settings, threads};
 use crate::train::log::{read_log, treatments};
-use crate::train::progress::{describe, tell};
+use crate::train::progress::{describe, report_progress};
 use crate::train::run::{end, need_storage, specification};
 use coupon_model::training::{Job, Observer, Report, Spec, Stages, Study, Trial};
 use coupon_model::{Error, Result, tune};
@@ -106,13 +106,13 @@ fn run(
     let threads = settings::threads();
     Spi::connect_mut(|client| {
         need_storage();
-        let mut told = None;
-        tell("reading the log", &mut None);
+        let mut last_report = None;
+        report_progress("reading the log", &mut None);
         let study = study(client, &spec, &tune, (since, until), seed, threads);
         let key = study.key();
         let earlier = earlier(client, &key);
         if !earlier.is_empty() {
-            tell(&format!("tune: going on after {} trials of study {key}", earlier.len()), &mut None);
+            report_progress(&format!("tune: going on after {} trials of study {key}", earlier.len()), &mut None);
         }
         let mut search = ok(study.search(&earlier));
         let mut rows = Vec::new();
@@ -127,7 +127,7 @@ fn run(
             Ok(true)
         };
         let on_progress = |message: Message| match message {
-            Message::Line(line) => tell(&describe(&line), &mut told),
+            Message::Line(line) => report_progress(&describe(&line), &mut last_report),
             Message::Trial(trial, seconds) => {
                 let row = row(&key, &given, trial, seconds);
                 save(client, &row, since, until, seed);
@@ -136,7 +136,7 @@ fn run(
         };
         if !ok(threads::run(threads, work, on_progress)) {
             let message = "every point of the space has been tried";
-            error::tell(PgLogLevel::NOTICE, report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, ""));
+            error::send_message(PgLogLevel::NOTICE, report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, ""));
         }
         rows
     })

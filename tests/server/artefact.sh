@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: a version trained in one database serves in another that never saw its log: exported and imported as a file by
-# plain clients, it says the same to the bit, knows no customer until they are refreshed, and is exported again as it came.
+# plain clients, it says the same to the bit, knows no customer until they are refreshed, and is exported again as it
+# came.
 . "$(dirname "$0")/lib.sh"
 here_db=$PGDATABASE
 other=${here_db}_other

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced after lib.sh by tests that watch one backend from outside: a psql that stays, and what /proc says of its process.
+# Sourced after lib.sh by tests that watch one backend from outside: a psql that stays, and what /proc says of its
+# process.
 
 # One psql on descriptor 3; what it answers and what it is told lie in $work/answers and $work/said. Sets $backend.
 connect() {

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Proves: a training that is canceled in any of its parts, or runs out of statement_timeout, stops within a second, leaves
-# no row and no thread, and the connection lives; signals never reach its worker threads and are served while it runs.
+# Proves: a training that is canceled in any of its parts, or runs out of statement_timeout, stops within a second,
+# leaves no row and no thread, and the connection lives; signals never reach its worker threads and are served while it
+# runs.
 #
-# A stop counts from the cancel to its ERROR at the client. Trainings look at least every 50 ms whether they may go on; the
-# limit is a second, and another for a machine that has other things to do (STOP_SECONDS).
+# A stop counts from the cancel to its ERROR at the client. Trainings look at least every 50 ms whether they may go on;
+# the limit is a second, and another for a machine that has other things to do (STOP_SECONDS).
+# alone: it reloads the configuration, and limits how long a stop takes
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 limit=${STOP_SECONDS:-2}
 train="SELECT count(*) FROM coupon.train(spec => '{\"churn\": {\"epochs\": 1}}', seed => 7)"
 # Some seconds, whatever the machine: long enough to be disturbed.
-long=${train/1\}/60, \"patience\": 60\}}
+long=${train/1\}/30, \"patience\": 30\}}
 stored() {
     q "SELECT (SELECT count(*) FROM coupon.version), (SELECT count(*) FROM coupon.model), (SELECT count(*) FROM coupon.deployment),
        (SELECT sum(hashtextextended(c::text, 0)::numeric) FROM coupon.customer c), (SELECT max(version) FROM coupon.deployment)"
@@ -29,25 +31,25 @@ stopped() {
 note "canceled at the beginning of each part"
 connect
 begin "SET client_min_messages = debug1"
-count=0
+# In so small a shop some parts take milliseconds, and all may be done before the signal comes: then it is tried again.
+# In the end each of the nine has been stopped.
 for part in reading sessions segment churn judge replay rank customers saving; do
-    begin "$train"
     case $part in reading) heard="reading the log" ;; *) heard="begins $part" ;; esac
-    until_said "$heard"
-    kill -INT "$backend"
-    asked=$EPOCHREALTIME
-    # In so small a shop some parts take milliseconds: all may be done before the signal comes.
-    answer "SELECT 1" >/dev/null
-    if grep -q "ERROR:  canceling" "$work/said"; then
-        stopped "$part" "canceling statement due to user request"
-        awk "BEGIN {exit !($EPOCHREALTIME - $asked < $limit)}" || give_up "$part: not in $limit s"
-        count=$((count + 1))
-    else
+    for ((try = 1; ; try++)); do
+        begin "$train"
+        until_said "$heard"
+        kill -INT "$backend"
+        asked=$EPOCHREALTIME
+        answer "SELECT 1" >/dev/null
+        took=$(awk "BEGIN {print $EPOCHREALTIME - $asked}")
+        ! grep -q "ERROR:  canceling" "$work/said" || break
+        [ $try -lt 20 ] || give_up "$part: twenty trainings were done before they could be canceled"
         before=$(stored)
         : >"$work/said"
-    fi
+    done
+    stopped "$part" "canceling statement due to user request"
+    awk "BEGIN {exit !($took < $limit)}" || give_up "$part: it took $took s from the signal, not $limit"
 done
-expect "most were stopped in time" t "$([ $count -ge 5 ] && echo t)"
 
 note "pg_cancel_backend in the middle of churn, and while it waits to save"
 begin "$long"
@@ -64,7 +66,7 @@ until_said "begins saving"
 until [ "$(q "SELECT wait_event_type FROM pg_stat_activity WHERE pid = $backend")" = Lock ]; do sleep 0.02; done
 q "SELECT pg_cancel_backend($backend)" >/dev/null
 stopped "a version written and not committed" "canceling statement due to user request"
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()" >/dev/null
 wait "$holder" || true
 
 note "statement_timeout"
@@ -95,7 +97,8 @@ for task in /proc/"$backend"/task/*; do
     [ "${task##*/}" != "$backend" ] || continue
     number=$((number + 1))
     # All but KILL, STOP and the two that the C library keeps for itself.
-    expect "thread $number has every signal blocked" fffffffe7ffbfeff "$(sed -n 's/^SigBlk:[[:space:]]*//p' "$task/status")"
+    expect "thread $number has every signal blocked" fffffffe7ffbfeff \
+        "$(sed -n 's/^SigBlk:[[:space:]]*//p' "$task/status")"
 done
 expect "a worker and a pool of two" 3 "$(($(threads) - 1))"
 asked=$EPOCHREALTIME

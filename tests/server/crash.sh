@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves: kill -9 of a backend or of the whole server, at a random moment under load, loses no acknowledged click and leaves no
-# coupon without its decision, no state without its audit, no cent astray, no torn table. On a cluster of its own.
+# Proves: kill -9 of a backend or of the whole server, at a random moment under load, loses no acknowledged click and
+# leaves no coupon without its decision, no state without its audit, no cent astray, no torn table. On a cluster of its
+# own.
 . "$(dirname "$0")/lib.sh"
 SEED=${SEED:-$(full $RANDOM 1)}
 RANDOM=$SEED
@@ -43,7 +44,8 @@ for ((round = 1; round <= rounds; round++)); do
     # What was prepared is still there, and may be committed.
     for transaction in $(q "SELECT gid FROM pg_prepared_xacts"); do q "COMMIT PREPARED '$transaction'"; done
 
-    expect "no acknowledged click is lost" "$(q "SELECT sum(clicks) FROM acknowledged")" "$(q "SELECT count(*) FROM acknowledged a
+    expect "no acknowledged click is lost" "$(q "SELECT sum(clicks) FROM acknowledged")" \
+        "$(q "SELECT count(*) FROM acknowledged a
         CROSS JOIN generate_series(1, a.clicks) n JOIN click c ON c.page = format('%s-%s-%s', a.round, a.client, n)")"
     expect "issued decisions and coupons are of each other" 0 "$(q "SELECT count(*) FROM
         (SELECT * FROM coupon.decision WHERE outcome = 'issued') d FULL JOIN coupon.coupon c USING (session, campaign) WHERE d.arm IS NULL OR c.id IS NULL")"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Proves: transactions that click for (a, then b) and for (b, then a) at once never deadlock the shop: all commit, all clicks are
-# kept, and what could not be counted at the time is made good from the stored log. No wait for a row fails a click.
+# Proves: transactions that click for (a, then b) and for (b, then a) at once never deadlock the shop: all commit, all
+# clicks are kept, and what could not be counted at the time is made good from the stored log. No wait for a row fails a
+# click.
+# alone: how many wait too long depends on the machine
 . "$(dirname "$0")/lib.sh"
 
 cat >"$work/cross.sql" <<'SQL'
@@ -25,7 +27,8 @@ SQL
 clients 8 25 "$work/up.sql" -f "$work/down.sql"
 expect "every click is kept" 10000 "$(clicks y-)"
 
-# A wait that ends in the instant the row is released must not fail the click: rows are held about as long as patience lasts.
+# A wait that ends in the instant the row is released must not fail the click: rows are held about as long as patience
+# lasts.
 note "short patience, rows and new sessions held for as long"
 q "ALTER DATABASE $PGDATABASE SET coupon_ext.lock_wait = 2"
 cat >"$work/contend.sql" <<'SQL'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: pg_dump and restore into a new database bring everything back without an error, nothing is fired twice, and clicks
-# go on issuing coupons there; loading last month's clicks, by COPY or as a data-only restore, issues nothing.
+# Proves: pg_dump and restore into a new database bring everything back without an error, nothing is fired twice, and
+# clicks go on issuing coupons there; loading last month's clicks, by COPY or as a data-only restore, issues nothing.
 . "$(dirname "$0")/lib.sh"
 shop=$PGDATABASE
 restored=${shop}_restored
@@ -47,7 +47,8 @@ note "the restored shop goes on"
     expect "clicks are counted" 1200 "$(views e-)"
     expect_true "coupons are issued" "SELECT count(*) > 0 FROM coupon.coupon WHERE session LIKE 'e-%'"
     play d- 100 1
-    expect_true "no session has two live coupons" "NOT EXISTS (SELECT FROM coupon.coupon WHERE closed_at IS NULL GROUP BY session HAVING count(*) > 1)"
+    expect_true "no session has two live coupons" \
+        "NOT EXISTS (SELECT FROM coupon.coupon WHERE closed_at IS NULL GROUP BY session HAVING count(*) > 1)"
     expect "no fault" "$before" "$(faults)"
 )
 
@@ -61,7 +62,8 @@ expect "the clicks are kept" 5000 "$(clicks m-)"
 expect "nothing was issued or decided" "$before" "$(q "$total")"
 
 note "last month's clicks as a data-only restore"
-pg_dump --data-only -t public.click "$shop" | grep -v '^[de]-' >"$work/data.sql" # the clicks of a moment ago would be live ones
+pg_dump --data-only -t public.click "$shop" \
+    | grep -v '^[de]-' >"$work/data.sql" # the clicks of a moment ago would be live ones
 PGDATABASE=$restored
 q "DELETE FROM click"
 before=$(q "$total")

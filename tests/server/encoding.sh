@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: CREATE EXTENSION refuses a database that is not UTF-8 with a sentence that says what to do, and leaves nothing there;
-# a shop in UTF-8 takes clicks with all it can hold, whatever encoding the client speaks.
+# Proves: CREATE EXTENSION refuses a database that is not UTF-8 with a sentence that says what to do, and leaves nothing
+# there; a shop in UTF-8 takes clicks with all it can hold, whatever encoding the client speaks.
 . "$(dirname "$0")/lib.sh"
 other=${PGDATABASE}_other
 trap 'PGDATABASE=postgres; dropdb --if-exists --force "$other" 2>/dev/null; rm -rf "$work"' EXIT

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Proves: whatever is broken in turn, every click is kept and coupon.error_log tells what happened; put right, all goes on as before.
+# Proves: whatever is broken in turn, every click is kept and coupon.error_log tells what happened; put right, all goes on
+# as before.
 . "$(dirname "$0")/lib.sh"
 
 # broken WHAT PREFIX: twelve views of five sessions, so that some become due, and somebody asks for a coupon.
@@ -32,7 +33,8 @@ expect_true "and coupons are issued" "(SELECT count(*) FROM coupon.coupon WHERE 
 
 note "no room for temporary files"
 before=$(faults)
-# Beyond work_mem PostgreSQL itself keeps a statement's new rows in a temporary file, for any trigger that asks for them.
+# Beyond work_mem PostgreSQL itself keeps a statement's new rows in a temporary file, for any trigger that asks for
+# them.
 q "SET temp_file_limit = 0; SET work_mem = '4MB'; INSERT INTO click SELECT 'temp-' || i % 3000, now(), 'view', repeat('p', 100), 'c1', 20 FROM generate_series(1, 12000) i"
 expect "12,000 clicks are kept" 12000 "$(clicks temp-)"
 expect "and counted" 12000 "$(views temp-)"
@@ -50,7 +52,7 @@ expect "a category of 100 kB is kept" 8 "$(clicks long-)"
 expect "and counted" 8 "$(views long-)"
 expect "issue_coupon takes nonsense" "|" "$(q "SELECT issue_coupon(repeat('s', 1000000)), issue_coupon(NULL::text)")"
 
-note "the session's row is held for longer than lock_wait"
+note "the session's row is held for longer than max_wait"
 play held- 1 3
 before=$(faults)
 psql -XAtq -c "BEGIN" -c "SELECT FROM coupon.session WHERE session = 'held-1' FOR UPDATE" -c "SELECT pg_sleep(2)" -c "COMMIT" >/dev/null &

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: a user who owns a watched table, the table of stock and a schema in everybody's way, who may create in public and
-# sets what search_path he likes, makes none of our functions run his code with more than his own rights.
+# Proves: a user who owns a watched table, the table of stock and a schema in everybody's way, who may create in public
+# and sets what search_path he likes, makes none of our functions run his code with more than his own rights.
 . "$(dirname "$0")/lib.sh"
 owner=$PGUSER
 role=mallory_$$
@@ -10,7 +10,8 @@ trap 'PGUSER=$owner; dropdb --if-exists --force "$second" 2>/dev/null
     q "DROP OWNED BY $role CASCADE; DROP ROLE $role; DROP ROLE IF EXISTS \"$role; ALTER ROLE $role SUPERUSER; --\"" >/dev/null 2>&1; rm -rf "$work"' EXIT
 mallory() { as "$role" "$@"; }
 
-# His tools. A sequence counts with whose rights his code ran: it counts in functions that may not write, and no rollback undoes it.
+# His tools. A sequence counts with whose rights his code ran: it counts in functions that may not write, and no
+# rollback undoes it.
 tools() {
     q "CREATE SCHEMA own AUTHORIZATION $role; GRANT CREATE ON SCHEMA public TO $role"
     mallory q "
@@ -82,7 +83,8 @@ for view in 1 2 3 4 5 6 7 8; do
         SELECT * FROM public.rank_categories('c', 't-1')" >/dev/null
 done
 expect "his clicks were counted" 160 "$(views t-)"
-expect_true "and some of his sessions got a coupon, as anybody's" "SELECT count(*) > 0 FROM coupon.coupon WHERE session LIKE 't-%'"
+expect_true "and some of his sessions got a coupon, as anybody's" \
+    "SELECT count(*) > 0 FROM coupon.coupon WHERE session LIKE 't-%'"
 expect "none of our functions called his" 0 "$(times other)"
 
 note "the table of stock is his"

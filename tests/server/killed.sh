@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Proves: a backend that is killed (SIGKILL) while it trains leaves nothing after recovery, and the old version serves.
+# alone: a killed backend restarts the whole server
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 stored() {
@@ -30,6 +31,7 @@ for part in churn saving; do
     done
     expect "nothing is left" "$before" "$(stored)"
     play "$part-" 20 6
-    expect "the old version serves" "120 t" "$(views "$part-") $(q "SELECT bool_and(churn IS NOT NULL) FROM coupon.session WHERE session LIKE '$part-%'")"
+    expect "the old version serves" "120 t" \
+        "$(views "$part-") $(q "SELECT bool_and(churn IS NOT NULL) FROM coupon.session WHERE session LIKE '$part-%'")"
 done
 amcheck

@@ -5,9 +5,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Runs SQL, prints bare values. Every call is a connection, hence a backend, of its own.
-# A failure inside "$(q …)" does not stop a script; the extra word makes sure that no comparison takes it for an empty answer.
+# Runs SQL, prints bare values. Every call is a connection, hence a backend, of its own. A failure inside "$(q …)" does
+# not stop a script; the extra word makes sure that no comparison takes it for an empty answer.
 q() { psql -XAtq -v ON_ERROR_STOP=1 -c "$1" || { echo "(SQL failed)"; return 1; }; }
+
+# Of pg_stat_activity and of pg_locks, what is of this test's database: another test may run beside it.
+ours="datname = current_database()"
+our_locks="database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 
 note() { echo "-- $*"; }
 give_up() { echo "FAILED: $*"; exit 1; }
@@ -40,11 +44,14 @@ play() {
 
 # clients COUNT TRANSACTIONS FILE [pgbench options]: that many clients at once, that many transactions each.
 clients() {
-    pgbench -n -c "$1" -j 2 -t "$2" -f "$3" "${@:4}" >"$work/pgbench" 2>&1 || { cat "$work/pgbench"; give_up "pgbench"; }
-    grep -q '^number of failed transactions: 0 ' "$work/pgbench" || { cat "$work/pgbench"; give_up "transactions failed"; }
+    pgbench -n -c "$1" -j 2 -t "$2" -f "$3" "${@:4}" >"$work/pgbench" 2>&1 \
+        || { cat "$work/pgbench"; give_up "pgbench"; }
+    grep -q '^number of failed transactions: 0 ' "$work/pgbench" \
+        || { cat "$work/pgbench"; give_up "transactions failed"; }
 }
 
-# stress ARGUMENTS: the program of tests/stress, which tests/run.sh builds; with STRESS=full the sizes that `make stress` and `make crash` use.
+# stress ARGUMENTS: the program of tests/stress, which tests/run.sh builds; with STRESS=full the sizes that `make
+# stress` and `make crash` use.
 stress() { "${CARGO_TARGET_DIR:-target}/debug/coupon_stress" "$@"; }
 # full FULL SHORT: one of both
 full() { if [ "${STRESS:-}" = full ]; then echo "$1"; else echo "$2"; fi; }
@@ -59,7 +66,7 @@ decisions() { q "SELECT count(*) FROM coupon.decision WHERE session LIKE '$1%'";
 faults() { q "SELECT coalesce(sum(repeated), 0) FROM coupon.error_log"; }
 
 # At every instant, of every budget.
-adds_up='SELECT bool_and(granted = available + coalesce(held, 0) + spent AND available >= 0) FROM coupon.budget'
+adds_up='SELECT bool_and(granted = available + coalesce(reserved_amount, 0) + spent AND available >= 0) FROM coupon.budget'
 
 # Every heap and every B-tree of the extension's data is sound.
 amcheck() {

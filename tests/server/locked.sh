@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: whatever of our tables somebody locks as a whole, a click and a question end, and the click is kept; sessions that
-# missed it are rebuilt when the table is free. And a thousand clicks of one transaction are all counted.
+# Proves: whatever of our tables somebody locks as a whole, a click and a question end, and the click is kept; sessions
+# that missed it are rebuilt when the table is free. And a thousand clicks of one transaction are all counted.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Proves: a mark says that a session missed a click, and no more of them than needed; whatever cannot be rebuilt keeps nobody
-# waiting; a session whose log was shortened stays as it is and is never scored again; marks and faults are found by
-# coupon.forget, and no text of either holds a value of a row.
+# Proves: a mark says that a session missed a click, and no more of them than needed; whatever cannot be rebuilt keeps
+# nobody waiting; a session whose log was shortened stays as it is and is never scored again; marks and faults are found
+# by coupon.forget, and no text of either holds a value of a row.
 . "$(dirname "$0")/lib.sh"
 marks() { q "SELECT count(*) FROM coupon.missed_click WHERE session LIKE '$1%'"; }
 sweep() { q "SELECT rebuilt FROM coupon.maintain($1)"; }
@@ -27,11 +27,11 @@ play held- 6 4
 q "INSERT INTO coupon.missed_click (session, reason) SELECT 'held-' || i, 'test' FROM generate_series(1, 6) i; INSERT INTO coupon.missed_click (session, reason) VALUES ('zz-1', 'test')"
 psql -XAtq -c "BEGIN; UPDATE coupon.session SET customer = customer WHERE session LIKE 'held-%'; SELECT pg_sleep(60)" >/dev/null 2>&1 &
 holder=$!
-until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%held-\\%%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
+until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE $ours AND query LIKE '%held-\\%%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
 sweep 6 >/dev/null
 sweep 6 >/dev/null
 expect "those that are held come after the others" "6 0" "$(marks held-) $(marks zz-)"
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%held-\\%%' AND wait_event = 'PgSleep'" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%held-\\%%' AND wait_event = 'PgSleep'" >/dev/null
 wait $holder || true
 sweep 100 >/dev/null
 expect "and are rebuilt in their turn" "0 24" "$(marks held-) $(views held-)"
@@ -45,14 +45,16 @@ expect_true "are scored" "SELECT churn_probability('part-1') IS NOT NULL"
 q "UPDATE coupon.session SET state = NULL WHERE session = 'part-3'; INSERT INTO coupon.missed_click (session, reason) VALUES ('part-1', 'test'); ALTER TABLE hit DETACH PARTITION hit_old"
 sweep 100 >/dev/null
 expect "what was counted stays" "8 8 8" "$(q "SELECT string_agg(views::text, ' ' ORDER BY session) FROM coupon.session WHERE session LIKE 'part-%'")"
-expect "it is marked so, and says why" "f|the log no longer holds its beginning" "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-1'")"
+expect "it is marked so, and says why" "f|the log no longer holds its beginning" \
+    "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-1'")"
 expect_true "it is never scored" "SELECT churn_probability('part-1') IS NULL"
 expect_true "nor is anything issued" "SELECT issue_coupon('part-1') IS NULL"
 expect "coupon.explain_decision says why" "f|the log no longer holds its beginning, so it cannot be rebuilt and is never scored again" "$(q "SELECT holds, detail FROM coupon.explain_decision('part-1') WHERE condition = 'no click was missed'")"
 q "INSERT INTO hit VALUES ('part-1', '2026-02-01 00:10:00+00', 'c1'), ('part-3', '2026-02-01 00:10:00+00', 'c1')"
 expect "a further click adds no mark" 1 "$(marks part-1)"
 sweep 100 >/dev/null
-expect "one whose state was freed and that comes back: the same" "f|the log no longer holds its beginning" "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-3'")"
+expect "one whose state was freed and that comes back: the same" "f|the log no longer holds its beginning" \
+    "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-3'")"
 expect "one that missed nothing goes on" 8 "$(views part-2)"
 play next- 1 2
 q "INSERT INTO coupon.missed_click (session, reason) VALUES ('next-1', 'test')"
@@ -62,7 +64,8 @@ sweep 100 >/dev/null
 expect "once the log is whole again, and somebody says so" "9 0" "$(views part-1) $(marks part-)"
 q "DELETE FROM hit WHERE ctid IN (SELECT ctid FROM hit WHERE session = 'part-2' AND at > '2026-02-01' LIMIT 1) AND session = 'part-2'; INSERT INTO coupon.missed_click (session, reason) VALUES ('part-2', 'test')"
 sweep 100 >/dev/null
-expect "rows that were deleted from its middle" "f|the log no longer holds all its clicks" "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-2'")"
+expect "rows that were deleted from its middle" "f|the log no longer holds all its clicks" \
+    "$(q "SELECT rebuildable, reason FROM coupon.missed_click WHERE session = 'part-2'")"
 
 note "while clicks go on"
 cat >"$work/click.sql" <<'SQL'
@@ -86,14 +89,16 @@ note "forgetting"
 q "SELECT coupon.record_click('shared-1', customer => 'anna'); SELECT coupon.record_click('alone-1')" >/dev/null
 psql -XAtq -c "BEGIN; UPDATE coupon.session SET views = views WHERE session IN ('shared-1', 'alone-1'); SELECT pg_sleep(60)" >/dev/null 2>&1 &
 holder=$!
-until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%alone-1%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
+until [ "$(q "SELECT count(*) FROM pg_stat_activity WHERE $ours AND query LIKE '%alone-1%' AND wait_event = 'PgSleep'")" = 1 ]; do sleep 0.05; done
 q "SELECT coupon.record_click('shared-1', customer => 'carla'); SELECT coupon.record_click('alone-1', customer => 'carla')" >/dev/null 2>&1
-q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%alone-1%' AND wait_event = 'PgSleep'" >/dev/null
+q "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $ours AND query LIKE '%alone-1%' AND wait_event = 'PgSleep'" >/dev/null
 wait $holder || true
-expect "a mark knows whose click was missed" "alone-1|carla shared-1|carla" "$(echo $(q "SELECT session, customer FROM coupon.missed_click WHERE customer IS NOT NULL ORDER BY 1"))"
+expect "a mark knows whose click was missed" "alone-1|carla shared-1|carla" \
+    "$(echo $(q "SELECT session, customer FROM coupon.missed_click WHERE customer IS NOT NULL ORDER BY 1"))"
 q "DELETE FROM coupon.click WHERE customer = 'carla'; SELECT coupon.forget('carla')" >/dev/null
 expect "a session that is known by its mark alone is forgotten" "0 0" "$(marks alone-) $(views alone-)"
-expect "another's stays marked, without her" "1|" "$(q "SELECT count(*), max(customer) FROM coupon.missed_click WHERE session = 'shared-1'")"
+expect "another's stays marked, without her" "1|" \
+    "$(q "SELECT count(*), max(customer) FROM coupon.missed_click WHERE session = 'shared-1'")"
 
 note "no value of a row in any text"
 q "CREATE FUNCTION strict() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.customer LIKE ''Mary%'' THEN PERFORM NEW.customer::int; END IF; RETURN NEW; END';

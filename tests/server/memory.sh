@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: what a serving backend keeps is bounded, with three versions in use; a training that the operating system refuses
-# memory is an error with a hint, and the server lives.
+# Proves: what a serving backend keeps is bounded, with three versions in use; a training that the operating system
+# refuses memory is an error with a hint, and the server lives.
 #
 #   MEMORY_CLICKS (10000)   clicks in one backend; 1000000 for the long form
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,8 @@ fresh=$(anonymous)
 serve() {
     answer "DO \$\$ BEGIN FOR b IN $2 .. $3 LOOP
         INSERT INTO click SELECT '$1-' || i, now(), 'view', 'p' || i % 7, 'c' || i % 5, 20 FROM generate_series(100 * b, 100 * b + 99) i;
-        PERFORM issue_coupon('$1-' || i), churn_probability('$1-' || i), (SELECT count(*) FROM rank_categories(NULL, '$1-' || i))
+        PERFORM issue_coupon('$1-' || i), churn_probability('$1-' \
+            || i), (SELECT count(*) FROM rank_categories(NULL, '$1-' || i))
         FROM generate_series(100 * b, 100 * b + 99) i; END LOOP; END \$\$" >/dev/null
 }
 for version in 1 2 3; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Proves: the data outlives the extension. DROP EXTENSION … CASCADE leaves every row of every table; CREATE EXTENSION finds them;
-# until coupon.create_storage() has put back views and triggers, every verb says so and nothing is half done; then budgets are
-# enforced, the audit is append-only, clicks are counted and old coupons redeemable, as before.
+# Proves: the data outlives the extension. DROP EXTENSION … CASCADE leaves every row of every table; CREATE EXTENSION
+# finds them; until coupon.create_storage() has put back views and triggers, every verb says so and nothing is half
+# done; then budgets are enforced, the audit is append-only, clicks are counted and old coupons redeemable, as before.
 . "$(dirname "$0")/lib.sh"
 role=reader_$$
 trap 'q "DROP OWNED BY $role; DROP ROLE $role" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
@@ -62,15 +62,18 @@ echo "ok: all data are equal"
 q "$triggers" | diff "$work/triggers" - || give_up "triggers of ours are missing"
 q "$views" | diff "$work/views" - || give_up "views are missing"
 echo "ok: triggers and views are as they were"
-expect "who may do what is granted again" "t t" "$(q "SELECT holds FROM coupon.access WHERE role = '$role'" | tr '\n' ' ' | sed 's/ $//')"
+expect "who may do what is granted again" "t t" \
+    "$(q "SELECT holds FROM coupon.access WHERE role = '$role'" | tr '\n' ' ' | sed 's/ $//')"
 again=$(q "SELECT at FROM coupon.storage")
 q "SELECT coupon.create_storage()" >/dev/null
 expect "once more does nothing" "$again" "$(q "SELECT at FROM coupon.storage")"
 
 note "all goes on"
-expect "an old coupon is redeemable" redeemed "$(q "SELECT status FROM redeem_coupon('$code', 'o-old', 50, session => '$of')")"
+expect "an old coupon is redeemable" redeemed \
+    "$(q "SELECT status FROM redeem_coupon('$code', 'o-old', 50, session => '$of')")"
 expect_true "every budget adds up" "$adds_up"
-expect_error "a budget below what is committed is refused" 23514 "UPDATE coupon.campaign SET coupons = 1 WHERE campaign = 'default'"
+expect_error "a budget below what is committed is refused" 23514 \
+    "UPDATE coupon.campaign SET coupons = 1 WHERE campaign = 'default'"
 expect_error "the audit is append-only" 55000 "DELETE FROM coupon.audit"
 expect_error "a campaign that has issued stays" 23001 "DELETE FROM coupon.campaign WHERE campaign = 'default'"
 q "SELECT coupon.record_click('mine', category => 'c1')" >/dev/null
@@ -95,12 +98,14 @@ trap 'PGDATABASE=postgres dropdb --if-exists --force "$other" 2>/dev/null; q "DR
         expect "nothing of it is left" 0 "$(q "SELECT count(*) FROM pg_extension WHERE extname = 'coupon_ext'")"
         q "DROP SCHEMA IF EXISTS coupon CASCADE" 2>/dev/null
     }
-    refused "a schema of somebody else" "CREATE SCHEMA coupon AUTHORIZATION $role" "It belongs to role \"$role\", who is no superuser."
+    refused "a schema of somebody else" "CREATE SCHEMA coupon AUTHORIZATION $role" \
+        "It belongs to role \"$role\", who is no superuser."
     refused "a function" "CREATE SCHEMA coupon; CREATE FUNCTION coupon.clock() RETURNS timestamptz LANGUAGE sql AS 'SELECT now()'" "It holds function coupon.clock(), and may hold nothing but tables, views and sequences."
     refused "an operator" "CREATE SCHEMA coupon; CREATE OPERATOR coupon.= (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq)" "It holds operator coupon.=(text,text), and"
     refused "a type" "CREATE SCHEMA coupon; CREATE TYPE coupon.offer AS (code text)" "It holds type coupon.offer, and"
     refused "a table of somebody else" "CREATE SCHEMA coupon; CREATE TABLE coupon.storage (version int, revision uuid); ALTER TABLE coupon.storage OWNER TO $role" "It holds table coupon.storage of role \"$role\", who is no superuser."
-    refused "a schema others may create in" "CREATE SCHEMA coupon; GRANT CREATE ON SCHEMA coupon TO PUBLIC" "Everybody may create objects in it."
+    refused "a schema others may create in" "CREATE SCHEMA coupon; GRANT CREATE ON SCHEMA coupon TO PUBLIC" \
+        "Everybody may create objects in it."
     expect_error "a schema coupon for the verbs" 3F000 "CREATE SCHEMA coupon; CREATE EXTENSION coupon_ext SCHEMA coupon"
     q "DROP SCHEMA IF EXISTS coupon CASCADE; CREATE SCHEMA coupon; CREATE EXTENSION coupon_ext; SELECT coupon.create_storage(); DROP EXTENSION coupon_ext CASCADE; CREATE EXTENSION coupon_ext; SELECT coupon.create_storage()" >/dev/null 2>&1
     expect "an empty schema is taken, and twice is once" 1 "$(q "SELECT count(*) FROM coupon.campaign")"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves: under a publication FOR ALL TABLES everything that changes a row of ours goes on; a subscriber that replays the
-# sessions while eight clients race for new sessions' first clicks meets no error and ends equal to the publisher.
+# Proves: under a publication FOR ALL TABLES everything that changes a row of ours goes on; a subscriber that replays
+# the sessions while eight clients race for new sessions' first clicks meets no error and ends equal to the publisher.
 . "$(dirname "$0")/lib.sh"
 shop=$PGDATABASE
 replica=${shop}_replica
@@ -48,7 +48,8 @@ cat >"$work/race.sql" <<'SQL'
 \set n random(1, 40)
 INSERT INTO click VALUES ('race-' || extract(epoch FROM now())::bigint || '-' || :n, now(), 'view', 'p1', 'c' || :n % 5, 20);
 SQL
-pgbench -n -c 8 -j 2 -T "$(full 30 5)" -f "$work/race.sql" >"$work/pgbench" 2>&1 || { cat "$work/pgbench"; give_up "pgbench"; }
+pgbench -n -c 8 -j 2 -T "$(full 30 5)" -f "$work/race.sql" >"$work/pgbench" 2>&1 \
+    || { cat "$work/pgbench"; give_up "pgbench"; }
 expect_true "there was a race" "SELECT count(*) > 20 FROM coupon.session WHERE session LIKE 'race-%' AND views > 1"
 end=$(q "SELECT pg_current_wal_insert_lsn()")
 tries=0

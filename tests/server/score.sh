@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: coupon.score_sessions and coupon.explain_churn stop within a second when cancelled and leave no thread behind;
 # both answer on a hot standby what they answer on the primary.
+# alone: it limits how long a stop takes, and copies the whole cluster
 . "$(dirname "$0")/lib.sh"
 
 note "a log that takes a while"
@@ -12,7 +13,8 @@ note "cancelled while it reads, while it scores"
 cancelled=0
 # A thread that has ended is a moment longer in /proc.
 until_ended="DO 'BEGIN FOR look IN 1 .. 100 LOOP
-    EXIT WHEN (SELECT count(*) FROM pg_ls_dir(''/proc/'' || pg_backend_pid() || ''/task'')) = 1; PERFORM pg_sleep(0.01); END LOOP; END'"
+    EXIT WHEN (SELECT count(*) FROM pg_ls_dir(''/proc/'' || pg_backend_pid() \
+        || ''/task'')) = 1; PERFORM pg_sleep(0.01); END LOOP; END'"
 for limit in 50 200 500 1000 2000; do
     said=$(psql -XAtq -c "SET coupon_ext.threads = 2; SET statement_timeout = $limit" -c '\timing on' \
         -c "SELECT count(*) FROM coupon.score_sessions('-infinity', 'infinity')" -c '\timing off' -c 'SET statement_timeout = 0' \
@@ -29,10 +31,12 @@ expect "it was cancelled at least once" t "$([ $cancelled -gt 0 ] && echo t)"
 note "the endless session"
 q "INSERT INTO click SELECT 'endless', now() - interval '1 day' + i * interval '1 millisecond', 'view', 'p' FROM generate_series(1, 300000) i"
 begin=$(date +%s%N)
-expect_error "explain_churn is cancelled" 57014 "SET statement_timeout = 100; SELECT * FROM coupon.explain_churn('endless')"
+expect_error "explain_churn is cancelled" 57014 \
+    "SET statement_timeout = 100; SELECT * FROM coupon.explain_churn('endless')"
 took=$((($(date +%s%N) - begin) / 1000000))
 if [ $took -gt 1500 ]; then give_up "cancelled after 100 ms, stopped after $took ms"; fi
-expect "and without a limit it looks at the last 200 views" 200 "$(q "SELECT count(*) FROM coupon.explain_churn('endless')")"
+expect "and without a limit it looks at the last 200 views" 200 \
+    "$(q "SELECT count(*) FROM coupon.explain_churn('endless')")"
 
 note "on a hot standby"
 play standby- 20 6
@@ -52,4 +56,5 @@ expect "it is one" t "$(PGHOST=$standby q "SELECT pg_is_in_recovery()")"
 # The simulated shop is scored whole: attributes, customers and segments too.
 both "all sessions" "SELECT count(*) > 1000, md5(string_agg(s::text, ',')) FROM coupon.score_sessions('-infinity', '2034-01-01') s"
 both "explained" "SELECT count(*), md5(string_agg(e::text, ',')) FROM coupon.explain_churn('standby-1') e"
-expect "and there is something to explain" 6 "$(PGHOST=$standby q "SELECT count(*) FROM coupon.explain_churn('standby-1')")"
+expect "and there is something to explain" 6 \
+    "$(PGHOST=$standby q "SELECT count(*) FROM coupon.explain_churn('standby-1')")"

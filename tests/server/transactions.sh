@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Proves: a coupon, its decision, its budget and its redemption go with the click or the order they belong to: rolled back, rolled
-# back to a savepoint, prepared and then committed or not, and under every isolation level. A budget that is set meanwhile waits.
+# Proves: a coupon, its decision, its budget and its redemption go with the click or the order they belong to: rolled
+# back, rolled back to a savepoint, prepared and then committed or not, and under every isolation level. A budget that
+# is set meanwhile waits.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/backend.sh"
 
@@ -21,7 +22,8 @@ q "BEGIN; $(visits early-); PREPARE TRANSACTION 'early'"
 expect_error "the budget waits" 55P03 "SET lock_timeout = '100 ms'; UPDATE coupon.campaign SET budget = 10000 WHERE campaign = 'default'"
 q "COMMIT PREPARED 'early'"
 q "UPDATE coupon.campaign SET budget = 10000, coupons_day = 100000 WHERE campaign = 'default'"
-expect_true "every coupon that is out is held for" "SELECT count(*) > 0 AND sum(held) = 5 * count(*) FROM coupon.coupon WHERE closed_at IS NULL"
+expect_true "every coupon that is out is held for" \
+    "SELECT count(*) > 0 AND sum(reserved_amount) = 5 * count(*) FROM coupon.coupon WHERE closed_at IS NULL"
 expect_true "the budgets add up" "$adds_up"
 
 before=$(stored)
@@ -48,7 +50,8 @@ q "ROLLBACK PREPARED 'two'"
 expect "rolled back, nothing is left" "$before" "$(stored)"
 q "BEGIN; $(visits two-); PREPARE TRANSACTION 'two'"
 q "COMMIT PREPARED 'two'"
-expect "committed, every coupon has its decision" "$(coupons two-)" "$(q "SELECT count(*) FROM coupon.decision WHERE session LIKE 'two-%' AND outcome = 'issued'")"
+expect "committed, every coupon has its decision" "$(coupons two-)" \
+    "$(q "SELECT count(*) FROM coupon.decision WHERE session LIKE 'two-%' AND outcome = 'issued'")"
 expect_true "there are some" "$(coupons two-) > 0"
 expect_true "the budgets add up" "$adds_up"
 
@@ -57,13 +60,15 @@ read -r code session < <(some two-)
 before=$(stored)
 for end in ROLLBACK COMMIT; do
     q "BEGIN; SELECT redeem_coupon('$code', 'o-2', 30, '$session'); PREPARE TRANSACTION 'order'" >/dev/null
-    expect "the code is nobody else's" "refused|busy, try again|" "$(q "SELECT * FROM redeem_coupon('$code', 'o-3', 30, '$session')")"
+    expect "the code is nobody else's" "refused|busy, try again|" \
+        "$(q "SELECT * FROM redeem_coupon('$code', 'o-3', 30, '$session')")"
     expect "which is counted" 1 "$(q "WITH gone AS (DELETE FROM coupon.redemption_attempt WHERE reason = 'busy, try again' RETURNING 1) SELECT count(*) FROM gone")"
     expect "to others nothing has happened" "$before" "$(stored)"
     q "$end PREPARED 'order'"
     [ $end = COMMIT ] || expect "rolled back, nothing is left" "$before" "$(stored)"
 done
-expect "committed, it is redeemed" "redeemed|redeemed before|3.00" "$(q "SELECT * FROM redeem_coupon('$code', 'o-2', 30, '$session')")"
+expect "committed, it is redeemed" "redeemed|redeemed before|3.00" \
+    "$(q "SELECT * FROM redeem_coupon('$code', 'o-2', 30, '$session')")"
 expect_true "the budgets add up" "$adds_up"
 
 note "REPEATABLE READ: what an older snapshot does not show is not decided by"
@@ -81,14 +86,16 @@ expect "the clicks are kept" "480 480" "$(clicks new-) $(clicks old-)"
 expect_true "what could not be decided is told" "EXISTS (SELECT FROM coupon.error_log WHERE sqlstate = '40001')"
 expect "a day is opened once" "f" "$(q "LOAD 'coupon_ext'; $tomorrow; SELECT NOT ($adds_up)")"
 q "LOAD 'coupon_ext'; $tomorrow; SELECT coupon.maintain()" >/dev/null
-expect "after a sweep every view is counted" "960" "$(q "SELECT sum(views) FROM coupon.session WHERE session ~ '^(new|old)-'")"
+expect "after a sweep every view is counted" "960" \
+    "$(q "SELECT sum(views) FROM coupon.session WHERE session ~ '^(new|old)-'")"
 q "LOAD 'coupon_ext'; $tomorrow; UPDATE coupon.campaign SET budget = NULL, budget_day = 10000 WHERE campaign = 'default'; ${clicks/NAME/late-}"
 read -r code session < <(some late-)
 answer "$after; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM coupon.budget_bucket" >/dev/null
 q "LOAD 'coupon_ext'; $after; UPDATE coupon.campaign SET budget = 10000 WHERE campaign = 'default'"
 : >"$work/said"
 answer "SELECT redeem_coupon('$code', 'o-4', 30, '$session'); COMMIT" >/dev/null
-expect "an order that does not see the new budget is redeemed" redeemed "$(q "SELECT state FROM coupon.coupon WHERE code = '$code'")"
+expect "an order that does not see the new budget is redeemed" redeemed \
+    "$(q "SELECT state FROM coupon.coupon WHERE code = '$code'")"
 disconnect
 expect "the budgets add up" t "$(q "LOAD 'coupon_ext'; $after; $adds_up")"
 q "UPDATE coupon.campaign SET budget_day = NULL WHERE campaign = 'default'"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves: a cancelled tuning stops within a second, keeps the trials it has committed, and goes on as if it had not been
 # cancelled; every thread it makes has the signals blocked, and is gone with the call.
+# alone: it limits how long a stop takes
 . "$(dirname "$0")/lib.sh"
 
 # Large enough that a trial takes a while; three trials in, the points are chosen by what was learned.
@@ -47,7 +48,8 @@ note "going on"
 q "CALL coupon.tune(2, until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" || give_up "$(cat "$work/said")"
 expect "one study" "1 $((kept + 2))" "$(q "SELECT count(DISTINCT study) || ' ' || count(*) FROM coupon.tuning")"
 q "CREATE TABLE parts AS SELECT * FROM coupon.tuning; DELETE FROM coupon.tuning" >/dev/null
-q "SELECT count(*) FROM coupon.tune_churn($((kept + 2)), until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" || give_up "$(cat "$work/said")"
+q "SELECT count(*) FROM coupon.tune_churn($((kept + 2)), until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" \
+    || give_up "$(cat "$work/said")"
 expect "an uninterrupted call finds the same" $((kept + 2)) \
     "$(q "SELECT count(*) FROM parts p JOIN coupon.tuning t USING (study, trial, spec, loss, auroc)")"
 
@@ -60,7 +62,7 @@ expect "nothing of a cancelled function is left" $((kept + 2)) "$(q "SELECT coun
 
 note "two at once"
 q "SELECT count(*) FROM coupon.tune_churn(50, until => '$until', spec => '$spec')" >/dev/null 2>"$work/said" &
-while [ "$(q "SELECT count(*) FROM pg_locks WHERE relation = 'coupon.mutex'::regclass AND mode = 'RowExclusiveLock'")" = 0 ]; do sleep 0.1; done
+while [ "$(q "SELECT count(*) FROM pg_locks WHERE $our_locks AND relation = 'coupon.mutex'::regclass AND mode = 'RowExclusiveLock'")" = 0 ]; do sleep 0.1; done
 expect_error "the second is told" 55006 "SELECT * FROM coupon.tune_churn(1, until => '$until', spec => '$spec')"
 q "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'" >/dev/null
 wait $! || true

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Proves: a watched table that is given a foreign partition goes on taking the shop's INSERTs, whoever changes it, while others
-# write, and through a dump; a table that no longer fits is left out of training and scoring, named; our event trigger costs
-# nobody's DDL.
+# Proves: a watched table that is given a foreign partition goes on taking the shop's INSERTs, whoever changes it, while
+# others write, and through a dump; a table that no longer fits is left out of training and scoring, named; our event
+# trigger costs nobody's DDL.
 . "$(dirname "$0")/lib.sh"
 shop=$PGDATABASE
 restored=${shop}_restored
@@ -86,9 +86,11 @@ note "through a dump"
 watched="SELECT relation, live, fits, problem FROM coupon.watched ORDER BY relation::text"
 pg_dump "$shop" >"$work/dump.sql"
 createdb "$restored"
-PGDATABASE=$restored psql -Xq -v ON_ERROR_STOP=1 -f "$work/dump.sql" >/dev/null 2>"$work/said" || { cat "$work/said"; give_up "the dump does not restore"; }
+PGDATABASE=$restored psql -Xq -v ON_ERROR_STOP=1 -f "$work/dump.sql" >/dev/null 2>"$work/said" \
+    || { cat "$work/said"; give_up "the dump does not restore"; }
 expect "all is watched as it was" "$(q "$watched")" "$(PGDATABASE=$restored q "$watched")"
-expect "one event trigger, the extension's" "coupon_ext_ddl A e" "$(PGDATABASE=$restored q "SELECT e.evtname, e.evtenabled, d.deptype FROM pg_event_trigger e
+expect "one event trigger, the extension's" "coupon_ext_ddl A e" \
+    "$(PGDATABASE=$restored q "SELECT e.evtname, e.evtenabled, d.deptype FROM pg_event_trigger e
     LEFT JOIN pg_depend d ON d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.refclassid = 'pg_extension'::regclass" | tr '|' ' ')"
 
 note "our part never costs a DDL statement"

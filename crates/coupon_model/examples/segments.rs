@@ -4,10 +4,10 @@
 //!
 //!     cargo run --release -p coupon_model --example segments -- online_retail.csv.gz [overrides of models/segment.json]
 //!
-//! Prints the peer's line for each dimension: customers, seconds, the inertia of 1 … 10 clusters. `COPIES=12` fits that
+//! Prints the peer's line for each dimension: customers, seconds, the inertia of 1 … 10 clusters (the BIC of mixtures). `COPIES=12` fits that
 //! many copies of every customer, each value moved by up to five per cent: a shop of another size.
 
-use coupon_model::segment::{Fit, Rows, Spec};
+use coupon_model::segment::{Elbow, Fit, Method, Rows, Spec};
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
@@ -48,9 +48,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (_, card) = Fit::new(&rows, &alone.definition(30), &alone, 0)?.finish();
         let seconds = start.elapsed().as_secs_f64();
         let mine = card.elbow.iter().filter(|e| e.dimension == dimension);
-        let inertia: Vec<String> = mine.map(|e| format!("{:.1}", e.inertia)).collect();
-        let (n, inertia) = (card.sample, inertia.join(" "));
-        println!("coupon_model {dimension}: customers {n} seconds {seconds:.3} inertia {inertia}");
+        // Numbers of components that no mixture was found for are missing, so each is told with its number.
+        let figure = |e: &Elbow| e.bic.map_or(format!("{:.1}", e.inertia), |bic| format!("{}:{bic:.1}", e.k));
+        let figures: Vec<String> = mine.map(figure).collect();
+        let (n, figures) = (card.sample, figures.join(" "));
+        let what = if spec.method == Method::GaussianMixture { "bic" } else { "inertia" };
+        println!("coupon_model {dimension}: customers {n} seconds {seconds:.3} {what} {figures}");
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod events;
 pub mod issue;
 pub mod live;
+mod math;
 pub mod memory;
 pub mod metrics;
 pub mod rank;

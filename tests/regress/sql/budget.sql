@@ -1,12 +1,25 @@
 -- budget: granted = available + held + spent at every step; not a cent more, not a coupon more; the day has its own.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
+-- A campaign of its own, live without a budget, of which one coupon is out that nothing bounds.
+UPDATE coupon.campaign SET state = 'paused' WHERE campaign = 'default';
+INSERT INTO coupon.campaign (campaign, salt, target, time_zone, discount, unlimited)
+    VALUES ('spring', 'regress', 0.5, 'Europe/Berlin', 20, true);
+INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
+SELECT coupon.go_live('spring');
+SET coupon_ext.mock_clock = '2026-03-07 23:30:00';
+SELECT code IS NOT NULL AS one_is_out FROM coupon_for('unbounded');
 SET coupon_ext.mock_clock = '2026-03-10 12:00:00';
-UPDATE coupon.campaign SET segments = NULL, cool_down = NULL, time_zone = 'Europe/Berlin', discount = 10, unit = 'percent', max_discount = 5 WHERE campaign = 'spring';
-CREATE FUNCTION adds_up() RETURNS boolean LANGUAGE sql AS $$ SELECT bool_and(granted = available + coalesce(reserved_amount, 0) + spent AND available >= 0) FROM coupon.budget $$;
-CREATE FUNCTION budgets() RETURNS TABLE (unit text, day date, granted numeric, available numeric, reserved_amount numeric, spent numeric) LANGUAGE sql AS $$ SELECT unit, day, granted, available, reserved_amount, spent FROM coupon.budget ORDER BY unit, day NULLS FIRST $$;
+UPDATE coupon.campaign SET discount = 10, max_discount = 5 WHERE campaign = 'spring';
+CREATE FUNCTION adds_up() RETURNS boolean
+    LANGUAGE sql AS $$ SELECT bool_and(granted = available + coalesce(reserved_amount, 0) + spent AND available >= 0)
+    FROM coupon.budget $$;
+CREATE FUNCTION budgets() RETURNS TABLE (unit text, day date, granted numeric, available numeric, reserved_amount numeric,
+    spent numeric) LANGUAGE sql AS $$ SELECT unit, day, granted, available, reserved_amount, spent FROM coupon.budget
+    ORDER BY unit, day NULLS FIRST $$;
 -- The budget is set while coupons are out that nothing bounds: refused. Bounded ones are held for.
 SELECT count(*) > 0 AS some_are_out FROM coupon.coupon WHERE campaign = 'spring' AND closed_at IS NULL;
 SELECT left(refused('UPDATE coupon.campaign SET budget = 12 WHERE campaign = ''spring'''), 5) AS refused LIMIT 1;
@@ -75,22 +88,28 @@ SELECT adds_up();
 -- Money of small pieces is joined when none is large enough for a coupon.
 UPDATE coupon.campaign SET budget_day = NULL, coupons_day = NULL, budget = 100 WHERE campaign = 'spring';
 UPDATE coupon.budget_bucket SET amount = 0 WHERE campaign = 'spring' AND unit = 'money';
-INSERT INTO coupon.budget_bucket (campaign, unit, day, amount) SELECT 'spring', 'money', '-infinity', 0.5 FROM generate_series(1, 19);
+INSERT INTO coupon.budget_bucket (campaign, unit, day, amount) SELECT 'spring', 'money', '-infinity',
+    0.5 FROM generate_series(1, 19);
 SELECT noted, coupon FROM stopped_by('b12');
-SELECT sum(amount) AS left, count(*) AS purses FROM coupon.budget_bucket WHERE campaign = 'spring' AND unit = 'money' AND day = '-infinity' AND NOT is_marker;
+SELECT sum(amount) AS left, count(*) AS purses FROM coupon.budget_bucket WHERE campaign = 'spring' AND unit = 'money'
+    AND day = '-infinity' AND NOT is_marker;
 SELECT noted, coupon FROM stopped_by('b13');
 -- Paced: the factor, the probability it makes, and the draw that follows it.
-SELECT spent, share, round(coupon_internal.compute_pacing_factor(spent, 100, share)::numeric, 4) AS pacing_factor FROM (VALUES (0, 0.0), (50, 0.5), (51, 0.5), (52, 0.5), (54, 0.5), (60, 0.5), (40, 0.5), (100, 0.99)) v(spent, share);
+SELECT spent, share, round(coupon_internal.compute_pacing_factor(spent, 100, share)::numeric, 4) AS pacing_factor
+    FROM (VALUES (0, 0.0), (50, 0.5), (51, 0.5), (52, 0.5), (54, 0.5), (60, 0.5), (40, 0.5), (100, 0.99)) v(spent,
+    share);
 SET coupon_ext.mock_clock = '2026-03-12 11:00:00';
 UPDATE coupon.campaign SET budget = NULL, coupons_day = 10, paced = true WHERE campaign = 'spring';
 SELECT count(*) FILTER (WHERE coupon) AS issued FROM generate_series(1, 12) i, stopped_by('p' || i);
-SELECT view, round(pacing_factor::numeric, 4) AS pacing_factor, round((issue_probability / pacing_factor)::numeric, 4) AS else, outcome, outcome = CASE WHEN issue_draw < issue_probability THEN 'issued' ELSE 'held out' END AS as_drawn
+SELECT view, round(pacing_factor::numeric, 4) AS pacing_factor, round((issue_probability / pacing_factor)::numeric, 4) AS else, outcome,
+    outcome = CASE WHEN issue_draw < issue_probability THEN 'issued' ELSE 'held out' END AS as_drawn
 FROM coupon.decision WHERE session ~ '^p\d+-' AND outcome <> 'stopped' ORDER BY decided_at, length(session), session;
 SELECT adds_up();
 -- Reserved past its time, a coupon still holds its money: that is the budget's rule, and nobody else's doing.
 SET coupon_ext.mock_clock = '2026-03-20 12:00:00';
 SELECT expired > 0 AS closed FROM coupon.maintain();
-UPDATE coupon.campaign SET paced = false, coupons = NULL, coupons_day = NULL, budget = coupon_internal.sum_committed('spring', 'money', '-infinity') + 5 WHERE campaign = 'spring';
+UPDATE coupon.campaign SET paced = false, coupons = NULL, coupons_day = NULL,
+    budget = coupon_internal.sum_committed('spring', 'money', '-infinity') + 5 WHERE campaign = 'spring';
 SELECT session AS b20, code AS c20 FROM coupon_for('b20') \gset
 -- What it will take off is not known before the order's amount is.
 SELECT * FROM reserve_coupon(:'c20', 'b-20', '1 day', session => :'b20');
@@ -107,8 +126,10 @@ SELECT count(*) AS left FROM coupon.budget_bucket WHERE campaign = 'spring' AND 
 BEGIN;
 UPDATE coupon.coupon SET expires_at = '2026-03-20 18:00:00' WHERE session = :'b22';
 SELECT status FROM redeem_coupon(:'c22', 'b-22', 10, :'b22');
-INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, transferable, code_hashed, message, display_seconds, issued_at, expires_at)
-VALUES (:'b22', 'other', 'default', 10, 'percent', 'EUR', 0, false, false, false, '', 6, '2026-03-20 15:00:00', '2026-03-20 16:00:00');
+INSERT INTO coupon.coupon (session, code, campaign, discount, unit, currency, minimum_basket, exclusive, transferable,
+    code_hashed, message, display_seconds, issued_at, expires_at)
+VALUES (:'b22', 'other', 'default', 10, 'percent', 'EUR', 0, false, false, false, '', 6, '2026-03-20 15:00:00',
+    '2026-03-20 16:00:00');
 SET coupon_ext.mock_clock = '2026-03-20 15:30:00';
 SAVEPOINT s;
 SELECT * FROM release_coupon(:'c22', 'b-22');
@@ -119,3 +140,6 @@ SELECT campaign, state, closed_at IS NULL AS live FROM coupon.coupon WHERE sessi
 ROLLBACK;
 UPDATE coupon.campaign SET state = 'ended' WHERE campaign = 'spring';
 UPDATE coupon.campaign SET state = 'live' WHERE campaign = 'default';
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.error_log;

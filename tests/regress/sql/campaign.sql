@@ -1,4 +1,6 @@
--- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by coupon.explain_decision and noted.
+-- campaign: what may be written into one, and each rule by itself: the first that stops a campaign is named by
+-- coupon.explain_decision and noted.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
@@ -7,16 +9,23 @@ SET client_min_messages = warning;
 -- Nonsense is refused.
 CREATE FUNCTION nonsense(what text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    EXECUTE format('INSERT INTO coupon.campaign (campaign, %s) VALUES (''nonsense'', %s)', split_part(what, ' = ', 1), split_part(what, ' = ', 2));
+    EXECUTE format('INSERT INTO coupon.campaign (campaign, %s) VALUES (''nonsense'', %s)', split_part(what, ' = ', 1),
+        split_part(what, ' = ', 2));
     RETURN 'accepted';
 EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE;
 END
 $$;
-SELECT what, nonsense(what) FROM unnest(ARRAY['discount = -1', 'discount = 0', 'discount = 100.01', 'discount = ''NaN''', 'unit, discount = ''money'', ''Infinity''', 'unit = ''points''', 'currency = ''euro''', 'max_discount = -5', 'minimum_basket = -1',
-    'valid_for = ''0''', 'valid_for = ''-1 h''', 'valid_for = ''1000 years''', 'display_seconds = 0', 'target = 0', 'target = 1', 'holdout = 0.01', 'holdout = 1', 'starts_at, ends_at = ''2026-02-01'', ''2026-01-01''',
-    'time_zone = ''Mars/Olympus''', 'days = ''{0}''', 'days = ''{8}''', 'days = ''{}''', 'from_time = ''10:00''', 'from_time, to_time = ''10:00'', ''10:00''', 'segments = ''{-1}''', 'zones = ''{NULL}''', 'categories = ''{}''',
-    'minimum_stock = 0', 'max_traffic = 0', 'per_session = 0', 'per_customer = 0', 'cool_down = ''0''', 'budget, max_discount = -1, 1', 'budget = 100', 'budget_day = 100', 'coupons = -1', 'paced = true', 'state = ''paused''', 'state = ''running''', 'campaign = '''''''
+SELECT what, nonsense(what) FROM unnest(ARRAY['discount = -1', 'discount = 0', 'discount = 100.01',
+    'discount = ''NaN''', 'unit, discount = ''money'', ''Infinity''', 'unit = ''points''', 'currency = ''euro''',
+    'max_discount = -5', 'minimum_basket = -1',
+    'valid_for = ''0''', 'valid_for = ''-1 h''', 'valid_for = ''1000 years''', 'display_seconds = 0', 'target = 0',
+        'target = 1', 'holdout = 0.01', 'holdout = 1', 'starts_at, ends_at = ''2026-02-01'', ''2026-01-01''',
+    'time_zone = ''Mars/Olympus''', 'days = ''{0}''', 'days = ''{8}''', 'days = ''{}''', 'from_time = ''10:00''',
+        'from_time, to_time = ''10:00'', ''10:00''', 'segments = ''{-1}''', 'zones = ''{NULL}''', 'categories = ''{}''',
+    'minimum_stock = 0', 'max_traffic = 0', 'per_session = 0', 'per_customer = 0', 'cool_down = ''0''',
+        'budget, max_discount = -1, 1', 'budget = 100', 'budget_day = 100', 'coupons = -1', 'paced = true',
+        'state = ''paused''', 'state = ''running''', 'campaign = '''''''
     ]) WITH ORDINALITY u(what, i) ORDER BY i;
 SELECT count(*) AS none FROM coupon.campaign WHERE campaign = 'nonsense';
 
@@ -26,24 +35,12 @@ INSERT INTO coupon.campaign (campaign, salt, target, discount, unlimited) VALUES
 INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('spring', 'all', 'random', 1);
 SELECT coupon.go_live('spring');
 SET coupon_ext.mock_clock = '2026-03-07 23:30:00';
--- What stops a new session now; and that the trigger noted the same.
-CREATE FUNCTION stopped_by(prefix text, customer text DEFAULT NULL, zone text DEFAULT NULL) RETURNS TABLE (rule text, detail text, noted text, coupon boolean) LANGUAGE plpgsql AS $$
-DECLARE
-    of text := name_it(prefix || '-', true);
-BEGIN
-    FOR i IN 1..4 LOOP
-        INSERT INTO coupon.click (session, at, kind, category, customer, zone) VALUES (of, coupon.clock() - (4 - i) * interval '1 second', 'view', 'shoes', stopped_by.customer, stopped_by.zone);
-    END LOOP;
-    SELECT e.condition, e.detail INTO rule, detail FROM coupon.explain_decision(of) e WHERE e.condition LIKE 'rule %' OR e.condition = 'all rules';
-    SELECT d.reason INTO noted FROM coupon.decision d WHERE d.session = of AND d.outcome = 'stopped';
-    coupon := EXISTS (SELECT FROM coupon.coupon c WHERE c.session = of);
-    RETURN NEXT;
-END
-$$;
 CREATE PROCEDURE set_only(what text) LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE coupon.campaign SET starts_at = NULL, ends_at = NULL, days = NULL, from_time = NULL, to_time = NULL, time_zone = 'UTC', segments = NULL, zones = NULL, categories = NULL, minimum_stock = NULL, max_traffic = NULL,
-        per_customer = NULL, cool_down = NULL, budget = NULL, budget_day = NULL, coupons = NULL, coupons_day = NULL, paced = false WHERE campaign = 'spring';
+    UPDATE coupon.campaign SET starts_at = NULL, ends_at = NULL, days = NULL, from_time = NULL, to_time = NULL,
+        time_zone = 'UTC', segments = NULL, zones = NULL, categories = NULL, minimum_stock = NULL, max_traffic = NULL,
+        per_customer = NULL, cool_down = NULL, budget = NULL, budget_day = NULL, coupons = NULL, coupons_day = NULL,
+            paced = false WHERE campaign = 'spring';
     EXECUTE 'UPDATE coupon.campaign SET ' || what || ' WHERE campaign = ''spring''';
 END
 $$;
@@ -65,9 +62,14 @@ SELECT * FROM stopped_by('r7');
 CALL set_only('days = ''{7}'', time_zone = ''Europe/Berlin''');
 SELECT * FROM stopped_by('r8');
 -- Against the plain reading of hours, for every minute of a week and windows that do and do not cross midnight.
-SELECT count(*) AS minutes, count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'America/New_York', '{1,5}', w.f, w.t) <> (l::time >= w.f AND l::time < w.t AND extract(isodow FROM l) IN (1, 5))) AS wrong_by_day
-FROM generate_series(timestamptz '2026-03-02', '2026-03-09', '7 minutes') m, LATERAL (SELECT m AT TIME ZONE 'America/New_York' AS l) l, (VALUES (time '08:00', time '20:00'), ('00:00', '24:00')) w(f, t);
-SELECT count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'UTC', '{2}', '21:00', '03:00') <> (m >= '2026-03-03 21:00' AND m < '2026-03-04 03:00')) AS wrong_over_midnight FROM generate_series(timestamptz '2026-03-02', '2026-03-08 23:59', '1 minute') m;
+SELECT count(*) AS minutes, count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'America/New_York', '{1,5}', w.f,
+    w.t) <> (l::time >= w.f AND l::time < w.t AND extract(isodow FROM l) IN (1, 5))) AS wrong_by_day
+FROM generate_series(timestamptz '2026-03-02', '2026-03-09', '7 minutes') m,
+    LATERAL (SELECT m AT TIME ZONE 'America/New_York' AS l) l,
+    (VALUES (time '08:00', time '20:00'), ('00:00', '24:00')) w(f, t);
+SELECT count(*) FILTER (WHERE coupon_internal.is_in_hours(m, 'UTC', '{2}', '21:00', '03:00') <> (m >= '2026-03-03 21:00'
+    AND m < '2026-03-04 03:00')) AS wrong_over_midnight
+    FROM generate_series(timestamptz '2026-03-02', '2026-03-08 23:59', '1 minute') m;
 CALL set_only('segments = ''{7}''');
 SELECT * FROM stopped_by('r9');
 CALL set_only('segments = ''{0,7}''');
@@ -121,9 +123,11 @@ EXCEPTION WHEN SQLSTATE 'UUUUU' THEN
     RETURN nullif(SQLERRM, 'unknown');
 END
 $$;
-SELECT stock_after('SELECT 1', category) AS before, stock_after('ALTER TABLE "Stock" ENABLE ROW LEVEL SECURITY', category) AS row_security,
+SELECT stock_after('SELECT 1', category) AS before,
+    stock_after('ALTER TABLE "Stock" ENABLE ROW LEVEL SECURITY', category) AS row_security,
     stock_after('REVOKE SELECT ON "Stock" FROM postgres; ALTER TABLE "Stock" OWNER TO regress_coupon_marketer; REVOKE SELECT ON "Stock" FROM regress_coupon_marketer', category) AS revoked,
-    stock_after('ALTER TABLE "Stock" RENAME pieces TO number', category) AS renamed, stock_after('ALTER TABLE "Stock" ALTER pieces TYPE text', category) AS retyped,
+    stock_after('ALTER TABLE "Stock" RENAME pieces TO number', category) AS renamed,
+        stock_after('ALTER TABLE "Stock" ALTER pieces TYPE text', category) AS retyped,
     stock_after('ALTER TABLE "Stock" ALTER pieces TYPE float8 USING 1e308', category) AS overflow,
     stock_after('DROP TABLE "Stock"', category) AS gone
 FROM (VALUES (:'third')) c(category);
@@ -153,15 +157,19 @@ SELECT outcome FROM coupon.decision WHERE session = :'held';
 SELECT * FROM stopped_by('r26', 'vera');
 
 -- Several campaigns: by priority, then name; the next one where a rule stops the first; each session once.
-INSERT INTO coupon.campaign (campaign, salt, target, priority, unlimited) VALUES ('harvest', 'regress', 0.5, 5, true), ('beach', 'regress', 0.5, 5, true);
-INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('harvest', 'all', 'random', 1), ('beach', 'all', 'random', 1);
+INSERT INTO coupon.campaign (campaign, salt, target, priority, unlimited) VALUES ('harvest', 'regress', 0.5, 5, true),
+    ('beach', 'regress', 0.5, 5, true);
+INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('harvest', 'all', 'random', 1),
+    ('beach', 'all', 'random', 1);
 SELECT coupon.go_live('harvest'), coupon.go_live('beach');
 SELECT name_it('m1-', true) AS m1, name_it('m2-', true) AS m2, name_it('m3-', true) AS m3 \gset
 CALL give(:'m1');
 UPDATE coupon.campaign SET segments = '{9}' WHERE campaign = 'harvest';
 CALL give(:'m2');
-SELECT d.session = :'m1' AS first, d.campaign, d.outcome, d.reason FROM coupon.decision d WHERE session IN (:'m1', :'m2') ORDER BY 1 DESC, 2;
-SELECT campaign, condition, holds FROM coupon.explain_decision(:'m2') WHERE campaign IS NOT NULL AND (condition LIKE 'rule%' OR condition = 'all rules');
+SELECT d.session = :'m1' AS first, d.campaign, d.outcome, d.reason FROM coupon.decision d
+    WHERE session IN (:'m1', :'m2') ORDER BY 1 DESC, 2;
+SELECT campaign, condition, holds FROM coupon.explain_decision(:'m2') WHERE campaign IS NOT NULL
+    AND (condition LIKE 'rule%' OR condition = 'all rules');
 -- What was stopped may be due at a later click, and then its row says so.
 UPDATE coupon.campaign SET segments = '{9}' WHERE campaign IN ('beach', 'spring');
 CALL give(:'m3');
@@ -172,6 +180,11 @@ SELECT campaign, outcome, reason FROM coupon.decision WHERE session = :'m3' ORDE
 -- A campaign that has issued stays, and keeps its name; every change is in the audit.
 SELECT refused('DELETE FROM coupon.campaign WHERE campaign = ''beach''');
 SELECT refused('UPDATE coupon.campaign SET campaign = ''winter'' WHERE campaign = ''beach''');
-DELETE FROM coupon.campaign WHERE campaign = 'harvest' AND NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = 'harvest');
-SELECT subject, name, event, detail - 'salt' - 'live_since' AS detail FROM coupon.audit WHERE name LIKE 'beach%' AND event <> 'insert' ORDER BY id;
+DELETE FROM coupon.campaign WHERE campaign = 'harvest'
+    AND NOT EXISTS (SELECT FROM coupon.coupon c WHERE c.campaign = 'harvest');
+SELECT subject, name, event, detail - 'salt' - 'live_since' AS detail FROM coupon.audit WHERE name LIKE 'beach%'
+    AND event <> 'insert' ORDER BY id;
 UPDATE coupon.campaign SET state = 'ended' WHERE campaign IN ('harvest', 'beach');
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.error_log;

@@ -1,24 +1,7 @@
 -- install: what CREATE EXTENSION makes, what it does not, and what every verb says before there is anything to work on.
+-- needs: empty
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
-
--- Says how a statement was refused: SQLSTATE and message, then detail and hint where there are any.
-CREATE FUNCTION refused(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-    message text; detail text; hint text;
-BEGIN
-    EXECUTE statement;
-    RETURN NEXT 'not refused: ' || statement;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    RETURN NEXT SQLSTATE || ' ' || message;
-    IF detail <> '' THEN RETURN NEXT 'detail: ' || detail; END IF;
-    IF hint <> '' THEN RETURN NEXT 'hint: ' || hint; END IF;
-END
-$$;
-
--- All tests run under it: a table without a key would refuse every UPDATE and DELETE.
-CREATE PUBLICATION everything FOR ALL TABLES;
 
 -- The schema must be ours: nobody else's, and with nothing in it that could be taken for ours.
 CREATE SCHEMA coupon;
@@ -28,40 +11,48 @@ DROP FUNCTION coupon.clock();
 SELECT * FROM refused('CREATE EXTENSION coupon_ext SCHEMA coupon');
 -- An empty one is what a restore makes first.
 CREATE EXTENSION coupon_ext;
-SELECT count(*) AS schema_that_is_a_member FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND deptype = 'e' AND objid = 'coupon'::regnamespace;
+SELECT count(*) AS schema_that_is_a_member FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND deptype = 'e'
+    AND objid = 'coupon'::regnamespace;
 
 -- Everything has a comment.
 SELECT pg_describe_object(d.classid, d.objid, 0) AS member_without_comment
 FROM pg_depend d
 WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
     AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'coupon_ext')
-    AND CASE d.classid WHEN 'pg_type'::regclass THEN (SELECT t.typtype = 'c' FROM pg_type t WHERE t.oid = d.objid) ELSE true END
+    AND CASE d.classid WHEN 'pg_type'::regclass THEN (SELECT t.typtype = 'c' FROM pg_type t WHERE t.oid = d.objid)
+        ELSE true END
     AND coalesce(obj_description(d.objid, d.classid::regclass::name),
         (SELECT obj_description(t.typrelid, 'pg_class') FROM pg_type t WHERE t.oid = d.objid)) IS NULL
 ORDER BY 1;
 
 -- The verbs stand where the extension was created, everything else in schema coupon; relocatable it is not.
 SELECT extrelocatable, extnamespace::regnamespace FROM pg_extension WHERE extname = 'coupon_ext';
-SELECT p.oid::regprocedure AS verb, CASE p.provolatile WHEN 's' THEN 'stable' WHEN 'v' THEN 'volatile' WHEN 'i' THEN 'immutable' END AS volatility,
-    p.proparallel = 's' AS parallel_safe, p.prosecdef AS definer, p.proconfig @> '{"search_path=pg_catalog, pg_temp"}' AS pinned
+SELECT p.oid::regprocedure AS verb, CASE p.provolatile WHEN 's' THEN 'stable' WHEN 'v' THEN 'volatile' WHEN 'i'
+    THEN 'immutable' END AS volatility,
+    p.proparallel = 's' AS parallel_safe, p.prosecdef AS definer,
+        p.proconfig @> '{"search_path=pg_catalog, pg_temp"}' AS pinned
 FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
 WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
-    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'coupon_ext') AND p.pronamespace = 'public'::regnamespace
+    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'coupon_ext')
+        AND p.pronamespace = 'public'::regnamespace
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
--- Invariant 9: a function that runs with its owner's rights, or as a trigger, pins its search path; these two do so in C, around their SQL.
+-- Invariant 9: a function that runs with its owner's rights, or as a trigger, pins its search path; these two do so in
+-- C, around their SQL.
 SELECT p.oid::regprocedure AS not_pinned FROM pg_proc p
-WHERE p.pronamespace IN ('coupon'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
-    AND (p.prosecdef OR p.prorettype = 'trigger'::regtype) AND NOT coalesce(p.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
+    AND (p.prosecdef OR p.prorettype = 'trigger'::regtype)
+        AND NOT coalesce(p.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)
 ORDER BY 1;
 
 -- ... and PUBLIC executes nothing that writes, nor anything that tells of a person.
 SELECT p.oid::regprocedure AS for_everybody, p.provolatile = 'v' AS writes FROM pg_proc p
-WHERE p.pronamespace IN ('coupon'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace, 'public'::regnamespace) AND p.proname <> 'refused'
     AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = 0)
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
--- Settings: which there are once the library is loaded, and that only a superuser may change what the trigger reads in everybody's session.
+-- Settings: which there are once the library is loaded, and that only a superuser may change what the trigger reads in
+-- everybody's session.
 LOAD 'coupon_ext';
 SELECT name, setting, unit, context FROM pg_settings WHERE name LIKE 'coupon\_ext.%' ORDER BY name;
 SELECT name FROM pg_settings WHERE name LIKE 'coupon\_ext.%' AND coalesce(short_desc, '') = '';
@@ -97,12 +88,14 @@ BEGIN
     RETURN 'clear';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RETURN CASE WHEN SQLSTATE IN ('55000', '42704') AND hint <> '' THEN 'clear' ELSE 'UNCLEAR: ' || SQLSTATE || ' ' || SQLERRM END;
+    RETURN CASE WHEN SQLSTATE IN ('55000', '42704') AND hint <> '' THEN 'clear'
+        ELSE 'UNCLEAR: ' || SQLSTATE || ' ' || SQLERRM END;
 END
 $$;
 SELECT s AS statement, clear(s) FROM unnest(ARRAY[
     'SELECT coupon.live_offer(''s1'')', 'SELECT redeem_coupon(''0000-0000-0000-0000-0'', ''o1'', 10)',
-    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.maintain()', 'SELECT * FROM coupon.forget(''c1'')', 'SELECT coupon.revoke_access(NULL)', 'SELECT coupon.activate(1)',
+    'SELECT release_coupon(''0000-0000-0000-0000-0'', ''o1'')', 'SELECT * FROM coupon.maintain()',
+        'SELECT * FROM coupon.forget(''c1'')', 'SELECT coupon.revoke_access(NULL)', 'SELECT coupon.activate(1)',
     'SELECT coupon.rollback()', 'SELECT coupon.go_live(''default'')']) s;
 
 -- Storage: made on first use, once; the tables and views are the shop's, not the extension's.
@@ -111,19 +104,26 @@ SELECT coupon.create_storage();
 SELECT version FROM coupon.storage;
 SELECT relkind, array_agg(relname::text ORDER BY relname COLLATE "C") AS names FROM pg_class
 WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v') GROUP BY relkind ORDER BY relkind;
-SELECT c.relname AS table_that_is_a_member FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+SELECT c.relname AS table_that_is_a_member FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass
+    AND d.objid = c.oid AND d.deptype = 'e'
 WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r';
--- No column is of one of our types, and no default, check or index calls one of our functions: pg_dump would not restore it.
-SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND t.typnamespace = 'coupon'::regnamespace;
-SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass
-WHERE p.pronamespace = 'coupon'::regnamespace AND d.classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_class'::regclass);
+-- No column is of one of our types, and no default, check or index calls one of our functions: pg_dump would not
+-- restore it.
+SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+    AND t.typnamespace = 'coupon'::regnamespace;
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid
+    AND d.refclassid = 'pg_proc'::regclass
+WHERE p.pronamespace IN ('coupon'::regnamespace, 'coupon_internal'::regnamespace) AND d.classid IN ('pg_attrdef'::regclass, 'pg_constraint'::regclass,
+    'pg_class'::regclass);
 -- Every table has a primary key: without one, a publication FOR ALL TABLES refuses updates and deletions.
 SELECT c.oid::regclass AS without_key FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'r'
     AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary);
 -- Every table and view has a comment, and every column of a view that a person reads in a BI tool.
 SELECT c.oid::regclass AS without_comment FROM pg_class c
-WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'v') AND obj_description(c.oid, 'pg_class') IS NULL;
+WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'v')
+    AND obj_description(c.oid, 'pg_class') IS NULL;
 SELECT c.oid::regclass AS view, string_agg(a.attname, ', ' ORDER BY a.attnum) AS columns_without_comment
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind = 'v' AND col_description(c.oid, a.attnum) IS NULL
@@ -159,21 +159,25 @@ END
 $$;
 SELECT count(*) FROM coupon.campaign;
 
--- CASCADE takes functions, views and triggers, and leaves the tables to the next one; until they are complete, verbs say so.
+-- CASCADE takes functions, views and triggers, and leaves the tables to the next one; until they are complete, verbs
+-- say so.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 DROP EXTENSION coupon_ext CASCADE;
-SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v') GROUP BY relkind;
+SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v')
+    GROUP BY relkind;
 CREATE EXTENSION coupon_ext;
 SELECT * FROM refused('SELECT coupon.go_live(''default'')');
 SELECT issue_coupon('s1') IS NULL AS no_coupon;
 SELECT * FROM redeem_coupon('0000-0000-0000-0000-0', 'o1', 10);
 SELECT coupon.create_storage();
-SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v') GROUP BY relkind;
+SELECT relkind, count(*) FROM pg_class WHERE relnamespace = 'coupon'::regnamespace AND relkind IN ('r', 'v')
+    GROUP BY relkind;
 SELECT relation FROM coupon.watched;
 SELECT * FROM refused('DELETE FROM coupon.audit');
 SELECT * FROM refused('INSERT INTO coupon.campaign (campaign, time_zone) VALUES (''nowhere'', ''Nowhere/Else'')');
 ROLLBACK;
 -- No lock of ours is one that a role without rights on our tables could take.
-SELECT p.oid::regprocedure AS takes_advisory_locks FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+SELECT p.oid::regprocedure AS takes_advisory_locks FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
+    AND d.objid = p.oid AND d.deptype = 'e'
 WHERE pg_get_functiondef(p.oid) ~ 'pg_[a-z_]*advisory';

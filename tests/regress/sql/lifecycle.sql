@@ -1,20 +1,16 @@
--- lifecycle: issued → shown → dismissed → reserved → redeemed → released → expired, what a stranger is told, codes stored hashed.
+-- lifecycle: issued → shown → dismissed → reserved → redeemed → released → expired, what a stranger is told, codes
+-- stored hashed.
+-- needs: live
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = warning;
 \pset null NULL
 SET coupon_ext.mock_clock = '2026-03-02 12:00:00';
--- A coupon of a new session; its code.
-CREATE FUNCTION coupon_for(prefix text, customer text DEFAULT NULL, OUT session text, OUT code text) LANGUAGE plpgsql AS $$
-BEGIN
-    session := name_it(prefix || '-', true);
-    CALL give(session, customer);
-    code := (issue_coupon(session)).code;
-END
-$$;
 SELECT session AS s, code AS c FROM coupon_for('cycle', 'carla') \gset
-CREATE FUNCTION stands(of text) RETURNS TABLE (state text, shown text, dismissed text, reserved text, until text, redeemed text, released text, closed text, order_id text, amount numeric, discount numeric) LANGUAGE sql AS $$
-    SELECT state, to_char(shown_at, 'HH24:MI'), to_char(dismissed_at, 'HH24:MI'), to_char(reserved_at, 'HH24:MI'), to_char(reserved_until, 'HH24:MI'), to_char(redeemed_at, 'HH24:MI'), to_char(released_at, 'HH24:MI'),
+CREATE FUNCTION stands(of text) RETURNS TABLE (state text, shown text, dismissed text, reserved text, until text,
+    redeemed text, released text, closed text, order_id text, amount numeric, discount numeric) LANGUAGE sql AS $$
+    SELECT state, to_char(shown_at, 'HH24:MI'), to_char(dismissed_at, 'HH24:MI'), to_char(reserved_at, 'HH24:MI'),
+        to_char(reserved_until, 'HH24:MI'), to_char(redeemed_at, 'HH24:MI'), to_char(released_at, 'HH24:MI'),
         to_char(closed_at, 'HH24:MI'), order_id, order_amount, discount_amount FROM coupon.coupon WHERE session = of
 $$;
 SELECT * FROM stands(:'s');
@@ -68,9 +64,11 @@ SELECT refused('SELECT show_coupon(NULL)');
 
 -- To a stranger a code that exists and one that does not look alike; after max_attempts even his own is refused.
 SELECT session AS s3, code AS c3 FROM coupon_for('cycle3') \gset
-SELECT a = b AS alike, a.* FROM redeem_coupon(:'c3', 'o-30', 10, :'s2') a, redeem_coupon('0410-6105-0R3G-G28A-Z', 'o-30', 10, :'s2') b;
+SELECT a = b AS alike, a.* FROM redeem_coupon(:'c3', 'o-30', 10, :'s2') a,
+    redeem_coupon('0410-6105-0R3G-G28A-Z', 'o-30', 10, :'s2') b;
 SELECT a = b AS alike FROM show_coupon(:'c3') a, show_coupon('nonsense') b;
-SELECT count(*) AS guesses FROM generate_series(1, 30) i, redeem_coupon(coupon_internal.generate_code(), 'o-31-' || i, 10, 'guesser') r WHERE r.reason = 'not valid';
+SELECT count(*) AS guesses FROM generate_series(1, 30) i,
+    redeem_coupon(coupon_internal.generate_code(), 'o-31-' || i, 10, 'guesser') r WHERE r.reason = 'not valid';
 SELECT presenter, refused FROM coupon.redemption_limit ORDER BY presenter;
 BEGIN;
 UPDATE coupon.coupon SET session = 'guesser' WHERE session = :'s3';
@@ -87,16 +85,19 @@ SELECT * FROM redeem_coupon(:'c4', 'o-40', 99.99, :'s4');
 SELECT * FROM reserve_coupon(:'c4', 'o-40', order_amount => 99.99, session => :'s4');
 SELECT * FROM redeem_coupon(:'c4', 'o-40', 100, :'s4');
 -- Money: never more than the order, never more than max_discount, in the currency's own decimals.
-UPDATE coupon.campaign SET discount = 15, unit = 'money', minimum_basket = 0, message = '{discount} off' WHERE campaign = 'default';
+UPDATE coupon.campaign SET discount = 15, unit = 'money', minimum_basket = 0, message = '{discount} off'
+    WHERE campaign = 'default';
 SELECT session AS s5, code AS c5 FROM coupon_for('cycle5') \gset
 SELECT (o).discount, (o).unit, (o).currency, (o).message FROM (SELECT issue_coupon(:'s5') AS o) x;
 SELECT * FROM redeem_coupon(:'c5', 'o-50', 9.5, :'s5');
-UPDATE coupon.campaign SET discount = 33.3, unit = 'percent', currency = 'JPY', max_discount = 500 WHERE campaign = 'default';
+UPDATE coupon.campaign SET discount = 33.3, unit = 'percent', currency = 'JPY', max_discount = 500
+    WHERE campaign = 'default';
 SELECT session AS s6, code AS c6 FROM coupon_for('cycle6') \gset
 SELECT discount FROM reserve_coupon(:'c6', 'o-60', session => :'s6');
 SELECT discount FROM reserve_coupon(:'c6', 'o-60', order_amount => 1000, session => :'s6');
 SELECT discount FROM redeem_coupon(:'c6', 'o-60', 10000, :'s6');
-UPDATE coupon.campaign SET discount = 10, unit = 'percent', currency = 'EUR', max_discount = NULL WHERE campaign = 'default';
+UPDATE coupon.campaign SET discount = 10, unit = 'percent', currency = 'EUR', max_discount = NULL
+    WHERE campaign = 'default';
 -- A bearer's coupon is whoever's who holds it.
 UPDATE coupon.campaign SET transferable = true WHERE campaign = 'default';
 SELECT session AS s7, code AS c7 FROM coupon_for('cycle7') \gset
@@ -123,14 +124,19 @@ UPDATE coupon.campaign SET code_hashed = true WHERE campaign = 'default';
 SELECT session AS s12, code AS c12 FROM coupon_for('cycle12') \gset
 SELECT (issue_coupon(:'s12')).code IS NULL AS not_again, (issue_coupon(:'s12')).category IS NOT NULL AS but_the_offer;
 SELECT code = encode(sha256(convert_to(:'c12', 'UTF8')), 'hex') AS code_hashed FROM coupon.coupon WHERE session = :'s12';
-SELECT count(*) AS told FROM coupon.coupon c, coupon.audit a WHERE c.session = :'s12' AND a.detail::text LIKE '%' || :'c12' || '%';
+SELECT count(*) AS told FROM coupon.coupon c, coupon.audit a WHERE c.session = :'s12'
+    AND a.detail::text LIKE '%' || :'c12' || '%';
 SELECT * FROM redeem_coupon(lower(:'c12'), 'o-90', 10, :'s12');
 UPDATE coupon.campaign SET code_hashed = false WHERE campaign = 'default';
 
 -- The audit has every state, and nobody's name; it can only grow.
-SELECT a.event, a.by = session_user AS by_me, a.clock, a.detail - 'order' AS detail, a.detail ->> 'order' = encode(sha256(convert_to(c.id || 'o-11', 'UTF8')), 'hex') AS of_order_11
+SELECT a.event, a.by = session_user AS by_me, a.clock, a.detail - 'order' AS detail,
+    a.detail ->> 'order' = encode(sha256(convert_to(c.id || 'o-11', 'UTF8')), 'hex') AS of_order_11
 FROM coupon.audit a JOIN coupon.coupon c ON c.id::text = a.name WHERE c.session = :'s' ORDER BY a.id;
 SELECT event, detail FROM coupon.audit WHERE subject = 'campaign' AND name = 'default' ORDER BY id DESC LIMIT 3;
 SELECT refused('UPDATE coupon.audit SET by = ''somebody''');
 SELECT refused('DELETE FROM coupon.audit');
 SELECT refused('TRUNCATE coupon.audit');
+
+-- What this story left in the log of faults: nothing.
+SELECT sqlstate, message FROM coupon.error_log;

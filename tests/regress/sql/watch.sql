@@ -1,5 +1,7 @@
--- watch: what a watched table becomes after watching, and triggers that nobody should have written. The shop's rows are kept,
+-- watch: what a watched table becomes after watching, and triggers that nobody should have written. The shop's rows are
+-- kept,
 -- each is one event, and a table that does not fit is left out of the log, named.
+-- needs: shop
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 SET client_min_messages = notice;
@@ -9,7 +11,8 @@ CREATE SCHEMA w;
 SET search_path = w, public;
 -- What the log holds of one day, beside what was counted live.
 CREATE FUNCTION w.seen(prefix text) RETURNS TABLE (session text, events bigint, views bigint) LANGUAGE sql AS $$
-    SELECT session, e.n, s.views FROM (SELECT session, count(*) AS n FROM coupon.events('2025-09-01', '2025-09-02') GROUP BY 1) e
+    SELECT session, e.n, s.views FROM (SELECT session, count(*) AS n FROM coupon.events('2025-09-01', '2025-09-02')
+        GROUP BY 1) e
     FULL JOIN (SELECT session, sum(views) AS views FROM coupon.session GROUP BY 1) s USING (session)
     WHERE session LIKE prefix || '-%' ORDER BY session COLLATE "C" $$;
 
@@ -45,23 +48,31 @@ DELETE FROM bad;
 SELECT coupon.unwatch('bad');
 
 -- An argument that is no mapping.
-CREATE FUNCTION w.trigger_with(argument text) RETURNS TABLE (fits boolean, live boolean, problem text, others bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION w.trigger_with(argument text) RETURNS TABLE (fits boolean, live boolean, problem text, others bigint)
+    LANGUAGE plpgsql AS $$
 BEGIN
     SET LOCAL client_min_messages = error;
     DROP TRIGGER IF EXISTS t ON w.bad;
     EXECUTE format('CREATE TRIGGER t AFTER INSERT ON w.bad REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(%s)', argument);
     INSERT INTO w.bad VALUES ('bad-1', '2025-09-01 10:00:00+00');
-    RETURN QUERY SELECT x.fits, x.live, left(x.problem, 100), (SELECT count(*) FROM coupon.events('2025-09-01', '2025-09-02'))
+    RETURN QUERY SELECT x.fits, x.live, left(x.problem, 100),
+        (SELECT count(*) FROM coupon.events('2025-09-01', '2025-09-02'))
     FROM coupon.watched x WHERE x.relation = 'w.bad'::regclass;
 END $$;
-SELECT a.what, t.* FROM (VALUES ('no JSON', quote_literal('not json')), ('empty', quote_literal('')), ('none', ''), ('two', quote_literal('{}') || ', 1'),
-    ('a list', quote_literal('[1]')), ('a number', '5'), ('null', quote_literal('null')), ('deep', quote_literal(repeat('[', 30000) || repeat(']', 30000))),
-    ('deep below a key', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "x": ' || repeat('[', 200) || repeat(']', 200) || '}')),
-    ('columns: a list', quote_literal('{"columns": []}')), ('columns: text', quote_literal('{"columns": "at"}')), ('columns: null', quote_literal('{"columns": null}')),
-    ('no columns', quote_literal('{"kind": "view"}')), ('a number for a name', quote_literal('{"columns": {"session": 1, "at": "seen_at"}}')),
+SELECT a.what, t.* FROM (VALUES ('no JSON', quote_literal('not json')), ('empty', quote_literal('')), ('none', ''),
+    ('two', quote_literal('{}') || ', 1'),
+    ('a list', quote_literal('[1]')), ('a number', '5'), ('null', quote_literal('null')),
+        ('deep', quote_literal(repeat('[', 30000) || repeat(']', 30000))),
+    ('deep below a key', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "x": ' || repeat('[',
+        200) || repeat(']', 200) || '}')),
+    ('columns: a list', quote_literal('{"columns": []}')), ('columns: text', quote_literal('{"columns": "at"}')),
+        ('columns: null', quote_literal('{"columns": null}')),
+    ('no columns', quote_literal('{"kind": "view"}')),
+        ('a number for a name', quote_literal('{"columns": {"session": 1, "at": "seen_at"}}')),
     ('a list for a name', quote_literal('{"columns": {"session": ["session"], "at": "seen_at"}}')),
     ('attributes: empty', quote_literal('{"columns": {"session": "session", "at": "seen_at", "attributes": []}}')),
-    ('attributes: nested', quote_literal('{"columns": {"session": "session", "at": "seen_at", "attributes": [["session"]]}}')),
+    ('attributes: nested', quote_literal('{"columns": {"session": "session", "at": "seen_at",
+        "attributes": [["session"]]}}')),
     ('kind: a number', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kind": 1}')),
     ('kind: unknown', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kind": "hover"}')),
     ('kinds: a list', quote_literal('{"columns": {"session": "session", "at": "seen_at"}, "kinds": ["view"]}')),
@@ -104,28 +115,36 @@ CREATE VIEW odd_view AS SELECT * FROM odd;
 \set odd '\'{"columns": {"session": "session", "at": "at"}}\''
 CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
-CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER UPDATE ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE TRIGGER t BEFORE INSERT ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE TRIGGER t AFTER INSERT OR UPDATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE TRIGGER t AFTER TRUNCATE ON odd FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
 CREATE CONSTRAINT TRIGGER t AFTER INSERT ON odd DEFERRABLE FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
 SELECT coupon.watch('odd', '{"session": "session", "at": "at"}');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon_internal.on_click(:odd);
 SELECT coupon.unwatch('odd');
-CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "id", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON odd REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "id", "at": "at"}}');
 DROP TRIGGER t ON odd;
 SELECT tgname FROM pg_trigger WHERE tgrelid IN ('odd'::regclass, 'odd_view'::regclass);
 -- Where it was made all the same, it counts nothing and leaves every row.
 ALTER EVENT TRIGGER coupon_ext_ddl DISABLE;
-CREATE FUNCTION w.fired(form text) RETURNS TABLE (form_ text, rows_there bigint, counted bigint, fits boolean, problem text, events bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION w.fired(form text) RETURNS TABLE (form_ text, rows_there bigint, counted bigint, fits boolean,
+    problem text, events bigint) LANGUAGE plpgsql AS $$
 BEGIN
     SET LOCAL client_min_messages = error;
-    EXECUTE format('CREATE TRIGGER t %s EXECUTE FUNCTION coupon_internal.on_click(%L)', form, '{"columns": {"session": "session", "at": "at"}}');
-    INSERT INTO w.odd SELECT 'odd-1', '2025-09-01 10:00:00+00'::timestamptz + i * interval '1 second' FROM generate_series(1, 5) i;
+    EXECUTE format('CREATE TRIGGER t %s EXECUTE FUNCTION coupon_internal.on_click(%L)', form,
+        '{"columns": {"session": "session", "at": "at"}}');
+    INSERT INTO w.odd SELECT 'odd-1', '2025-09-01 10:00:00+00'::timestamptz + i * interval '1 second'
+        FROM generate_series(1, 5) i;
     UPDATE w.odd SET session = 'odd-2' WHERE at >= '2025-09-01 10:00:04+00';
-    RETURN QUERY SELECT form, (SELECT count(*) FROM w.odd WHERE session IN ('odd-1', 'odd-2')), (SELECT sum(s.views)::bigint FROM coupon.session s WHERE s.session LIKE 'odd-%'),
-        x.fits, x.problem, (SELECT count(*) FROM coupon.events('2025-09-01', '2025-09-02') e WHERE e.session LIKE 'odd-%')
+    RETURN QUERY SELECT form, (SELECT count(*) FROM w.odd WHERE session IN ('odd-1', 'odd-2')),
+        (SELECT sum(s.views)::bigint FROM coupon.session s WHERE s.session LIKE 'odd-%'),
+        x.fits, x.problem, (SELECT count(*) FROM coupon.events('2025-09-01', '2025-09-02') e
+            WHERE e.session LIKE 'odd-%')
     FROM coupon.watched x WHERE x.relation = 'w.odd'::regclass;
     DELETE FROM w.odd WHERE session = 'odd-2';
     DROP TRIGGER t ON w.odd;
@@ -137,7 +156,8 @@ SELECT f.* FROM unnest('{BEFORE INSERT ON w.odd FOR EACH ROW,BEFORE UPDATE ON w.
     AFTER INSERT OR DELETE ON w.odd FOR EACH STATEMENT,AFTER INSERT ON w.odd FOR EACH STATEMENT}'::text[]) form
 CROSS JOIN LATERAL w.fired(form) f;
 CREATE TRIGGER t INSTEAD OF INSERT ON odd_view FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
-CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION coupon_internal.on_click(:odd);
+CREATE CONSTRAINT TRIGGER c AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    EXECUTE FUNCTION coupon_internal.on_click(:odd);
 \c -
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
@@ -160,12 +180,14 @@ ALTER EVENT TRIGGER coupon_ext_ddl ENABLE ALWAYS;
 --
 CREATE EXTENSION postgres_fdw SCHEMA public;
 DO $$ BEGIN EXECUTE format('CREATE SERVER archive FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host %L, port %L, dbname %L)',
-    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database()); END $$;
+    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'),
+        current_database()); END $$;
 CREATE USER MAPPING FOR PUBLIC SERVER archive OPTIONS (user 'postgres', password_required 'false');
 CREATE TABLE archived (session text, at timestamptz);
 CREATE TABLE hit (session text, at timestamptz) PARTITION BY RANGE (at);
 CREATE TABLE hit_now PARTITION OF hit FOR VALUES FROM ('2025-09-01') TO ('2025-10-01');
-CREATE FOREIGN TABLE hit_old (session text, at timestamptz) SERVER archive OPTIONS (schema_name 'w', table_name 'archived');
+CREATE FOREIGN TABLE hit_old (session text, at timestamptz) SERVER archive OPTIONS (schema_name 'w',
+    table_name 'archived');
 -- None yet: its clicks are noticed.
 SELECT coupon.watch('hit', '{"session": "session", "at": "at"}');
 INSERT INTO hit VALUES ('hit-1', '2025-09-01 10:00:00+00');
@@ -181,7 +203,8 @@ SELECT at, session FROM coupon.events('2025-08-01', '2025-09-02') WHERE session 
 -- Watching refuses it, and says how to train from it.
 SELECT coupon.unwatch('hit');
 SELECT refused($$SELECT coupon.watch('hit', '{"session": "session", "at": "at"}')$$);
-CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "session", "at": "at"}}');
+CREATE TRIGGER t AFTER INSERT ON hit REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon_internal.on_click('{"columns": {"session": "session", "at": "at"}}');
 SELECT coupon.watch('hit', '{"session": "session", "at": "at"}', live => false);
 SELECT relation, live, fits, problem FROM coupon.watched WHERE relation = 'hit'::regclass;
 INSERT INTO hit VALUES ('hit-1', '2025-08-01 10:00:01+00');
@@ -213,7 +236,8 @@ GRANT ALL ON SCHEMA w TO regress_coupon_owner;
 GRANT USAGE ON FOREIGN SERVER archive TO regress_coupon_owner;
 ALTER TABLE deep_1 OWNER TO regress_coupon_owner;
 SET ROLE regress_coupon_owner;
-CREATE FOREIGN TABLE deep_old PARTITION OF deep_1 FOR VALUES FROM ('2025-08-01') TO ('2025-09-01') SERVER archive OPTIONS (schema_name 'w', table_name 'archived');
+CREATE FOREIGN TABLE deep_old PARTITION OF deep_1 FOR VALUES
+    FROM ('2025-08-01') TO ('2025-09-01') SERVER archive OPTIONS (schema_name 'w', table_name 'archived');
 RESET ROLE;
 SELECT relation, live, fits, problem FROM coupon.watched WHERE relation::text LIKE 'deep%' ORDER BY 1;
 INSERT INTO deep VALUES ('deep-1', '2025-09-01 10:00:00+00');
@@ -252,7 +276,8 @@ SELECT relation, live, problem FROM coupon.watched WHERE relation IN ('whole'::r
 SELECT coupon.unwatch('whole');
 SELECT relation, live, problem FROM coupon.watched WHERE relation = 'part'::regclass;
 SET client_min_messages = error;
-CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION coupon_internal.on_click('nothing');
+CREATE TRIGGER t AFTER INSERT ON whole REFERENCING NEW TABLE AS n FOR EACH STATEMENT
+    EXECUTE FUNCTION coupon_internal.on_click('nothing');
 SELECT * FROM w.seen('whole');
 SET client_min_messages = notice;
 
@@ -293,12 +318,15 @@ DECLARE
 BEGIN
     EXECUTE format('CREATE TABLE w.typed (session text, at timestamptz, x %s)', type);
     SELECT coalesce(f.message, 'yes') INTO said FROM coupon_internal.find_mapping_fault('w.typed',
-        CASE part WHEN 'at' THEN '{"session": "session", "at": "x"}' ELSE jsonb_build_object('session', 'session', 'at', 'at', part, 'x') END, NULL, '{}') f;
+        CASE part WHEN 'at' THEN '{"session": "session", "at": "x"}' ELSE jsonb_build_object('session', 'session',
+            'at', 'at', part, 'x') END, NULL, '{}') f;
     DROP TABLE w.typed;
     RETURN said;
 END $$;
 SELECT part, type, w.takes(type, part) FROM (VALUES ('page', '{text,varchar,char(3),name,"\"char\"",id3,mood,mood2,int2,int4,int8,numeric,float4,float8,money,oid,regclass,regtype,bool,uuid,date,time,timetz,timestamp,timestamptz,moment2,interval,bytea,json,jsonb,xml,inet,bit(3),point,text[],int4range,words}'::text[]),
-    ('at', '{timestamptz,timestamp,date,moment2,text,int8,time}'), ('price', '{int2,int4,int8,float4,float8,numeric,amount2,money,text,oid}'), ('attributes', '{text[],words,varchar[],text,id3,int4}')) v(part, types),
+    ('at', '{timestamptz,timestamp,date,moment2,text,int8,time}'),
+        ('price', '{int2,int4,int8,float4,float8,numeric,amount2,money,text,oid}'),
+        ('attributes', '{text[],words,varchar[],text,id3,int4}')) v(part, types),
     unnest(types) WITH ORDINALITY t(type, n) ORDER BY part, n;
 
 SET client_min_messages = error;

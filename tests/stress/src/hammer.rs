@@ -117,8 +117,8 @@ fn watch(shared: &Shared) -> Outcome<u64> {
     let mut seen = 0;
     while !shared.done.load(Relaxed) {
         let bad = client.query_opt(
-            "SELECT format('%s: granted %s, available %s, held %s, spent %s', unit, granted, available, held, spent) \
-             FROM coupon.budget WHERE NOT (granted = available + held + spent AND available >= 0 AND held >= 0) LIMIT 1",
+            "SELECT format('%s: granted %s, available %s, held %s, spent %s', unit, granted, available, reserved_amount, spent) \
+             FROM coupon.budget WHERE NOT (granted = available + reserved_amount + spent AND available >= 0 AND reserved_amount >= 0) LIMIT 1",
             &[],
         )?;
         if let Some(row) = bad {

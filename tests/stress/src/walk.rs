@@ -95,7 +95,7 @@ impl Walk {
             "LOAD 'coupon_ext'; SET timezone = 'UTC'; SET client_min_messages = error; SET coupon_ext.on_error = raise; \
              UPDATE coupon.campaign SET state = 'paused' WHERE state = 'live'; \
              INSERT INTO coupon.campaign (campaign, priority, salt, target, holdout, per_session, time_zone, discount, \
-                 unit, max_discount, minimum_basket, stacking, valid_for, unlimited) VALUES \
+                 unit, max_discount, minimum_basket, stacking_group, valid_for, unlimited) VALUES \
                  ('alpha', 2, 'a', 0.5, 0.1, 2, 'Etc/GMT-3', 10, 'percent', 5, 5, 's', '2 hours', true), \
                  ('beta', 1, 'b', 0.5, 0.1, 2, 'Etc/GMT-3', 4, 'money', 10, 0, NULL, '3 hours', true); \
              INSERT INTO coupon.arm (campaign, arm, policy, share) VALUES ('alpha', 'all', 'random', 1), \

@@ -5,7 +5,7 @@
 //! level is shifted to that of the whole log before judge: tune is a tenth of it, and the share of buyers in so short a
 //! window is mostly chance (on `clickstream` .210 in tune, .227 before judge, .237 in judge).
 
-use super::math::softplus;
+use crate::math::{Observation, logistic, sigmoid, softplus};
 
 /// Buying and leaving sessions on tune that a calibrator of one's own needs.
 const MIN_SESSIONS: usize = 30;
@@ -47,7 +47,7 @@ impl Calibrator {
 
     /// P(churn).
     pub fn probability(&self, logit: f32, number: u32) -> f64 {
-        1.0 / (1.0 + (-self.logit(logit, number)).exp())
+        sigmoid(self.logit(logit, number))
     }
 
     /// Log loss of a scored view.
@@ -176,46 +176,18 @@ impl Sample {
         self.share * f64::from(s.weight)
     }
 
-    /// Penalised maximum likelihood by Newton's method: each number is expected within `spread` of `centre`'s. `None`
-    /// where it does not end in a rising line: then the logits are better left alone.
+    /// Penalised maximum likelihood: each number is expected within `spread` of `centre`'s. `None` where it does not end
+    /// in a rising line: then the logits are better left alone.
     fn platt(&self, centre: Platt, spread: f64) -> Option<Platt> {
-        let centre = [centre.slope, centre.views, centre.intercept];
-        let precision = 1.0 / (spread * spread);
-        let mut w = centre;
-        for _ in 0..50 {
-            let mut gradient = [0.0; 3];
-            let mut hessian = [[0.0; 3]; 3];
-            for k in 0..3 {
-                gradient[k] = (w[k] - centre[k]) * precision;
-                hessian[k][k] = precision;
-            }
-            for s in &self.views {
-                let x = [f64::from(s.logit), f64::from(s.number.max(1)).ln(), 1.0];
-                let z = w[0] * x[0] + w[1] * x[1] + w[2];
-                let p = 1.0 / (1.0 + (-z).exp());
-                let error = self.weight(s) * (p - f64::from(u8::from(s.churned)));
-                let curve = self.weight(s) * p * (1.0 - p);
-                for a in 0..3 {
-                    gradient[a] += error * x[a];
-                    for b in 0..3 {
-                        hessian[a][b] += curve * x[a] * x[b];
-                    }
-                }
-            }
-            let step = solve(hessian, gradient)?;
-            let mut moved = 0f64;
-            for k in 0..3 {
-                // Bounded, because a full Newton step may overshoot where the curve is flat.
-                let d = step[k].clamp(-2.0, 2.0);
-                w[k] -= d;
-                moved = moved.max(d.abs());
-            }
-            if moved < 1e-9 {
-                break;
-            }
-        }
-        let [slope, views, intercept] = w;
-        (w.iter().all(|v| v.is_finite()) && slope > 0.0).then_some(Platt { slope, views, intercept })
+        let views = self.views.iter().map(|s| Observation {
+            inputs: [f64::from(s.logit), f64::from(s.number.max(1)).ln(), 1.0],
+            offset: 0.0,
+            outcome: s.churned,
+            weight: self.weight(s),
+        });
+        let fit = logistic(views, [centre.slope, centre.views, centre.intercept], 1.0 / (spread * spread))?;
+        let [slope, views, intercept] = fit.weights;
+        (slope > 0.0).then_some(Platt { slope, views, intercept })
     }
 
     /// Isotonic regression of the outcome on the line's logit: the pool-adjacent-violators algorithm over bins of equal
@@ -245,7 +217,7 @@ impl Sample {
         let mut blocks: Vec<[f64; 3]> = Vec::with_capacity(bins);
         for [x, y, w] in sums.into_iter().filter(|sum| sum[2] > 0.0) {
             let x = x / w;
-            let mut block = [x, (y + 1.0 / (1.0 + (-x).exp())) / (w + 1.0), w + 1.0];
+            let mut block = [x, (y + sigmoid(x)) / (w + 1.0), w + 1.0];
             while let Some(last) = blocks.pop_if(|last| last[0] >= block[0] || last[1] >= block[1]) {
                 let w = last[2] + block[2];
                 let mean = |k: usize| (last[k] * last[2] + block[k] * block[2]) / w;
@@ -263,47 +235,15 @@ impl Sample {
             return None;
         }
         let logits: Vec<f64> = self.views.iter().map(|s| calibrator.logit(s.logit, s.number)).collect();
-        let mut offset = 0.0;
-        for _ in 0..50 {
-            let (mut error, mut information) = (0.0, 0.0);
-            for (s, z) in self.views.iter().zip(&logits) {
-                let p = 1.0 / (1.0 + (-(z + offset)).exp());
-                error += self.weight(s) * (p - f64::from(u8::from(s.churned)));
-                information += self.weight(s) * p * (1.0 - p);
-            }
-            let step = (error / information).clamp(-2.0, 2.0);
-            if !step.is_finite() {
-                return None;
-            }
-            offset -= step;
-            if step.abs() < 1e-9 {
-                return Some((offset, information));
-            }
-        }
-        None
+        let views = self.views.iter().zip(&logits).map(|(s, &offset)| Observation {
+            inputs: [1.0],
+            offset,
+            outcome: s.churned,
+            weight: self.weight(s),
+        });
+        let fit = logistic(views, [0.0], 0.0)?;
+        Some((fit.weights[0], fit.information[[0, 0]]))
     }
-}
-
-/// Gaussian elimination of a positive definite system.
-fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> Option<[f64; 3]> {
-    for k in 0..3 {
-        if a[k][k].is_nan() || a[k][k].abs() < 1e-12 {
-            return None;
-        }
-        for r in k + 1..3 {
-            let factor = a[r][k] / a[k][k];
-            let pivot = a[k];
-            a[r].iter_mut().zip(pivot).skip(k).for_each(|(x, p)| *x -= factor * p);
-            b[r] -= factor * b[k];
-        }
-    }
-    for k in (0..3).rev() {
-        for c in k + 1..3 {
-            b[k] -= a[k][c] * b[c];
-        }
-        b[k] /= a[k][k];
-    }
-    Some(b)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The few functions of the inner loops, written so that the compiler vectorises them, with FMA where the CPU has it.
 
+pub use crate::math::softplus;
+
 #[inline(always)]
 pub fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
@@ -59,11 +61,6 @@ pub fn ln_1p(x: f32) -> f32 {
     let z = f * f;
     let r = f * z * p - 2.121_944_4e-4 * e - 0.5 * z;
     f + r + 0.693_359_4 * e
-}
-
-/// ln(1 + e^x) without overflow: the log loss of a logit.
-pub fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 #[cfg(test)]

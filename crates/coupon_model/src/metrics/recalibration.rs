@@ -1,10 +1,7 @@
 //! Logistic recalibration: the line that the logits would have to be put through to mean what they say (Cox 1958).
 
 use super::Scored;
-
-/// Steps of Newton's method; where the classes separate the slope runs away and never settles.
-const STEPS: usize = 60;
-const SETTLED: f64 = 1e-9;
+use crate::math::{Observation, logistic};
 
 /// (slope, intercept) of P(churn): the slope of the fit of outcome on logit with a free intercept, and the intercept of
 /// the fit with slope 1 ("calibration in the large"; positive: more churn than was said). 1 and 0 are perfect. `None`
@@ -13,50 +10,19 @@ pub(super) fn recalibration(scored: &[Scored]) -> (Option<f64>, Option<f64>) {
     if !(scored.iter().any(|s| s.1 && s.2 > 0.0) && scored.iter().any(|s| !s.1 && s.2 > 0.0)) {
         return (None, None);
     }
-    let intercept = fit(scored, |[_, h1, h2], [_, g]| (h2 > 0.0 && h1.is_finite()).then(|| [0.0, g / h2]));
-    let slope = fit(scored, |[h0, h1, h2], [g0, g1]| {
-        let determinant = h0 * h2 - h1 * h1;
-        let step = [(h2 * g0 - h1 * g1) / determinant, (h0 * g1 - h1 * g0) / determinant];
-        (determinant > 1e-12 * h0 * h2).then_some(step)
+    let logits = scored.iter().map(|&(p, bought, weight)| {
+        let p = p.clamp(1e-15, 1.0 - 1e-15);
+        ((p / (1.0 - p)).ln(), !bought, weight)
     });
-    (slope.map(|w| w[0]), intercept.map(|w| w[1]))
-}
-
-/// Newton's method on (slope, intercept) from (1, 0), each step halved until the log loss falls; `direction` makes a full
-/// step of curvature (ss, si, ii) and gradient.
-fn fit(scored: &[Scored], direction: impl Fn([f64; 3], [f64; 2]) -> Option<[f64; 2]>) -> Option<[f64; 2]> {
-    let total: f64 = scored.iter().map(|s| s.2).sum();
-    let (mut from, mut step, mut lowest) = ([1.0, 0.0], [0.0; 2], f64::INFINITY);
-    for _ in 0..STEPS {
-        let w = [from[0] - step[0], from[1] - step[1]];
-        let (mut loss, mut curve, mut gradient) = (0.0, [0.0; 3], [0.0; 2]);
-        for &(p, bought, weight) in scored {
-            let p = p.clamp(1e-15, 1.0 - 1e-15);
-            let logit = (p / (1.0 - p)).ln();
-            let z = w[0] * logit + w[1];
-            let q = 1.0 / (1.0 + (-z).exp());
-            let (weight, error) = (weight / total, q - f64::from(u8::from(!bought)));
-            let c = weight * q * (1.0 - q);
-            loss += weight * softplus(if bought { z } else { -z });
-            curve = [curve[0] + c * logit * logit, curve[1] + c * logit, curve[2] + c];
-            gradient = [gradient[0] + weight * error * logit, gradient[1] + weight * error];
-        }
-        if loss > lowest {
-            step = step.map(|d| 0.5 * d);
-        } else {
-            (from, lowest) = (w, loss);
-            step = direction(curve, gradient)?;
-        }
-        // Halved so far, too: near the lowest point rounding decides which loss is lower.
-        if step.iter().all(|d| d.abs() < SETTLED) {
-            return Some(from);
-        }
-    }
-    None
-}
-
-fn softplus(z: f64) -> f64 {
-    z.max(0.0) + (-z.abs()).exp().ln_1p()
+    let both = logits.clone().map(|(logit, outcome, weight)| Observation {
+        inputs: [logit, 1.0],
+        offset: 0.0,
+        outcome,
+        weight,
+    });
+    let level = logits.map(|(logit, outcome, weight)| Observation { inputs: [1.0], offset: logit, outcome, weight });
+    let slope = logistic(both, [1.0, 0.0], 0.0).map(|found| found.weights[0]);
+    (slope, logistic(level, [0.0], 0.0).map(|found| found.weights[0]))
 }
 
 #[cfg(test)]

@@ -13,10 +13,13 @@ pub struct Elbow {
     pub dimension: String,
     /// Number of clusters.
     pub k: usize,
-    /// Sum of squared distances to the nearest centroid, over the sample, in standardised units.
+    /// Sum of squared distances to the cluster's centroid, over the sample, in standardised units.
     pub inertia: f64,
     /// Mean silhouette of at most a thousand customers of the sample; null for one cluster.
     pub silhouette: Option<f64>,
+    /// The information criterion of a mixture of k components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bic: Option<f64>,
     pub chosen: bool,
     pub reason: String,
 }
@@ -104,7 +107,7 @@ pub struct Card {
     pub window_days: u32,
     /// Customers in the snapshot.
     pub customers: usize,
-    /// Customers that k-means was fitted on.
+    /// Customers that the clusters were fitted on.
     pub sample: usize,
     pub seed: u64,
     pub variables: Vec<VariableRow>,
@@ -134,7 +137,7 @@ impl Card {
                 };
                 match &d.cut {
                     Cut::Edges(edges) => row.edges = Some(edges.clone()),
-                    Cut::Nearest { scales, .. } => {
+                    Cut::Nearest { scales, .. } | Cut::Gaussian { scales, .. } => {
                         let s = scales[i];
                         row.log = s.log;
                         (row.mean, row.std) = (Some(s.mean), Some(s.std));

@@ -9,8 +9,10 @@
 //! Segments are numbered from 1, the group most likely to leave. Segment 0 (unknown or anonymous) is the caller's.
 
 mod card;
+mod elbow;
 mod fit;
-mod kmeans;
+mod mixture;
+mod points;
 mod regroup;
 mod scale;
 mod spec;
@@ -20,6 +22,7 @@ mod tests;
 pub use card::{Card, Cell, Elbow, Group, VariableRow};
 pub use fit::Fit;
 pub(crate) use fit::sample;
+pub use mixture::Component;
 pub use regroup::{CellCount, Grouping, regroup};
 pub use scale::Scale;
 pub use spec::{Definition, Log, Method, Own, Rows, SIX, Spec, Variable};
@@ -48,6 +51,8 @@ pub struct Dimension {
 pub enum Cut {
     /// Nearest to one of these centroids, in the units of the scales.
     Nearest { scales: Vec<Scale>, centroids: Vec<Vec<f64>> },
+    /// Most likely from one of these components, in the units of the scales.
+    Gaussian { scales: Vec<Scale>, components: Vec<Component> },
     /// Above so many of these values, in ascending order.
     Edges(Vec<f64>),
 }
@@ -57,12 +62,13 @@ impl Dimension {
     pub fn clusters(&self) -> usize {
         match &self.cut {
             Cut::Nearest { centroids, .. } => centroids.len(),
+            Cut::Gaussian { components, .. } => components.len(),
             Cut::Edges(edges) => edges.len() + 1,
         }
     }
 
-    /// The cluster of a row, from 0: the nearest, the first among equals. An unknown value counts as the mean, or as
-    /// the lowest where there is none.
+    /// The cluster of a row, from 0: the nearest or most likely, the first among equals. An unknown value counts as the
+    /// mean, or as the lowest where there is none.
     pub fn cluster(&self, row: &[f64]) -> usize {
         let value = |c: usize| row.get(c).copied().unwrap_or(f64::NAN);
         match &self.cut {
@@ -81,15 +87,20 @@ impl Dimension {
                 }
                 best.0
             }
+            Cut::Gaussian { scales, components } => {
+                let mut scaled = [0.0; spec::MOST_VARIABLES];
+                let place = scaled.iter_mut().zip(self.columns.iter().zip(scales));
+                place.for_each(|(scaled, (&c, scale))| *scaled = scale.apply(value(c)));
+                mixture::most_likely(components, &scaled[..scales.len()])
+            }
         }
     }
 
-    /// Squared distance between two clusters: of their centroids, or in steps.
+    /// Squared distance between two clusters: of their centroids or means, or in steps.
     fn apart(&self, a: usize, b: usize) -> f64 {
         match &self.cut {
-            Cut::Nearest { centroids, .. } => {
-                centroids[a].iter().zip(&centroids[b]).map(|(a, b)| (a - b) * (a - b)).sum()
-            }
+            Cut::Nearest { centroids, .. } => points::apart(&centroids[a], &centroids[b]),
+            Cut::Gaussian { components, .. } => points::apart(&components[a].mean, &components[b].mean),
             Cut::Edges(_) => (a as f64 - b as f64).powi(2),
         }
     }
@@ -212,18 +223,30 @@ impl Model {
         let mut writer = Writer::default();
         let mut dimensions = Vec::new();
         for d in &self.dimensions {
+            let tensor = |what: &str| format!("{}.{what}", d.name);
+            if let Cut::Nearest { scales, .. } | Cut::Gaussian { scales, .. } = &d.cut {
+                let flat: Vec<f64> = scales.iter().flat_map(|s| [s.low, s.high, s.mean, s.std]).collect();
+                writer = writer.f64(&tensor("scales"), &[scales.len(), 4], &flat);
+            }
             let log = match &d.cut {
                 Cut::Nearest { scales, centroids } => {
-                    let flat: Vec<f64> = scales.iter().flat_map(|s| [s.low, s.high, s.mean, s.std]).collect();
-                    writer = writer.f64(&format!("{}.scales", d.name), &[scales.len(), 4], &flat).f64(
-                        &format!("{}.centroids", d.name),
-                        &[centroids.len(), scales.len()],
-                        &centroids.concat(),
-                    );
+                    let shape = [centroids.len(), scales.len()];
+                    writer = writer.f64(&tensor("centroids"), &shape, &centroids.concat());
+                    Some(scales.iter().map(|s| s.log).collect())
+                }
+                Cut::Gaussian { scales, components } => {
+                    let (k, width) = (components.len(), scales.len());
+                    let weights: Vec<f64> = components.iter().map(|c| c.weight).collect();
+                    let means: Vec<f64> = components.iter().flat_map(|c| c.mean.iter().copied()).collect();
+                    let whitening: Vec<f64> = components.iter().flat_map(|c| c.whitening.iter().copied()).collect();
+                    writer = writer
+                        .f64(&tensor("weights"), &[k], &weights)
+                        .f64(&tensor("means"), &[k, width], &means)
+                        .f64(&tensor("whitening"), &[k, width, width], &whitening);
                     Some(scales.iter().map(|s| s.log).collect())
                 }
                 Cut::Edges(edges) => {
-                    writer = writer.f64(&format!("{}.edges", d.name), &[edges.len()], edges);
+                    writer = writer.f64(&tensor("edges"), &[edges.len()], edges);
                     None
                 }
             };
@@ -287,14 +310,10 @@ fn read_dimension(reader: &Reader, meta: MetaDimension, width: usize) -> Result<
                 std: *std,
             };
             let scales: Vec<Scale> = scales.as_chunks().0.iter().zip(log).map(scale).collect();
-            let tensor = format!("{name}.centroids");
-            let k = reader.shape(&tensor)?.first().copied().unwrap_or(0);
-            let flat = reader.f64(&tensor, &[k, columns.len()])?;
-            let centroids: Vec<Vec<f64>> = flat.chunks(columns.len()).map(<[f64]>::to_vec).collect();
-            if k == 0 || scales.len() != columns.len() || scales.iter().any(|s| s.std <= 0.0 || s.low > s.high) {
-                return corrupt("has no centroid, or a scale that measures nothing");
+            if scales.len() != columns.len() || scales.iter().any(|s| s.std <= 0.0 || s.low > s.high) {
+                return corrupt("has a scale that measures nothing");
             }
-            Cut::Nearest { scales, centroids }
+            read_clusters(reader, &name, scales)?
         }
     };
     let dimension = Dimension { name, columns, cut };
@@ -302,4 +321,35 @@ fn read_dimension(reader: &Reader, meta: MetaDimension, width: usize) -> Result<
         return Err(Error::Corrupt(format!("dimension {} has too many clusters", dimension.name)));
     }
     Ok(dimension)
+}
+
+/// The clusters that lie in the units of scales: centroids, or a mixture.
+fn read_clusters(reader: &Reader, name: &str, scales: Vec<Scale>) -> Result<Cut> {
+    let (width, tensor) = (scales.len(), |what: &str| format!("{name}.{what}"));
+    let weights = tensor("weights");
+    let (is_mixture, counted) = match reader.shape(&weights) {
+        Ok(shape) => (true, shape),
+        Err(_) => (false, reader.shape(&tensor("centroids"))?),
+    };
+    let k = counted.first().copied().unwrap_or(0);
+    if k == 0 {
+        return Err(Error::Corrupt(format!("dimension {name} has no cluster")));
+    }
+    if !is_mixture {
+        let flat = reader.f64(&tensor("centroids"), &[k, width])?;
+        return Ok(Cut::Nearest { scales, centroids: flat.chunks(width).map(<[f64]>::to_vec).collect() });
+    }
+    let means = reader.f64(&tensor("means"), &[k, width])?;
+    let whitening = reader.f64(&tensor("whitening"), &[k, width, width])?;
+    let parts = reader.f64(&weights, &[k])?.into_iter().zip(means.chunks(width)).zip(whitening.chunks(width * width));
+    let component = |((weight, mean), whitening): ((f64, &[f64]), &[f64])| Component {
+        weight,
+        mean: mean.to_vec(),
+        whitening: whitening.to_vec(),
+    };
+    let components: Vec<Component> = parts.map(component).collect();
+    if width > spec::MOST_VARIABLES || !components.iter().all(Component::is_valid) {
+        return Err(Error::Corrupt(format!("dimension {name} has a component that is no Gaussian")));
+    }
+    Ok(Cut::Gaussian { scales, components })
 }

@@ -5,6 +5,7 @@
 //! information criterion picks G. Raw rates with an elbow find two or three groups in every world of pure noise.
 
 use super::Spec;
+use crate::math::log_sum_exp;
 
 /// Sessions counted in one cell, and how many of them bought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -130,8 +131,7 @@ pub(super) fn ln_stirling(n: usize) -> Vec<f64> {
         // S(i, k) = k·S(i − 1, k) + S(i − 1, k − 1), in logarithms.
         let next = |k: usize| {
             let (a, b) = ((k as f64).ln() + below(k), if k > 0 { below(k - 1) } else { f64::NEG_INFINITY });
-            let high = a.max(b);
-            if high.is_finite() { high + ((a - high).exp() + (b - high).exp()).ln() } else { high }
+            log_sum_exp([a, b].into_iter())
         };
         row = (0..=i).map(next).collect();
     }

@@ -20,7 +20,7 @@ pub const SIX: [&str; 6] = [
 ];
 
 /// Most variables a dimension.
-const MOST_VARIABLES: usize = 16;
+pub(super) const MOST_VARIABLES: usize = 16;
 /// Most clusters a dimension.
 pub(super) const MOST_CLUSTERS: usize = 32;
 /// Longest window of a variable, in days.
@@ -33,6 +33,8 @@ pub enum Method {
     /// K-means in each of two dimensions, spending and behaviour (Seo & Yoo, IEEE Access 2022).
     #[default]
     TwoDimensional,
+    /// A mixture of Gaussians in each of the same two dimensions.
+    GaussianMixture,
     /// Quintiles of recency, frequency and monetary value (Hughes, Strategic Database Marketing, 1994).
     Rfm,
     /// Everybody is in one segment.
@@ -105,15 +107,15 @@ pub struct Spec {
     pub method: Method,
     /// The variables of the spending dimension …
     pub spending: Vec<Variable>,
-    /// … and of the behaviour dimension; method `two_dimensional` reads them.
+    /// … and of the behaviour dimension; methods `two_dimensional` and `gaussian_mixture` read them.
     pub behaviour: Vec<Variable>,
     /// Variables scaled as ln(1 + x) before they are standardised: all, none, or a list of names.
     pub log: Log,
     /// Values below the 1 − q and above the q quantile are pulled to it; null: none is.
     pub clip: Option<f64>,
-    /// The elbow is looked for among 1 … this many clusters a dimension.
+    /// The elbow, or the lowest BIC, is looked for among 1 … this many clusters a dimension.
     pub max_clusters: usize,
-    /// K-means starts from this many seeds a number of clusters.
+    /// K-means starts from this many seeds a number of clusters; a mixture from three of them at most.
     pub restarts: usize,
     /// Most iterations of one run.
     pub iterations: u64,
@@ -185,7 +187,9 @@ impl Spec {
     pub(super) fn dimensions(&self) -> Vec<(&'static str, Vec<Variable>)> {
         let own = |name: &str, expression: &str| Variable { name: name.into(), expression: Some(expression.into()) };
         match self.method {
-            Method::TwoDimensional => vec![("spending", self.spending.clone()), ("behaviour", self.behaviour.clone())],
+            Method::TwoDimensional | Method::GaussianMixture => {
+                vec![("spending", self.spending.clone()), ("behaviour", self.behaviour.clone())]
+            }
             Method::Rfm => vec![
                 // A year and a day for who bought nothing: longer than any window.
                 ("recency", vec![own("recency", "coalesce(min(days_ago) FILTER (WHERE kind = 'purchase'), 367)")]),

@@ -257,24 +257,39 @@ fn refusals_name_the_key() {
     assert_eq!(Space::new(&one, &churn::Spec::default()).unwrap().parameters().len(), 6);
 }
 
-/// The glue waits for a running ask when it is cancelled: what it works on is bounded, and holds the best and the latest.
+/// The glue waits for a running ask when it is cancelled, and a cancel is served within a second: what it works on is
+/// bounded, and holds the best and the latest; so is the time, of which many trials do not take more than few.
 #[test]
 fn asking_after_many_trials_is_bounded() {
+    use super::search::FITTED;
     let space = cube(6);
     let mut search = Search::new(space.clone(), centre(&space), 8, 1);
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
-    for _ in 0..400 {
+    // The shortest of three: another program's turn on the processor is no work of ours.
+    let timed = |search: &Search| {
+        let asks = (0..3).map(|_| {
+            let begin = std::time::Instant::now();
+            let point = search.ask().unwrap();
+            (begin.elapsed().as_secs_f64(), point)
+        });
+        asks.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+    };
+    let mut few = f64::NAN;
+    for trial in 1..=400 {
         let point: Vec<f64> = space.parameters().iter().map(|p| p.at(rng.r#gen())).collect();
         let loss = hartmann(&point);
         search.tell(point, Some(loss));
+        if trial == FITTED {
+            few = timed(&search).0;
+        }
     }
     let (fitted, losses) = search.fitted().unwrap();
-    assert_eq!((fitted.len(), losses.len()), (super::search::FITTED, super::search::FITTED));
+    assert_eq!((fitted.len(), losses.len()), (FITTED, FITTED));
     assert!(fitted.contains(&search.told().last().unwrap()));
     let best = search.best().unwrap();
     assert_eq!(losses.iter().copied().fold(f64::INFINITY, f64::min), best);
-    let begin = std::time::Instant::now();
-    let point = search.ask().unwrap();
-    println!("asked after 400 trials in {:.3} s: {:.3}", begin.elapsed().as_secs_f64(), hartmann(&point));
+    let (many, point) = timed(&search);
+    assert!(many < 1.0, "asked after 400 trials in {many:.3} s");
+    assert!(many < 5.0 * few, "asked after 400 trials in {many:.3} s, after {FITTED} in {few:.3} s");
     assert!(hartmann(&point) < drawn(&space, &hartmann, 2, 30), "no better than thirty draws");
 }

@@ -7,10 +7,6 @@ use rand_xoshiro::rand_core::SeedableRng;
 
 use super::*;
 
-fn sigmoid(z: f64) -> f64 {
-    1.0 / (1.0 + (-z).exp())
-}
-
 /// Sessions of `views` views with logits around the session's own; the outcome by `truth` of its mean logit.
 fn sessions(n: usize, views: u32, seed: u64, truth: impl Fn(f64) -> f64) -> Vec<Vec<Scored>> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);

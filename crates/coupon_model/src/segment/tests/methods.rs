@@ -1,7 +1,7 @@
 //! Methods, scales, names, and what is stored of a customer.
 
 use super::*;
-use crate::segment::kmeans::{Points, Run};
+use crate::segment::points::Points;
 
 fn own(name: &str, expression: &str) -> Value {
     json!({"name": name, "expression": expression})
@@ -153,22 +153,20 @@ fn logarithm_and_clipping_tame_a_tail() {
     assert!(model.cells() == 4 && card.variables.iter().all(|v| v.low.is_none()));
 }
 
-/// A centroid that no point is nearest to is set to the farthest point, and the run ends with k different clusters.
+/// Few places, the last of them far away: every cluster that there can be is found, and one more never fits worse.
 #[test]
-fn an_emptied_cluster_is_filled_again() {
+fn no_cluster_stays_empty() {
     let places = [0.0, 1.0, 10.0, 11.0, 100.0];
-    let points = Points::new(50, 1, |i, _| places[i % 5]);
-    let start = vec![vec![0.0], vec![-1e5], vec![-2e5]];
-    let mut run = Run::new(start, 3, 0, rng(0));
-    while !run.step(&points, 1e-9, 100) {}
-    let mut found: Vec<f64> = run.centroids.iter().map(|c| c[0]).collect();
-    found.sort_by(f64::total_cmp);
-    assert_eq!(found, [0.5, 10.5, 100.0]);
-    assert_eq!(points.distinct(10), 5);
-    let (model, card) = fit(&places.map(|p| vec![p; 6]), &Spec::default(), 0);
-    assert!(model.dimensions.iter().all(|d| d.clusters() <= 5));
-    assert_eq!(card.elbow.len(), 10, "five distinct customers have no sixth cluster");
-    assert!(card.elbow.iter().filter(|e| e.chosen).all(|e| e.reason.starts_with("furthest, ")));
+    assert_eq!(Points::new(50, 1, |i, _| places[i % 5]).distinct(10), 5);
+    for restarts in [1, 10] {
+        let (model, card) = fit(&places.map(|p| vec![p; 6]), &Spec { restarts, ..Spec::default() }, 0);
+        assert!(model.dimensions.iter().all(|d| d.clusters() <= 5));
+        assert_eq!(card.elbow.len(), 10, "five distinct customers have no sixth cluster");
+        assert!(card.elbow.iter().filter(|e| e.chosen).all(|e| e.reason.starts_with("furthest, ")));
+        for curve in card.elbow.chunks(5) {
+            assert!(curve.is_sorted_by(|a, b| a.inertia >= b.inertia) && curve[4].inertia < 1e-6, "{curve:?}");
+        }
+    }
 }
 
 #[test]

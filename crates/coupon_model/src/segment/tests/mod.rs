@@ -1,4 +1,5 @@
 mod methods;
+mod mixture;
 
 use super::regroup::{ln_stirling, partition};
 use super::*;
@@ -29,7 +30,7 @@ fn variables(v: [f64; 6]) -> Vec<f64> {
 
 fn scales(model: &Model) -> Vec<Scale> {
     let of = |d: &Dimension| match &d.cut {
-        Cut::Nearest { scales, .. } => scales.clone(),
+        Cut::Nearest { scales, .. } | Cut::Gaussian { scales, .. } => scales.clone(),
         Cut::Edges(_) => Vec::new(),
     };
     model.dimensions.iter().flat_map(of).collect()
@@ -43,7 +44,10 @@ fn the_specification_is_valid_and_refuses_typos_by_name() {
     assert!(message(json!({"restart": 2})).contains("`restart`"));
     assert!(message(json!({"max_clusters": 0})).contains("max_clusters"));
     assert!(message(json!([])).contains("object"));
-    assert!(message(json!({"method": "som"})).contains("`som`, expected one of `two_dimensional`, `rfm`, `none`"));
+    assert!(
+        message(json!({"method": "som"}))
+            .contains("`som`, expected one of `two_dimensional`, `gaussian_mixture`, `rfm`, `none`")
+    );
     assert!(message(json!({"clip": 0.3})).contains("clip") && Spec::read(&json!({"clip": 0.99})).is_ok());
     assert!(message(json!({"spending": []})).contains("spending must be a list"));
     assert!(message(json!({"spending": ["money"]})).contains("`money`"));
@@ -217,11 +221,11 @@ fn samples_are_ordered_distinct_and_fair() {
 
 #[test]
 fn the_elbow() {
-    assert_eq!(super::fit::elbow(&[100.0, 40.0, 10.0, 8.0, 7.0, 6.0]), 3);
-    assert_eq!(super::fit::elbow(&[100.0, 75.0, 50.0, 25.0, 0.0]), 1, "a straight line has none");
-    assert_eq!(super::fit::elbow(&[100.0, 0.0]), 2);
-    assert_eq!(super::fit::elbow(&[0.0]), 1);
-    assert_eq!(super::fit::elbow(&[]), 1);
+    assert_eq!(super::elbow::elbow(&[100.0, 40.0, 10.0, 8.0, 7.0, 6.0]), 3);
+    assert_eq!(super::elbow::elbow(&[100.0, 75.0, 50.0, 25.0, 0.0]), 1, "a straight line has none");
+    assert_eq!(super::elbow::elbow(&[100.0, 0.0]), 2);
+    assert_eq!(super::elbow::elbow(&[0.0]), 1);
+    assert_eq!(super::elbow::elbow(&[]), 1);
 }
 
 #[test]
