@@ -3,7 +3,7 @@
 # view, table, column, setting and specification key has a description.
 . "$(dirname "$0")/lib.sh"
 root=$here/../..
-reference() { "$root/scripts/reference.sh" "$@"; }
+reference() { "$root/scripts/reference.sh" "$@" || { echo "(reference.sh failed)"; return 1; }; }
 
 expect "nothing is without a description" "" "$(reference missing)"
 reference >"$work/reference.md"
