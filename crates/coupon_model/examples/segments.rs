@@ -7,7 +7,8 @@
 //! Prints the peer's line for each dimension: customers, seconds, the inertia of 1 … 10 clusters (the BIC of mixtures). `COPIES=12` fits that
 //! many copies of every customer, each value moved by up to five per cent: a shop of another size.
 
-use coupon_model::segment::{Elbow, Fit, Method, Rows, Spec};
+use coupon_model::segment::{Elbow, Fit, Method, Spec};
+use coupon_model::sessions::Rows;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};

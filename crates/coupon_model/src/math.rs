@@ -3,6 +3,8 @@
 use linfa_linalg::cholesky::Cholesky;
 use linfa_linalg::triangular::{SolveTriangular, UPLO};
 use ndarray::{Array1, Array2};
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Newton steps, those that were halved included. Where the classes separate the weights run away and never settle.
 const STEPS: usize = 60;
@@ -108,6 +110,23 @@ pub fn logistic<const D: usize>(
         }
     }
     None
+}
+
+/// At most `most` of the numbers below `of`, all equally likely, in order.
+pub fn sample(of: usize, most: usize, seed: u64) -> Vec<usize> {
+    if of <= most {
+        return (0..of).collect();
+    }
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let (mut wanted, mut chosen) = (most, Vec::with_capacity(most));
+    // Knuth's selection sampling: in order, without replacement, no memory beside the result.
+    for i in 0..of {
+        if rng.gen_range(0..of - i) < wanted {
+            chosen.push(i);
+            wanted -= 1;
+        }
+    }
+    chosen
 }
 
 #[cfg(test)]

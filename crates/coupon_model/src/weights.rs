@@ -2,9 +2,11 @@
 //! stored as safetensors goes through here.
 
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use candle_core::safetensors::Load;
+use candle_core::{DType, Device, Tensor, WithDType};
+use safetensors::{SafeTensors, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// The one metadata key. One key, because safetensors keeps metadata in a hash map: with two, equal models would
 /// have different bytes from run to run, and so different digests.
@@ -13,41 +15,39 @@ const META: &str = "coupon_ext";
 /// Collects tensors, then encodes them; the same content always gives the same bytes.
 #[derive(Default)]
 pub(crate) struct Writer {
-    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<(String, candle_core::Result<Tensor>)>,
 }
 
 impl Writer {
-    pub fn f64(mut self, name: &str, shape: &[usize], values: &[f64]) -> Writer {
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors.push((name.into(), Dtype::F64, shape.to_vec(), bytes));
-        self
+    pub fn f64(self, name: &str, shape: &[usize], values: &[f64]) -> Writer {
+        self.push(name, Tensor::from_slice(values, shape, &Device::Cpu))
     }
 
-    pub fn f32(mut self, name: &str, shape: &[usize], values: &[f32]) -> Writer {
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.tensors.push((name.into(), Dtype::F32, shape.to_vec(), bytes));
-        self
+    pub fn f32(self, name: &str, shape: &[usize], values: &[f32]) -> Writer {
+        self.push(name, Tensor::from_slice(values, shape, &Device::Cpu))
     }
 
     /// Bytes that are no numbers of ours.
-    pub fn bytes(mut self, name: &str, bytes: Vec<u8>) -> Writer {
-        self.tensors.push((name.into(), Dtype::U8, vec![bytes.len()], bytes));
+    pub fn bytes(self, name: &str, bytes: Vec<u8>) -> Writer {
+        let length = bytes.len();
+        self.push(name, Tensor::from_vec(bytes, length, &Device::Cpu))
+    }
+
+    fn push(mut self, name: &str, tensor: candle_core::Result<Tensor>) -> Writer {
+        self.tensors.push((name.into(), tensor));
         self
     }
 
     pub fn finish<M: Serialize>(self, meta: &M) -> Result<Vec<u8>> {
         let numerics = |e: &dyn std::fmt::Display| Error::Numerics(e.to_string());
         let meta = serde_json::to_string(meta).map_err(|e| numerics(&e))?;
-        let names: BTreeSet<&str> = self.tensors.iter().map(|t| &*t.0).collect();
-        if names.len() < self.tensors.len() {
-            // safetensors 0.8 panics.
-            return Err(numerics(&"two tensors of one name"));
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in self.tensors {
+            if tensors.insert(name, tensor.map_err(|e| numerics(&e))?).is_some() {
+                return Err(numerics(&"two tensors of one name"));
+            }
         }
-        let mut views = Vec::with_capacity(self.tensors.len());
-        for (name, dtype, shape, bytes) in &self.tensors {
-            views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| numerics(&e))?));
-        }
-        safetensors::serialize(views, Some(HashMap::from([(META.to_string(), meta)]))).map_err(|e| numerics(&e))
+        safetensors::serialize(&tensors, Some(HashMap::from([(META.to_string(), meta)]))).map_err(|e| numerics(&e))
     }
 }
 
@@ -82,40 +82,44 @@ impl<'a> Reader<'a> {
     }
 
     pub fn f64(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
-        let values: Vec<f64> =
-            self.raw(name, Dtype::F64, shape)?.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
-        finite(name, values.iter().all(|v| v.is_finite())).map(|()| values)
+        self.numbers(name, shape)
     }
 
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let values: Vec<f32> =
-            self.raw(name, Dtype::F32, shape)?.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        finite(name, values.iter().all(|v| v.is_finite())).map(|()| values)
+        self.numbers(name, shape)
+    }
+
+    fn numbers<T: WithDType>(&self, name: &str, shape: &[usize]) -> Result<Vec<T>> {
+        let view = self.view(name)?;
+        let corrupt = |e: candle_core::Error| Error::Corrupt(format!("tensor {name}: {e}"));
+        if DType::try_from(view.dtype()).map_err(corrupt)? != T::DTYPE || view.shape() != shape {
+            return Err(Error::Corrupt(format!(
+                "tensor {name} is {:?} {:?}, expected {:?} {shape:?}",
+                view.dtype(),
+                view.shape(),
+                T::DTYPE
+            )));
+        }
+        let tensor = view.load(&Device::Cpu).and_then(|tensor| tensor.flatten_all()).map_err(corrupt)?;
+        let values = tensor.to_vec1::<T>().map_err(corrupt)?;
+        if values.iter().all(|x| x.to_f64().is_finite()) {
+            Ok(values)
+        } else {
+            Err(Error::Corrupt(format!("tensor {name} holds a value that is not finite")))
+        }
     }
 
     /// What [`Writer::bytes`] wrote; `None` where there is no such tensor, or it holds numbers.
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
-        self.tensors.tensor(name).ok().filter(|t| t.dtype() == Dtype::U8).map(|t| t.data())
+        self.tensors.tensor(name).ok().filter(|t| t.dtype() == DType::U8.into()).map(|t| t.data())
     }
 
     /// The shape of a tensor, where the file decides it.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.tensors.tensor(name).map_err(|_| Error::Corrupt(format!("no tensor {name}")))?.shape().to_vec())
+        Ok(self.view(name)?.shape().to_vec())
     }
 
-    fn raw(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<&'a [u8]> {
-        let tensor = self.tensors.tensor(name).map_err(|_| Error::Corrupt(format!("no tensor {name}")))?;
-        if tensor.dtype() != dtype || tensor.shape() != shape {
-            return Err(Error::Corrupt(format!(
-                "tensor {name} is {:?} {:?}, expected {dtype:?} {shape:?}",
-                tensor.dtype(),
-                tensor.shape()
-            )));
-        }
-        Ok(tensor.data())
+    fn view(&self, name: &str) -> Result<TensorView<'a>> {
+        self.tensors.tensor(name).map_err(|_| Error::Corrupt(format!("no tensor {name}")))
     }
-}
-
-fn finite(name: &str, finite: bool) -> Result<()> {
-    if finite { Ok(()) } else { Err(Error::Corrupt(format!("tensor {name} holds a value that is not finite"))) }
 }

@@ -107,6 +107,16 @@ impl Batch {
         self.starts.len() - 1
     }
 
+    /// What [`Batch::earlier`] says of a view before the first: candle's operations take it as a row of zeros.
+    pub const NONE: u32 = u32::MAX;
+
+    /// Of every row, the row of the same session `back` views earlier.
+    pub fn earlier(&self, back: usize) -> Vec<u32> {
+        let row = |t: usize, session: usize| t.checked_sub(back).map(|t| (self.starts[t] + session) as u32);
+        let steps = (0..self.steps()).flat_map(|t| (0..self.step(t).len()).map(move |session| (t, session)));
+        steps.map(|(t, session)| row(t, session).unwrap_or(Batch::NONE)).collect()
+    }
+
     /// The rows of a step.
     pub fn step(&self, t: usize) -> Range<usize> {
         self.starts[t]..self.starts[t + 1]

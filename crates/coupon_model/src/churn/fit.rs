@@ -1,18 +1,23 @@
 //! The training of one network: epochs of Adam on the fit window, early stopping on tune. One call a batch.
+//!
+//! Every call of candle's is made on a thread of the pool that the trainer runs in, and starts no other.
 
+use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::adam::Adam;
-use super::batch::{counts, length};
+use super::batch::{Batch, length};
 use super::calibrate::{Calibrator, Scored};
 use super::inputs::Layout;
-use super::model::{advance, blank};
 use super::net::Net;
-use super::pass::{Mirror, Pass};
+use super::network::{Network, loss};
+use super::scorer::Scorer;
 use super::{Example, Loss, Spec};
 use crate::metrics::Metrics;
 use crate::{Error, Result};
@@ -23,6 +28,8 @@ const EVALUATED: usize = 128;
 const POOL: usize = 32;
 /// Sessions of a batch that are worth a thread: with fewer rows a step the matrix product is slow.
 const SHARE: usize = 8;
+/// Sessions of tune that a thread scores at a time.
+const BESIDE: usize = 32;
 /// The cycle ends at this share of its peak rate, where training then stays.
 const FLOOR: f64 = 0.01;
 
@@ -89,11 +96,12 @@ pub(super) struct Fit {
     fit: Vec<u32>,
     pub tune: Vec<u32>,
     /// As it is being trained.
-    net: Net,
-    mirror: Mirror,
-    /// One a thread; their gradients are added up in this order.
-    passes: Vec<Pass>,
-    adam: Adam,
+    network: Network,
+    /// A share of a batch a thread; their gradients are added up in this order.
+    shards: Vec<Arc<Batch>>,
+    adam: AdamW,
+    /// Gradient steps made.
+    steps: u64,
     rng: Xoshiro256PlusPlus,
     seed: u64,
     /// Weights of churned and purchased while training, and what that adds to the logits.
@@ -149,16 +157,20 @@ impl Fit {
         let mut net = start.clone();
         let bias = net.places.f2[1].start;
         net.values[bias] += shift;
+        keep_memory();
+        let network = Network::new(&net).map_err(numerics)?;
+        // Without decay of the weights AdamW is Adam, here with its papers' defaults.
+        let adam = ParamsAdamW { weight_decay: 0.0, ..ParamsAdamW::default() };
         let threads = rayon::current_num_threads().min(data.spec.batch.div_ceil(SHARE)).max(1);
         let mut made = Fit {
             segment,
             scale: (churned * classes[0] + purchased * classes[1]) / fit.len() as f64 * data.spec.batch as f64,
             fit,
             tune,
-            adam: Adam::new(net.values.len()),
-            net,
-            mirror: Mirror::default(),
-            passes: (0..threads).map(|_| Pass::default()).collect(),
+            adam: AdamW::new(network.vars().cloned().collect(), adam).map_err(numerics)?,
+            network,
+            shards: (0..threads).map(|_| Arc::default()).collect(),
+            steps: 0,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed ^ (u64::from(segment) << 32)),
             seed,
             classes: classes.map(|w| w as f32),
@@ -185,7 +197,7 @@ impl Fit {
             Phase::Train { at } if at == 0 && self.done(data, cycle) => Ok(None),
             Phase::Train { at } if at < self.batches.len() => {
                 let progress = self.epoch as f64 + at as f64 / self.batches.len() as f64;
-                let loss = self.train(data, at, one_cycle(self.peak, progress, cycle));
+                let loss = self.train(data, at, one_cycle(self.peak, progress, cycle)).map_err(numerics)?;
                 if !loss.is_finite() {
                     return Err(Error::Numerics(format!(
                         "the loss is not finite in epoch {}: try a lower learning_rate",
@@ -197,8 +209,8 @@ impl Fit {
                 Ok(Some(Progress::Batch { loss }))
             }
             Phase::Train { .. } => {
-                self.shown.clone_from(&self.net);
-                self.shown.values[self.net.places.f2[1].start] -= self.shift;
+                self.shown = self.network.net().map_err(numerics)?;
+                self.shown.values[self.shown.places.f2[1].start] -= self.shift;
                 if let Some(seen) = &self.seen {
                     silence(&mut self.shown, seen);
                 }
@@ -228,31 +240,43 @@ impl Fit {
     }
 
     /// One gradient step; the batch's loss.
-    fn train(&mut self, data: &Data, at: usize, rate: f64) -> f64 {
-        self.mirror.update(&self.net);
-        let (batch, threads) = (&self.batches[at], self.passes.len());
-        let (net, mirror, seed) = (&self.net, &self.mirror, self.seed ^ (self.adam.steps() << 8));
+    fn train(&mut self, data: &Data, at: usize, rate: f64) -> candle_core::Result<f64> {
+        let (batch, threads) = (&self.batches[at], self.shards.len());
+        let (network, seed) = (&self.network, self.seed ^ (self.steps << 8));
         let (scale, classes) = (self.scale, self.classes);
-        let work = |(share, pass): (usize, &mut Pass)| {
+        let work = |(share, shard): (usize, &mut Arc<Batch>)| {
             // Neighbours are of like length: taken in turns, every thread has as much to do.
             let mine = batch.iter().skip(share).step_by(threads).map(|&i| &data.fit[i as usize]);
-            pass.batch.fill(mine, &data.layout, &data.spec);
+            // Nothing is left of the graph that shared it.
+            Arc::get_mut(shard).expect("a batch of its own").fill(mine, &data.layout, &data.spec);
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed + share as u64);
-            pass.forward(net, Some((data.spec.dropout, &mut rng)));
-            pass.backward(net, mirror, scale, classes);
+            let logits = network.forward(shard, Some((data.spec.dropout, &mut rng)))?;
+            let loss = loss(&logits, shard, scale, classes)?;
+            Ok((loss.to_scalar::<f64>()?, loss.backward()?))
         };
-        self.passes.par_iter_mut().enumerate().for_each(work);
+        // The last batch of an epoch may have fewer sessions than there are threads.
+        let shards = &mut self.shards[..threads.min(batch.len())];
+        let done: Vec<(f64, GradStore)> =
+            shards.par_iter_mut().enumerate().map(work).collect::<candle_core::Result<_>>()?;
         if let (0, Some(seen)) = (self.epoch, &mut self.seen) {
-            let entries = self.passes.iter().flat_map(|pass| pass.batch.inputs()).flatten();
+            let entries = shards.iter().flat_map(|batch| batch.inputs()).flatten();
             entries.for_each(|&(i, _)| seen[i as usize] = true);
         }
-        let (first, others) = self.passes.split_at_mut(1);
-        for other in others {
-            first[0].gradient.iter_mut().zip(other.gradient.iter()).for_each(|(g, o)| *g += o);
-            first[0].loss += other.loss;
+        let mut done = done.into_iter();
+        let Some((mut loss, mut gradients)) = done.next() else { return Ok(0.0) };
+        for (its_loss, other) in done {
+            loss += its_loss;
+            for var in network.vars() {
+                if let (Some(sum), Some(its)) = (gradients.get(var), other.get(var)) {
+                    let sum = (sum + its)?;
+                    gradients.insert(var, sum);
+                }
+            }
         }
-        self.adam.step(&mut self.net.values, &first[0].gradient, rate);
-        first[0].loss / scale
+        self.steps += 1;
+        self.adam.set_learning_rate(rate);
+        self.adam.step(&gradients)?;
+        Ok(loss)
     }
 
     fn done(&self, data: &Data, cycle: usize) -> bool {
@@ -296,23 +320,34 @@ impl Fit {
 
 /// Scores the views that the loss counts of some of the examples, on all threads of the pool, in their order.
 pub(super) fn score(data: &Data, net: &Net, examples: &[Example], numbers: &[u32], scores: &mut Scores) {
-    let session = |&i: &u32| {
-        let example = &examples[i as usize];
-        let mut state = blank(&data.spec, &data.layout);
-        let mut views = Vec::new();
-        for (t, view) in example.views.iter().take(length(example, &data.spec)).enumerate() {
-            let logit = advance(&data.layout, net, &mut state, view);
-            if counts(example, t, &data.spec) {
-                let (number, churned) = (t as u32 + 1, !example.purchased);
-                views.push(Scored { logit, number, churned, weight: example.weight });
-            }
+    // How they are grouped changes rounding: not by threads.
+    let some = |scorer: &mut Scorer, some: &[u32]| {
+        let examples: Vec<&Example> = some.iter().map(|&i| &examples[i as usize]).collect();
+        scorer.batch.fill(examples.iter().copied(), &data.layout, &data.spec);
+        scorer.score(net);
+        let mut sessions = vec![Vec::new(); examples.len()];
+        for (c, &logit) in scorer.batch.counted.iter().zip(scorer.logits()) {
+            let session = scorer.batch.given(c.session);
+            let Example { purchased, weight, .. } = *examples[session];
+            sessions[session].push(Scored { logit, number: c.step as u32 + 1, churned: !purchased, weight });
         }
-        views
+        sessions
     };
-    for session in numbers.par_iter().map(session).collect::<Vec<_>>() {
+    let groups: Vec<Vec<Vec<Scored>>> = numbers.par_chunks(BESIDE).map_init(Scorer::default, some).collect();
+    for session in groups.into_iter().flatten() {
         scores.views.extend(session);
         scores.ends.push(scores.views.len());
     }
+}
+
+/// glibc gives freed memory back above twice the largest mapping freed so far (32 MB at most counts). A step's tensors
+/// would be faulted in anew each time: a third of an epoch.
+fn keep_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
+}
+
+fn numerics(e: candle_core::Error) -> Error {
+    Error::Numerics(e.to_string())
 }
 
 /// An input that training never saw still has its random weights and would blur the first view that has it: it gets none.

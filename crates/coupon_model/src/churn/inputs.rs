@@ -3,16 +3,13 @@
 //! A view's input vector is mostly zeros, so it is a list of (index, value). The running counters it needs are part of a
 //! live session's state.
 
-mod running;
-
 use super::math::ln_1p;
 use super::simd;
 use super::{Inputs, View, Vocabulary};
 use crate::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
-pub(super) use running::Running;
 
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
-const GAPS: [f32; 9] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+pub(super) const GAPS: [f32; 9] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Recency falls by e in three views, e^(-1/3) a view, and is dropped 15 views later.
 pub(super) const FADE: f32 = 0.716_531_3;
 const FORGOTTEN: f32 = 0.0067;
@@ -24,9 +21,9 @@ const SLOTS: usize = Kind::PAGE + 257;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     rich: bool,
-    pages: usize,
-    categories: usize,
-    attributes: [usize; MAX_ATTRIBUTES],
+    pub(super) pages: usize,
+    pub(super) categories: usize,
+    pub(super) attributes: [usize; MAX_ATTRIBUTES],
 }
 
 /// Inputs of a one-hot word: none where nothing is known, else one for "unknown" and one a known text.
@@ -49,7 +46,7 @@ impl Layout {
     }
 
     /// What the counters are kept for: a kind of view, or a page.
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         Kind::PAGE + self.pages
     }
 
@@ -251,12 +248,12 @@ impl Tracker {
     }
 }
 
-fn seconds(until: Micros, since: Micros) -> f32 {
+pub(super) fn seconds(until: Micros, since: Micros) -> f32 {
     (until.saturating_sub(since) as f64 / SECOND as f64).max(0.0) as f32
 }
 
 /// Position of a vocabulary number among its inputs; one that is out of range is an unknown.
-fn one_hot(number: u16, inputs: usize) -> Option<usize> {
+pub(super) fn one_hot(number: u16, inputs: usize) -> Option<usize> {
     match (number as usize).checked_sub(1) {
         Some(i) if inputs > 0 => Some(if i < inputs { i } else { 0 }),
         _ => None,

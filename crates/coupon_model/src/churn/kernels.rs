@@ -270,18 +270,3 @@ pub fn gru_back_body<const FMA: bool, const MR: usize, const NR: usize>(
 pub fn logs_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mut [f32], x: &[f32], scale: f32) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o = ln_1p(*x) * scale);
 }
-
-#[inline(always)]
-pub fn adam_body<const FMA: bool, const MR: usize, const NR: usize>(
-    values: &mut [f32],
-    gradient: &[f32],
-    mean: &mut [f32],
-    square: &mut [f32],
-    [rate, first, second]: [f32; 3],
-) {
-    for (((v, g), m), s) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
-        *m = 0.9 * *m + 0.1 * g;
-        *s = 0.999 * *s + 0.001 * g * g;
-        *v -= rate * (*m * first) / ((*s * second).sqrt() + 1e-8);
-    }
-}

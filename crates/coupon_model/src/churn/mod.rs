@@ -3,12 +3,11 @@
 //! A stacked LSTM over page views, dropout, pooling over the last steps, a feed-forward layer, one logit
 //! (Seo & Yoo, IEEE Access 2022); optionally GRU cells, and a convolution before them. One network is trained on all
 //! sessions (segment 0, "pooled"); a segment gets its own only where that wins on sessions neither has seen. Training
-//! ([`Trainer`]) runs batches forward and backward through time; scoring ([`Net::step`]) is O(1) a view and shares its
-//! inputs and its inner loops with training.
+//! ([`Trainer`]) runs batches through a graph of candle's (`network`); what serves runs without it: a live step
+//! ([`Net::step`]), O(1) a view, and a scorer of many views at once (`scorer`). All share inputs and inner loops.
 //!
 //! Words → [`View`] happens in [`Vocabulary::view`] and `View` → numbers in [`inputs`], for training and serving alike.
 
-mod adam;
 mod aligned;
 mod alone;
 mod batch;
@@ -20,10 +19,12 @@ mod kernels;
 mod math;
 mod model;
 mod net;
-mod pass;
+mod network;
+mod ops;
 mod queue;
 mod recurrent;
 mod report;
+mod scorer;
 mod simd;
 mod spec;
 mod store;
@@ -31,6 +32,8 @@ mod sums;
 mod trainer;
 mod vocabulary;
 
+#[cfg(test)]
+mod ops_tests;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]

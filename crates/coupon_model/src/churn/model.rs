@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::inputs::{Layout, Tracker};
 use super::net::{Net, Scratch, Shape};
-use super::pass::Pass;
 use super::queue::{AT_ONCE, Room};
+use super::scorer::Scorer;
 use super::simd::BESIDE;
 use super::{Calibrator, Spec, View, Vocabulary};
 use crate::{Error, Result};
@@ -111,7 +111,9 @@ impl Model {
     /// O(1) in the number of views; allocates nothing.
     pub fn step(&self, segment: u32, state: &mut State, view: &View) -> f64 {
         let (net, calibrator) = self.of(segment);
-        let logit = advance(&self.layout, net, state, view);
+        let before = state.tracker.views();
+        state.tracker.advance(&self.layout, view, &mut state.scratch.entries);
+        let logit = net.step(&mut state.memory, before, &mut state.scratch);
         calibrator.probability(logit, state.views())
     }
 
@@ -151,14 +153,14 @@ impl Model {
         &self,
         segment: u32,
         sessions: &[&[View]],
-        pass: &mut Pass,
+        scorer: &mut Scorer,
         mut tell: impl FnMut(usize, f64),
     ) {
         let (net, calibrator) = self.of(segment);
-        pass.batch.fill_whole(sessions, &self.layout, false);
-        pass.score(net);
-        for (c, &logit) in pass.batch.counted.iter().zip(pass.logits()) {
-            tell(pass.batch.given(c.session), calibrator.probability(logit, c.step as u32 + 1));
+        scorer.batch.fill_whole(sessions, &self.layout, false);
+        scorer.score(net);
+        for (c, &logit) in scorer.batch.counted.iter().zip(scorer.logits()) {
+            tell(scorer.batch.given(c.session), calibrator.probability(logit, c.step as u32 + 1));
         }
     }
 
@@ -198,22 +200,6 @@ pub(super) fn put(out: &mut Vec<u8>, numbers: &[f32]) {
     let from = out.len();
     out.resize(from + 4 * numbers.len(), 0);
     out[from..].as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(to, x)| *to = x.to_le_bytes());
-}
-
-/// The raw logit of churn after one more view: what training evaluates, and what serves.
-pub(super) fn advance(layout: &Layout, net: &Net, state: &mut State, view: &View) -> f32 {
-    let before = state.tracker.views();
-    state.tracker.advance(layout, view, &mut state.scratch.entries);
-    net.step(&mut state.memory, before, &mut state.scratch)
-}
-
-/// A state outside a model, while its networks are being trained.
-pub(super) fn blank(spec: &Spec, layout: &Layout) -> State {
-    State {
-        tracker: Tracker::new(layout),
-        memory: vec![0.0; Shape::new(spec, layout.inputs()).memory()],
-        scratch: Scratch::new(spec, layout.entries()),
-    }
 }
 
 pub(super) fn layout(spec: &Spec, vocabulary: &Vocabulary) -> Layout {

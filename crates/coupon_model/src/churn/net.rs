@@ -73,7 +73,7 @@ impl Shape {
 
     /// Numbers of a layer's gates.
     pub fn gates(&self) -> usize {
-        self.hidden * if self.cell == Cell::Lstm { 4 } else { 3 }
+        self.hidden * self.cell.gates()
     }
 
     /// Length of what enters layer `l`.
@@ -395,7 +395,7 @@ fn convolve(taps: &mut [f32], pending: &mut [f32], entries: &[(u32, f32)], w: &[
 }
 
 /// Over the newest output and earlier ones.
-fn pool<'a>(pooling: Pooling, pooled: &mut [f32], output: &[f32], earlier: impl Iterator<Item = &'a [f32]>) {
+pub(super) fn pool<'a>(pooling: Pooling, pooled: &mut [f32], output: &[f32], earlier: impl Iterator<Item = &'a [f32]>) {
     pooled.copy_from_slice(output);
     let mut count = 1.0;
     for earlier in earlier {

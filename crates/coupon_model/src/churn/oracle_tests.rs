@@ -1,11 +1,14 @@
-//! The step that serves and the pass that trains against PyTorch, in every version of the inner loops that this CPU can
-//! run: `models/fixtures/churn_oracle.py` made the numbers.
+//! The step that serves, the scorer and the graph that trains against PyTorch, in every version of the inner loops that
+//! this CPU can run: `models/fixtures/churn_oracle.py` made the numbers.
+
+use std::sync::Arc;
 
 use safetensors::SafeTensors;
 
 use super::batch::{Batch, Counted};
 use super::net::{Net, Scratch, Shape};
-use super::pass::{Mirror, Pass};
+use super::network::{Network, loss};
+use super::scorer::Scorer;
 use super::simd::tests::with_each_level;
 use super::{Cell, Pooling, Spec};
 
@@ -104,32 +107,31 @@ fn the_step_agrees_with_pytorch() {
 }
 
 #[test]
-fn the_pass_its_loss_and_its_gradient_agree_with_pytorch() {
+fn the_graph_its_loss_and_its_gradient_agree_with_pytorch() {
     with_each_level(|level| {
         for case in 0..CASES {
             let oracle = Oracle::read(case);
-            let mut mirror = Mirror::default();
-            mirror.update(&oracle.net);
             let theirs = oracle.get("logits");
-            let mut pass = Pass::default();
-            pass.batch = oracle.batch();
-            let ours = pass.forward(&oracle.net, None).to_vec();
-            for (c, z) in pass.batch.counted.iter().zip(ours) {
+            let (network, batch) = (Network::new(&oracle.net).unwrap(), Arc::new(oracle.batch()));
+            let logits = network.forward(&batch, None).unwrap();
+            let mut scorer = Scorer::default();
+            scorer.batch = oracle.batch();
+            let scored = scorer.score(&oracle.net);
+            for ((c, z), scored) in batch.counted.iter().zip(logits.to_vec1::<f32>().unwrap()).zip(scored) {
                 let theirs = theirs[c.session * STEPS + c.step];
-                close(
-                    z,
-                    theirs,
-                    1e-5,
-                    &format!("{level:?}, case {case}, logit of session {} view {}", c.session, c.step),
-                );
+                let which = format!("{level:?}, case {case}, logit of session {} view {}", c.session, c.step);
+                close(z, theirs, 1e-5, &which);
+                close(*scored, theirs, 1e-5, &which);
             }
-            // The scale divides the gradient, not the loss.
-            pass.backward(&oracle.net, &mirror, 2.0, [1.0, 1.0]);
-            close(pass.loss as f32, oracle.get("loss")[0], 1e-5, "loss");
-            for (name, _, place) in oracle.net.shape.tensors() {
+            let loss = loss(&logits, &batch, 2.0, [1.0, 1.0]).unwrap();
+            close(2.0 * loss.to_scalar::<f64>().unwrap() as f32, oracle.get("loss")[0], 1e-5, "loss");
+            let gradients = loss.backward().unwrap();
+            for (var, (name, ..)) in network.vars().zip(oracle.net.shape.tensors()) {
                 let theirs = oracle.get(&format!("gradient.{name}"));
                 assert!(theirs.iter().any(|g| g.abs() > 1e-3), "case {case}: {name} has a gradient to compare");
-                for (a, b) in pass.gradient[place].iter().zip(theirs) {
+                let ours = gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(ours.len(), theirs.len());
+                for (a, b) in ours.iter().zip(theirs) {
                     close(2.0 * a, b, 2e-5, &format!("{level:?}, case {case}, {name}"));
                 }
             }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::pass::Pass;
+use super::scorer::Scorer;
 use super::{Model, View};
 use crate::Result;
 use crate::events::{Kind, Micros};
 
 /// What scoring side by side needs room for: some megabytes, which are worth keeping from queue to queue.
 #[derive(Debug, Default)]
-pub struct Room(pub(super) Pass);
+pub struct Room(pub(super) Scorer);
 
 /// Views that are scored side by side: some milliseconds, some megabytes.
 pub const AT_ONCE: usize = 4096;

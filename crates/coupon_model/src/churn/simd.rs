@@ -113,8 +113,6 @@ versions! {
     pub fn gru_back(gates: &[f32], before: &[f32], dh: &mut [f32], back: &mut [f32], sums: &mut [f32], units: usize) = gru_back_body;
     /// out = ln(1 + x) · scale, of x ≥ 0.
     pub fn logs(out: &mut [f32], x: &[f32], scale: f32) = logs_body;
-    /// One step of Adam (Kingma & Ba 2015): `rates` are the learning rate, and the corrections 1/(1 − β₁ᵗ), 1/(1 − β₂ᵗ).
-    pub fn adam(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], rates: [f32; 3]) = adam_body;
 }
 
 #[cfg(test)]

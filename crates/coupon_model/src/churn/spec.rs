@@ -42,6 +42,13 @@ pub enum Cell {
     Gru,
 }
 
+impl Cell {
+    /// Gates of a unit.
+    pub(super) fn gates(self) -> usize {
+        if self == Cell::Lstm { 4 } else { 3 }
+    }
+}
+
 /// How the last outputs become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,5 +1,7 @@
 //! Properties, planted truths and refusals of the churn model.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -7,7 +9,8 @@ use rand_xoshiro::rand_core::SeedableRng;
 
 use super::model::{Segment, layout};
 use super::net::Net;
-use super::pass::Pass;
+use super::network::Network;
+use super::scorer::Scorer;
 use super::*;
 use crate::Error;
 use crate::events::{MAX_ATTRIBUTES, SECOND};
@@ -100,9 +103,9 @@ proptest! {
         }
     }
 
-    /// What trains is what serves: a batch's pass against the step.
+    /// What trains is what serves: the graph and the scorer against the step.
     #[test]
-    fn the_pass_agrees_with_the_step(
+    fn graph_and_scorer_agree_with_the_step(
         spec in spec(),
         seed in any::<u64>(),
         sessions in prop::collection::vec(prop::collection::vec(view(), 1..15), 1..6),
@@ -112,25 +115,30 @@ proptest! {
         let model = random_model(spec.clone(), seed);
         let examples: Vec<_> =
             sessions.iter().map(|views| Example { views, purchased: false, weight: 1.0, segment: 0 }).collect();
-        let mut pass = Pass::default();
+        let mut scorer = Scorer::default();
+        let network = Network::new(&model.pooled().0).unwrap();
+        prop_assert_eq!(&network.net().unwrap(), &model.pooled().0);
         // Twice, because what an earlier batch left in the buffers must not matter.
         for examples in [&examples[..1], &examples] {
-            pass.batch.fill(examples.iter(), &layout(&spec, &vocabulary()), &spec);
+            scorer.batch.fill(examples.iter(), &layout(&spec, &vocabulary()), &spec);
             let counted: usize = examples.iter().map(|e| match spec.loss {
                 Loss::EveryView => e.views.len().min(9),
                 Loss::Last => usize::from(e.views.len() > 3),
             }).sum();
-            prop_assert_eq!(pass.batch.counted.len(), counted);
+            prop_assert_eq!(scorer.batch.counted.len(), counted);
+            scorer.score(&model.pooled().0);
             let mut order: Vec<_> = examples.iter().collect();
             order.sort_by_key(|e| std::cmp::Reverse(super::batch::length(e, &spec)));
-            let logits = pass.forward(&model.pooled().0, None).to_vec();
-            for (c, z) in pass.batch.counted.iter().zip(logits) {
+            let batch = Arc::new(std::mem::take(&mut scorer.batch));
+            let logits = network.forward(&batch, None).unwrap().to_vec1::<f32>().unwrap();
+            for ((c, z), scored) in batch.counted.iter().zip(logits).zip(scorer.logits()) {
                 let views = order[c.session].views;
                 if last {
                     prop_assert_eq!(c.step + 1, (views.len() - 3).min(9));
                 }
                 let p = model.score(0, views)[c.step];
                 prop_assert!((p - Calibrator::IDENTITY.probability(z, 1)).abs() < 1e-5);
+                prop_assert!((z - scored).abs() < 1e-5);
             }
         }
     }

@@ -158,7 +158,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Bytes that training will hold at its peak, beside the examples themselves: weights with Adam's moments and
-    /// gradients, the largest batch with what its backward pass needs, and the scores on tune.
+    /// gradients, the graph of the largest batch with what its way back needs, and the scores on tune.
     pub fn memory(fit: &[Example], tune: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> usize {
         let views = |examples: &[Example]| examples.iter().map(|e| length(e, spec)).sum();
         let longest = fit.iter().map(|e| length(e, spec)).max().unwrap_or(0);
@@ -171,9 +171,11 @@ impl<'a> Trainer<'a> {
     pub(crate) fn bytes(spec: &Spec, layout: &Layout, rows: usize, [tune, past]: [usize; 2], sessions: usize) -> usize {
         let shape = Shape::new(spec, layout.inputs());
         let (h, g, ff) = (shape.hidden, shape.gates(), shape.feed_forward);
-        let row = (1 + shape.taps) * shape.channels + shape.layers * (3 * g + 3 * h) + 5 * h + 3 * ff + 8;
+        // A row in the graph: its tensors, and on the way back those of one operation's gradients with their sums.
+        let convolution = (5 * shape.taps + 2) * shape.channels;
+        let row = convolution + shape.layers * (2 * g + 4 * h) + 4 * g + (16 + 2 * shape.kernel) * h + 8 * ff + 64;
         let numbers =
-            (12 + rayon::current_num_threads()) * shape.places().total + 2 * rows * (row + 2 * layout.entries());
+            (16 + 4 * rayon::current_num_threads()) * shape.places().total + rows * (row + 4 * layout.entries());
         // The level of the pooled network and of one more, each with a copy and the logits of it.
         4 * numbers + tune * (3 * size_of::<Scored>() + 32) + past * (3 * size_of::<Scored>() + 8) + 32 * sessions
     }

@@ -4,7 +4,7 @@ use super::fit::{Fit, Sums, squares};
 use super::judge::{lines, session_weights};
 use super::{Model, SessionCategories, Spec, shares};
 use crate::Result;
-use crate::segment::sample;
+use crate::math::sample;
 use serde::{Deserialize, Serialize};
 
 /// One customer who bought before the cut time T, in the 30 days after it, or both. Categories are numbers in

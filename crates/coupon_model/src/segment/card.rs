@@ -1,8 +1,9 @@
 //! What was found, for people: the elbow, the scales, the cells and the groups with their names.
 
 use super::regroup::CellCount;
-use super::spec::{Method, Rows, SIX};
+use super::spec::Method;
 use super::{Cut, Model};
+use crate::sessions::{Rows, SIX};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

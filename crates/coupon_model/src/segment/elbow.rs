@@ -1,10 +1,10 @@
 //! One dimension's clusters by linfa's k-means: the elbow curve over 1, 2, … clusters, and the number that it chooses.
 
-use super::fit::sample;
 use super::points::{Points, apart, silhouettes};
 use super::scale::Scale;
 use super::spec::Spec;
 use super::{Cut, Dimension, Elbow};
+use crate::math::sample;
 use linfa::traits::{Fit, Predict, Transformer};
 use linfa_clustering::{KMeans, KMeansInit};
 use linfa_nn::distance::Distance;

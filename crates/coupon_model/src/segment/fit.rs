@@ -4,11 +4,11 @@ use super::elbow::Curve;
 use super::mixture::{self, Mixtures};
 use super::points::Points;
 use super::scale::{Scale, quantile};
-use super::spec::{Definition, Method, Rows, Spec, Variable};
+use super::spec::{Method, Spec, Variable};
 use super::{Card, Cut, Dimension, Model};
 use crate::Result;
-use rand::{Rng, SeedableRng};
-use rand_xoshiro::Xoshiro256PlusPlus;
+use crate::math::sample;
+use crate::sessions::{Definition, Rows};
 
 /// Fits the cells to one snapshot of customers, a step at a time: `while fit.step() { check for interrupts }`, then
 /// [`Fit::finish`].
@@ -123,21 +123,4 @@ fn quintiles(name: &str, columns: Vec<usize>, customers: &Rows) -> Dimension {
     // Nobody lies above the highest value.
     edges.retain(|e| Some(e) != sorted.last());
     Dimension { name: name.into(), columns, cut: Cut::Edges(edges) }
-}
-
-/// At most `most` of the numbers below `of`, all equally likely, in order.
-pub(crate) fn sample(of: usize, most: usize, seed: u64) -> Vec<usize> {
-    if of <= most {
-        return (0..of).collect();
-    }
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let (mut wanted, mut chosen) = (most, Vec::with_capacity(most));
-    // Knuth's selection sampling: in order, without replacement, no memory beside the result.
-    for i in 0..of {
-        if rng.gen_range(0..of - i) < wanted {
-            chosen.push(i);
-            wanted -= 1;
-        }
-    }
-    chosen
 }

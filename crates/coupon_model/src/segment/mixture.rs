@@ -5,7 +5,7 @@ use super::points::{Points, apart, silhouettes};
 use super::scale::Scale;
 use super::spec::Spec;
 use super::{Cut, Dimension, Elbow};
-use crate::math::log_sum_exp;
+use crate::math::{log_sum_exp, sample};
 use linfa::ParamGuard;
 use linfa::traits::Fit;
 use linfa_clustering::GaussianMixtureModel;
@@ -203,7 +203,7 @@ impl Mixtures {
             .filter_map(|(i, f)| f.as_ref().map(|(bic, c)| (i + 1, bic, &c[..])))
             .collect();
         let chosen = fitted.iter().copied().reduce(|a, b| if b.1 < a.1 { b } else { a });
-        let some = super::fit::sample(self.points.len(), SILHOUETTE, self.seed);
+        let some = sample(self.points.len(), SILHOUETTE, self.seed);
         let some = Points::new(some.len(), self.points.width(), |i, c| self.points.get(some[i])[c]);
         let labels = |f: &(usize, &f64, &[Component])| some.rows().map(|p| most_likely(f.2, p)).collect();
         let silhouettes = silhouettes(&some, &fitted.iter().map(labels).collect::<Vec<_>>());

@@ -21,12 +21,12 @@ mod tests;
 
 pub use card::{Card, Cell, Elbow, Group, VariableRow};
 pub use fit::Fit;
-pub(crate) use fit::sample;
 pub use mixture::Component;
 pub use regroup::{CellCount, Grouping, regroup};
 pub use scale::Scale;
-pub use spec::{Definition, Log, Method, Own, Rows, SIX, Spec, Variable};
+pub use spec::{Log, Method, Spec, Variable};
 
+use crate::sessions::{Definition, MOST_VARIABLES};
 use crate::weights::{Reader, Writer};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ impl Dimension {
                 best.0
             }
             Cut::Gaussian { scales, components } => {
-                let mut scaled = [0.0; spec::MOST_VARIABLES];
+                let mut scaled = [0.0; MOST_VARIABLES];
                 let place = scaled.iter_mut().zip(self.columns.iter().zip(scales));
                 place.for_each(|(scaled, (&c, scale))| *scaled = scale.apply(value(c)));
                 mixture::most_likely(components, &scaled[..scales.len()])
@@ -348,7 +348,7 @@ fn read_clusters(reader: &Reader, name: &str, scales: Vec<Scale>) -> Result<Cut>
         whitening: whitening.to_vec(),
     };
     let components: Vec<Component> = parts.map(component).collect();
-    if width > spec::MOST_VARIABLES || !components.iter().all(Component::is_valid) {
+    if width > MOST_VARIABLES || !components.iter().all(Component::is_valid) {
         return Err(Error::Corrupt(format!("dimension {name} has a component that is no Gaussian")));
     }
     Ok(Cut::Gaussian { scales, components })

@@ -1,9 +1,9 @@
 //! The variables of a customer, as of any day: the six of CCP/2DL, and those that the specification defines.
 
 use super::expression::{Bound, Expression};
+use super::{Definition, Rows};
 use super::{Groups, Sessions, group};
 use crate::events::{DAY, Event, Kind, Log, Micros, NONE, SECOND, Text};
-use crate::segment::{Definition, Rows};
 use crate::{Error, Result, memory};
 use std::collections::{HashMap, HashSet};
 
@@ -44,7 +44,7 @@ impl<'a> Loyalty<'a> {
     }
 
     /// A customer's variables over the window that ends strictly before `day`: the six in the order of
-    /// [`SIX`](crate::segment::SIX), then the definition's own. `None` for one never seen before the day.
+    /// [`SIX`](super::SIX), then the definition's own. `None` for one never seen before the day.
     pub fn variables(&self, customer: Text, day: Micros) -> Option<Vec<f64>> {
         let members = self.customers.of(customer);
         let at = |i: &u32| self.log.events[*i as usize].at;

@@ -4,10 +4,12 @@
 //! removed: open sessions, bots, checkout and after, short sessions, the last three views. The first three hold for
 //! everybody; the last two make the population *at the cut*, which is how the papers judge a model.
 
+mod definition;
 mod expression;
 mod history;
 mod loyalty;
 
+pub use definition::{Definition, MOST_VARIABLES, Own, Rows, SIX, check_name};
 pub use expression::{COLUMNS, FUNCTIONS};
 pub use history::{Purchases, moments};
 pub(crate) use loyalty::parse;

@@ -94,7 +94,7 @@ fn loyalty_sees_thirty_days_strictly_before_the_day() {
     for e in log.events.iter_mut().filter(|e| e.kind == Kind::Purchase) {
         (e.price, e.quantity) = (10.0, 3.0);
     }
-    let definition = crate::segment::Spec::default().definition(Spec::default().window_days);
+    let definition = Definition { window_days: Spec::default().window_days, own: Vec::new() };
     let loyalty = Loyalty::new(&log, &definition).unwrap();
     let u = log.texts.find("u").unwrap();
     let v = loyalty.variables(u, day(40) * SECOND).unwrap();

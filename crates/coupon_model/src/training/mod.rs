@@ -13,7 +13,7 @@ pub use tune_stage::{Study, Trial};
 
 use crate::error::{Error, Result};
 use crate::events::{Log, Micros, Text};
-use crate::segment::Definition;
+use crate::sessions::Definition;
 use crate::sessions::{AsOf, Loyalty, Purchases, Session, Sessions, day_of};
 use crate::version::{Stage, Version};
 use crate::{churn, issue, memory, rank, segment, sessions};

@@ -2,7 +2,8 @@
 
 use super::{Ground, Observer, Report};
 use crate::error::Result;
-use crate::segment::{CellCount, Fit, Model, Rows};
+use crate::segment::{CellCount, Fit, Model};
+use crate::sessions::Rows;
 use crate::sessions::day_of;
 use crate::version::Stage;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::events::{Event, Kind, Log};
-use crate::segment::{Definition, Own, SIX};
 use crate::sessions::Loyalty;
+use crate::sessions::{Definition, Own, SIX};
 use crate::training::tests::shop;
 
 const DAY_OF: Micros = 9_500 * DAY;

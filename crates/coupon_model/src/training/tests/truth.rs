@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::segment::{CellCount, Fit, Rows};
+use crate::segment::{CellCount, Fit};
+use crate::sessions::Rows;
 
 /// Identical customers: each comes on about one day in six, looks at the same five pages and buys with probability
 /// .15, whatever was before.

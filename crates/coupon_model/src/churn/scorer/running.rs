@@ -1,4 +1,5 @@
-//! The rich inputs of a whole session as changes from view to view.
+//! The rich inputs of a whole session as changes from view to view: private to the scorer, and held to the
+//! [`Tracker`](crate::churn::inputs::Tracker) by a property test.
 //!
 //! Most of a view's inputs are counters, and few of them change; recencies change all, but by one factor. So the
 //! product with the inputs' weights is a sum that stays, one that fades, and the few rows that are of this view alone:
@@ -8,8 +9,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::{FADE, GAPS, Layout, one_hot, seconds};
 use crate::churn::View;
+use crate::churn::inputs::{FADE, GAPS, Layout, one_hot, seconds};
 use crate::churn::simd::{Changes, FRESH, logs};
 use crate::events::{Kind, MAX_ATTRIBUTES};
 
@@ -138,8 +139,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// The views' inputs are those that [`Tracker::advance`](super::Tracker::advance) would write one by one, to rounding.
-    /// The layout must be a rich one.
+    /// The views' inputs are those that the [`Tracker`](crate::churn::inputs::Tracker) would write one by one, to
+    /// rounding. The layout must be a rich one.
     pub fn fill(&mut self, layout: &Layout, views: &[View]) {
         self.slots.clear();
         self.slots.resize(layout.slots(), Slot::default());
