@@ -25,11 +25,12 @@ psql -XAtq -v ON_ERROR_STOP=1 -v what="${1:-page}" -f "$sql" >page
 sed 's/[ \t]*$//' page | LC_ALL=C.UTF-8 awk '
     /^```/ { code = !code; print; next }
     /^[|#]/ || length($0) <= 100 { print; next }
-    { line = ""; indent = ""; space = code ? ", " : " "
+    { line = ""; space = code ? ", " : " "
       n = split($0, words, space)
       for (i = 1; i <= n; i++) {
           word = words[i] (i < n && code ? "," : "")
-          if (line != "" && length(line) + 1 + length(word) > 100) { print line; indent = code ? "        " : ""; line = indent word }
-          else line = line == "" ? word : line " " word
+          if (line == "") line = word
+          else if (length(line) + 1 + length(word) <= 100) line = line " " word
+          else { print line; line = (code ? "        " : "") word }
       }
       print line }'

@@ -11,9 +11,9 @@ CREATE TEMP TABLE meaning (stage text, key text, type text, meaning text);
 
 -- Types as people write them.
 CREATE FUNCTION pg_temp.short(type text) RETURNS text LANGUAGE sql AS $$
-    SELECT replace(replace(replace(replace(regexp_replace(regexp_replace(type, '''([^'']*)''::(text|jsonb|interval|timestamp with time zone)', '''\1''', 'g'),
-        'NULL::[a-z ]+(\[\])?', 'NULL', 'g'), 'timestamp with time zone', 'timestamptz'), 'double precision', 'float8'),
-        'integer', 'int'), 'boolean', 'bool')
+    SELECT replace(replace(replace(replace(regexp_replace(regexp_replace(type,
+        '''([^'']*)''::(text|jsonb|interval|timestamp with time zone)', '''\1''', 'g'), 'NULL::[a-z ]+(\[\])?', 'NULL', 'g'),
+        'timestamp with time zone', 'timestamptz'), 'double precision', 'float8'), 'integer', 'int'), 'boolean', 'bool')
 $$;
 -- A cell of a table holds no bar and no line break.
 CREATE FUNCTION pg_temp.cell(value text) RETURNS text LANGUAGE sql AS $$
@@ -28,7 +28,8 @@ $$;
 CREATE TEMP TABLE routine AS
 SELECT n.nspname = 'coupon' AS ours, CASE WHEN n.nspname = 'coupon' THEN 'coupon.' ELSE '' END || p.proname AS name,
     pg_temp.short(pg_get_function_arguments(p.oid)) AS arguments, pg_temp.short(pg_get_function_result(p.oid)) AS result,
-    CASE p.prokind WHEN 'p' THEN 'Procedure.' ELSE CASE p.provolatile WHEN 'i' THEN 'Immutable.' WHEN 's' THEN 'Stable: reads only.' ELSE 'Volatile.' END END AS volatility,
+    CASE WHEN p.prokind = 'p' THEN 'Procedure.' WHEN p.provolatile = 'i' THEN 'Immutable.'
+        WHEN p.provolatile = 's' THEN 'Stable: reads only.' ELSE 'Volatile.' END AS volatility,
     obj_description(p.oid, 'pg_proc') AS meaning
 FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
@@ -44,7 +45,8 @@ SELECT c.oid, c.relkind = 'v' AS view, 'coupon.' || c.relname AS name, obj_descr
 FROM pg_class c WHERE c.relnamespace = 'coupon'::regnamespace AND c.relkind IN ('r', 'p', 'v');
 
 CREATE TEMP TABLE field AS
-SELECT r.oid, r.name AS relation, r.view, a.attnum, a.attname AS name, pg_temp.short(format_type(a.atttypid, a.atttypmod)) AS type,
+SELECT r.oid, r.name AS relation, r.view, a.attnum, a.attname AS name,
+    pg_temp.short(format_type(a.atttypid, a.atttypmod)) AS type,
     CASE WHEN a.attidentity <> '' THEN 'identity' ELSE pg_temp.short(pg_get_expr(e.adbin, e.adrelid)) END AS "default",
     coalesce(col_description(r.oid, a.attnum), m.meaning, o.meaning) AS meaning,
     col_description(r.oid, a.attnum) IS NOT NULL AS commented
@@ -83,7 +85,8 @@ UNION ALL SELECT name FROM type WHERE coalesce(meaning, '') = ''
 UNION ALL SELECT name FROM relation WHERE coalesce(meaning, '') = ''
 UNION ALL SELECT relation || '.' || name FROM field WHERE coalesce(meaning, '') = '' OR view AND NOT commented
 UNION ALL SELECT name FROM setting WHERE coalesce(meaning, '') = ''
-UNION ALL SELECT format('key %s of models/%s.json', key, stage) FROM key WHERE coalesce(meaning, '') = '' OR coalesce(type, '') = ''
+UNION ALL SELECT format('key %s of models/%s.json', key, stage) FROM key
+    WHERE coalesce(meaning, '') = '' OR coalesce(type, '') = ''
 UNION ALL SELECT format('scripts/reference.tsv: %s.%s is no key any more', m.stage, m.key) FROM meaning m
     WHERE m.stage IN (SELECT s.stage FROM specification s) AND NOT EXISTS (SELECT FROM key k WHERE k.stage = m.stage AND k.key = m.key)
         AND NOT (m.stage = 'tune' AND m.key LIKE 'space.%');
@@ -139,7 +142,8 @@ SELECT format(E'\n### %s\n\n%s.\n\n| column | type | meaning |\n|---|---|---|\n%
 \qecho
 \qecho 'Ordinary tables: pg_dump carries them, and DROP EXTENSION leaves them.'
 SELECT format(E'\n### %s\n\n%s.\n\n| column | type | default | meaning |\n|---|---|---|---|\n%s', r.name, r.meaning,
-    (SELECT string_agg(format('| `%s` | %s | %s | %s |', f.name, f.type, pg_temp.code(f."default"), pg_temp.cell(f.meaning)), E'\n' ORDER BY f.attnum)
+    (SELECT string_agg(format('| `%s` | %s | %s | %s |', f.name, f.type, pg_temp.code(f."default"), pg_temp.cell(f.meaning)),
+            E'\n' ORDER BY f.attnum)
         FROM field f WHERE f.oid = r.oid)) FROM relation r WHERE NOT r.view ORDER BY r.name COLLATE "C";
 \qecho
 \qecho '## Settings'
