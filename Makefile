@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check stress crash fuzz bench package install fmt lint clean
+.PHONY: help setup demo test check stress crash fuzz bench package install doc reference fmt lint clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,15 @@ package: setup ## a tar file to unpack over a machine that runs PostgreSQL 15
 
 install: setup ## build the extension and install it into this machine's PostgreSQL 15
 	@scripts/install.sh
+
+doc: setup ## rustdoc of all crates, without a warning: target/doc/coupon_ext/index.html
+	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
+
+reference: setup ## docs/reference.md anew, from the catalogue of the installed extension and the specifications
+	@scripts/install.sh
+	@scripts/cluster.sh run reference -- bash -euc 'createdb reference; export PGDATABASE=reference; \
+		psql -XAtq -c "CREATE EXTENSION coupon_ext" -c "SELECT coupon.create_storage()" >/dev/null; \
+		scripts/reference.sh >target/reference.md; mv target/reference.md docs/reference.md'
 
 fmt: ## format the Rust sources
 	@cargo fmt --all
