@@ -13,6 +13,7 @@ CARGO_TARGET_DIR=$out/build cargo pgrx package --pg-config "$PG_CONFIG" --out-di
 
 doc=$out/root/usr/share/doc/$EXTENSION
 mkdir -p "$doc"
+cp -r docs "$doc/"
 for file in LICENSE README.md CHANGELOG.md; do [ ! -f "$file" ] || cp "$file" "$doc/"; done
 tar=$TARGET/$EXTENSION-$version-pg15-$(uname -m).tar.gz
 # Files only: unpacking must not touch the folders that are there.

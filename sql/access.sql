@@ -162,7 +162,7 @@ BEGIN
     PERFORM coupon_internal.change_rights('GRANT', grant_access.role, access);
 END
 $$;
-COMMENT ON FUNCTION coupon.grant_access(regrole, text) IS 'Lets a role do one of four things: operator (trains, activates, sweeps, forgets, sees all), marketer (campaigns, arms, budgets, stock), application (clicks and coupons), analyst (views)';
+COMMENT ON FUNCTION coupon.grant_access(regrole, text) IS 'Lets a role do one of four things: operator (trains, activates, maintains, forgets, sees all), marketer (campaigns, arms, budgets, stock), application (clicks and coupons), analyst (views)';
 
 CREATE FUNCTION coupon.revoke_access(role regrole, access text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -16,7 +16,7 @@ BEGIN ATOMIC
     SELECT pg_catalog.left(coalesce('customer ' OPERATOR(pg_catalog.||) customer,
         'session ' OPERATOR(pg_catalog.||) session, 'nobody'), 256);
 END;
-COMMENT ON FUNCTION coupon_internal.name_presenter(text, text) IS 'Whom attempts are counted for';
+COMMENT ON FUNCTION coupon_internal.name_presenter(text, text) IS 'The presenter for whom attempts are counted';
 
 CREATE FUNCTION coupon_internal.log_attempt(action text, session text, customer text, coupon uuid, order_id text,
     order_amount numeric, answer coupon.redemption) RETURNS coupon.redemption

@@ -1,10 +1,10 @@
--- budget: money and coupons that a campaign may still give, kept in purses so that coupons can be issued side by side.
+-- budget: money and coupons that a campaign may still give, kept in buckets so that coupons can be issued side by side.
 --
--- What is left of a budget is the sum of its purses. Issuing takes from one that nobody holds, so two transactions wait for
--- each other only where none is large enough; what was not used is put into any purse, or into a new one. At every instant
--- granted = available + held + spent.
+-- What is left of a budget is the sum of its buckets. Issuing takes from one that nobody holds, so two transactions wait for
+-- each other only where none is large enough; what was not used is put into any bucket, or into a new one. At every instant
+-- granted = available + reserved_amount + spent.
 --
--- A budget that changes gives the difference to its purses or takes it from them, when the marketer commits: until then he
+-- A budget that changes gives the difference to its buckets or takes it from them, when the marketer commits: until then he
 -- keeps nobody waiting. Only one that was not there before is filled by what is committed, and must miss no coupon: issuing
 -- shares the row 'campaign …' of coupon.mutex, and whoever sets a budget holds it alone. Not the campaign's own row: on one
 -- that was updated twice in an open transaction, FOR KEY SHARE SKIP LOCKED waits.
@@ -39,7 +39,7 @@ BEGIN
     FROM generate_series(1, n) i;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.fill_buckets(text, text, date, numeric, numeric, int) IS 'Fills purses with an amount';
+COMMENT ON FUNCTION coupon_internal.fill_buckets(text, text, date, numeric, numeric, int) IS 'Fills buckets with an amount';
 
 CREATE FUNCTION coupon_internal.return_amount(campaign text, unit text, day date, amount numeric) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -66,7 +66,7 @@ BEGIN
     SELECT sum(gone.n) INTO amount FROM gone;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.collect_buckets(text, text, date) IS 'Empties the purses of a budget that nobody holds; NULL where there is none. Never waits';
+COMMENT ON FUNCTION coupon_internal.collect_buckets(text, text, date) IS 'Empties the buckets of a budget that nobody holds; NULL where there is none. Never waits';
 
 CREATE FUNCTION coupon_internal.take_amount(campaign text, unit text, day date, need numeric, decimals int, really boolean)
     RETURNS boolean
@@ -74,7 +74,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rest numeric;
 BEGIN
-    -- In one order: a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
+    -- In one order: a transaction that issues many coupons keeps to one bucket, and does not go round locking all of them.
     UPDATE coupon.budget_bucket p SET amount = p.amount - CASE WHEN really THEN need ELSE 0 END WHERE p.id = (
         SELECT x.id FROM coupon.budget_bucket x WHERE x.campaign = take_amount.campaign AND x.unit = take_amount.unit AND x.day = take_amount.day
             AND x.amount >= need ORDER BY x.id LIMIT 1 FOR UPDATE SKIP LOCKED);
@@ -118,7 +118,7 @@ BEGIN
     WHERE c.campaign = sum_committed.campaign AND (sum_committed.day = '-infinity' OR c.budget_day = sum_committed.day));
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.sum_committed(text, text, date) IS 'What of a budget is spent, or held for coupons that are out';
+COMMENT ON FUNCTION coupon_internal.sum_committed(text, text, date) IS 'The part of a budget that is spent, or reserved for coupons that are out';
 
 CREATE FUNCTION coupon_internal.sum_available(campaign text, unit text, day date) RETURNS numeric
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -141,8 +141,8 @@ DECLARE
     enough boolean;
     i int;
 BEGIN
-    -- All budgets at once, each from the first free purse that is large enough: nearly always there is one. The first, so
-    -- that a transaction that issues many coupons keeps to one purse, and does not go round locking all of them.
+    -- All budgets at once, each from the first free bucket that is large enough: nearly always there is one. The first, so
+    -- that a transaction that issues many coupons keeps to one bucket, and does not go round locking all of them.
     WITH found AS MATERIALIZED (
         SELECT b.scope, b.need, p.id
         FROM (SELECT x.*, coupon_internal.get_budget_date(x.time_zone) AS today,
@@ -160,7 +160,7 @@ BEGIN
     IF enough THEN
         RETURN true;
     END IF;
-    -- Others hold what is free, or it has to be joined, or the day's purses are not filled yet.
+    -- Others hold what is free, or it has to be joined, or the day's buckets are not filled yet.
     SELECT x.*, coupon_internal.get_budget_date(x.time_zone) AS today, coupon_internal.compute_worst_case(x.discount, x.unit, x.max_discount) * claim_budget.n AS worst
     INTO c FROM coupon.campaign x WHERE x.campaign = name;
     days := ARRAY['-infinity', c.today, '-infinity', c.today];
@@ -199,7 +199,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon_internal.return_budget(text, int) IS 'Gives back what coupon_internal.claim_budget() took in the same transaction for n coupons that were not issued; never waits';
 
--- A transaction that takes coupon after coupon from one purse leaves as many dead versions of its row, and walks all of them at
+-- A transaction that takes coupon after coupon from one bucket leaves as many dead versions of its row, and walks all of them at
 -- each look-up: 8,000 coupons in one statement took twice as long each as 2,000.
 CREATE FUNCTION coupon_internal.prepay_budget(name text, n int) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -208,7 +208,7 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM coupon_internal.ensure_budget_visible(name);
-    -- One more, which is given back: what a rule looks for must be there still. Not by joining purses, which others use too.
+    -- One more, which is given back: what a rule looks for must be there still. Not by joining buckets, which others use too.
     IF (SELECT count(*) > 0 AND bool_and(NOT k.paced AND EXISTS (SELECT FROM coupon.budget_bucket p WHERE p.campaign = name
                 AND p.unit = b.unit AND p.day = b.day AND p.amount >= b.need * (n + 1)))
             FROM (SELECT x.*, coupon_internal.get_budget_date(x.time_zone) AS today,
@@ -249,7 +249,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.open_budget_day(text, date, numeric, numeric) IS 'Fills the purses of a new day; false while another transaction is at it, which is waited for no longer than a millisecond';
+COMMENT ON FUNCTION coupon_internal.open_budget_day(text, date, numeric, numeric) IS 'Fills the buckets of a new day; false while another transaction is at it, which is waited for no longer than a millisecond';
 
 CREATE FUNCTION coupon_internal.ensure_budget_visible(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -62,7 +62,7 @@ BEGIN
     COMMENT ON COLUMN coupon.campaign.transferable IS 'Whoever presents the code may use it; otherwise only its session or customer';
     COMMENT ON COLUMN coupon.campaign.code_hashed IS 'Only the SHA-256 of a code is stored; issue_coupon shows it once';
     COMMENT ON COLUMN coupon.campaign.exclusive IS 'A coupon is not taken for an order that uses another one';
-    COMMENT ON COLUMN coupon.campaign.stacking_group IS 'At most one coupon of a stacking class is taken for an order; NULL: any number';
+    COMMENT ON COLUMN coupon.campaign.stacking_group IS 'At most one coupon of a stacking group is taken for an order; NULL: any number';
     COMMENT ON COLUMN coupon.campaign.target IS 'Share of all sessions that should become eligible';
     COMMENT ON COLUMN coupon.campaign.holdout IS 'Share of eligible sessions that get nothing, so that the effect can be measured';
     COMMENT ON COLUMN coupon.campaign.holdout_next IS 'The share that counts from holdout_from on: a live campaign changes it at the start of a day (UTC)';
@@ -160,7 +160,7 @@ BEGIN
     COMMENT ON COLUMN coupon.coupon.released_at IS 'When an order that had it was cancelled';
     COMMENT ON COLUMN coupon.coupon.closed_at IS 'When it ceased to be live: redeemed, expired, or released too late';
     COMMENT ON COLUMN coupon.coupon.order_id IS 'The order it is reserved or redeemed for, or was released from';
-    COMMENT ON COLUMN coupon.coupon.reserved_amount IS 'Money of the campaign''s budget that is held for it: its worst case while it is live; NULL where nothing bounds it';
+    COMMENT ON COLUMN coupon.coupon.reserved_amount IS 'Money of the campaign''s budget that is reserved for it: its worst case while it is live; NULL where nothing bounds it';
     COMMENT ON COLUMN coupon.coupon.promised IS 'While it is reserved, what it was said to take off its order; NULL where the amount was not known';
     COMMENT ON COLUMN coupon.coupon.budget_day IS 'The day whose budget it counts in; NULL where there was none';
 
@@ -197,9 +197,9 @@ BEGIN
     CREATE UNIQUE INDEX budget_bucket_marker ON coupon.budget_bucket (campaign, unit, day) WHERE is_marker;
     COMMENT ON TABLE coupon.budget_bucket IS 'What is left of a budget, in several rows so that coupons can be issued side by side; coupon.budget adds them up';
     COMMENT ON COLUMN coupon.budget_bucket.day IS 'The day it is for; -infinity: the whole campaign';
-    COMMENT ON COLUMN coupon.budget_bucket.is_marker IS 'The one empty row that shows the purses were filled, and keeps them from being filled twice';
+    COMMENT ON COLUMN coupon.budget_bucket.is_marker IS 'The one empty row that shows the buckets were filled, and keeps them from being filled twice';
 
-    COMMENT ON COLUMN coupon.budget_bucket.granted IS 'On that row, the budget that the purses were filled for: a change gives or takes the difference';
+    COMMENT ON COLUMN coupon.budget_bucket.granted IS 'On that row, the budget that the buckets were filled for: a change gives or takes the difference';
 
     CREATE TABLE coupon.order_discount (
         order_id text PRIMARY KEY, amount numeric CHECK (amount >= 0), discount numeric NOT NULL DEFAULT 0,
@@ -309,7 +309,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION '% of campaign "%" cannot be paid: % %', bad.name, NEW.campaign, bad.amount, NEW.currency
             USING ERRCODE = 'check_violation',
-                  HINT = format('Amounts of %s have %s decimals: coupon_internal.get_minor_units(''%1$s'').', NEW.currency,
+                  HINT = format('Amounts of %s have %s decimals.', NEW.currency,
                       CASE decimals WHEN 0 THEN 'no' ELSE decimals::text END);
     END IF;
     IF NEW.state = 'live' AND NOT EXISTS (SELECT FROM coupon.arm a WHERE a.campaign = coalesce(OLD.campaign, NEW.campaign)) THEN

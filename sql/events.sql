@@ -214,9 +214,10 @@ BEGIN
         RAISE EXCEPTION 'a click needs a session' USING ERRCODE = 'null_value_not_allowed',
             HINT = 'Pass the shop''s session id.';
     END IF;
-    IF kind IS NULL OR kind NOT IN ('view', 'search', 'cart', 'uncart', 'checkout', 'purchase') THEN
+    IF kind IS NULL OR kind NOT IN ('view', 'search', 'cart', 'uncart', 'checkout', 'purchase', 'page_view', 'view_item',
+            'view_item_list', 'view_search_results', 'add_to_cart', 'remove_from_cart', 'begin_checkout') THEN
         RAISE EXCEPTION 'kind "%" is not known', kind USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Kinds are view, search, cart, uncart, checkout, purchase.';
+            HINT = 'Kinds are view, search, cart, uncart, checkout, purchase, or the names of Google Analytics 4 for them.';
     END IF;
     -- Of a click that is stored without its trigger nobody would know that it was missed.
     IF NOT coupon_internal.is_storage_ready() THEN

@@ -1,4 +1,4 @@
--- fund: a campaign's purses follow its budgets. How they are kept stands in budget.sql.
+-- fund: a campaign's buckets follow its budgets. How they are kept stands in budget.sql.
 CREATE FUNCTION coupon_internal.check_committed_budget(name text, unit text, day date, granted numeric, used numeric) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -37,14 +37,14 @@ DECLARE
     ids bigint[];
     seen bigint[];
 BEGIN
-    -- Who has an older snapshot does not see the purses, and fails here instead of filling them once more.
+    -- Who has an older snapshot does not see the buckets, and fails here instead of filling them once more.
     INSERT INTO coupon.budget_bucket (campaign, unit, day, amount, is_marker, granted) VALUES (name, refill_budget.unit, refill_budget.day, 0, true, refill_budget.granted)
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     -- Money that came back while there was no budget is counted with the coupons it came from. Both are read by one
-    -- snapshot, in which no purse is changing: what comes back later is put into a purse that it does not show.
+    -- snapshot, in which no bucket is changing: what comes back later is put into a bucket that it does not show.
     LOOP
         IF patient THEN
             ids := ARRAY(SELECT p.id FROM coupon.budget_bucket p WHERE p.campaign = name AND p.unit = refill_budget.unit AND p.day = refill_budget.day
@@ -72,7 +72,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.refill_budget(text, text, date, numeric, boolean) IS 'Fills a budget''s purses with what is not committed; false where they are filled. The caller holds the campaign''s lock alone, or opens a day; one who is not patient fails with 55P03 instead of waiting';
+COMMENT ON FUNCTION coupon_internal.refill_budget(text, text, date, numeric, boolean) IS 'Fills a budget''s buckets with what is not committed; false where they are filled. The caller holds the campaign''s lock alone, or opens a day; one who is not patient fails with 55P03 instead of waiting';
 
 CREATE FUNCTION coupon_internal.adjust_budget(name text, unit text, day date, granted numeric) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -102,7 +102,7 @@ BEGIN
     UPDATE coupon.budget_bucket p SET granted = adjust_budget.granted
     WHERE p.campaign = name AND p.unit = adjust_budget.unit AND p.day = adjust_budget.day AND p.is_marker;
     free := coalesce(coupon_internal.collect_buckets(name, adjust_budget.unit, adjust_budget.day), 0);
-    -- Nobody waits for a purse but who lowers a budget, so nobody waits for him in turn.
+    -- Nobody waits for a bucket but who lowers a budget, so nobody waits for him in turn.
     WHILE free < was - adjust_budget.granted LOOP
         PERFORM FROM coupon.budget_bucket p WHERE p.campaign = name AND p.unit = adjust_budget.unit AND p.day = adjust_budget.day AND NOT p.is_marker
         ORDER BY p.id LIMIT 1 FOR UPDATE;
@@ -119,7 +119,7 @@ BEGIN
         coupon_internal.get_minor_units(c.currency));
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.adjust_budget(text, text, date, numeric) IS 'Gives the difference to a budget''s purses or takes it from them; fills them where there are none';
+COMMENT ON FUNCTION coupon_internal.adjust_budget(text, text, date, numeric) IS 'Gives the difference to a budget''s buckets or takes it from them; fills them where there are none';
 
 CREATE FUNCTION coupon_internal.remove_budget(name text, unit text, total boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -132,7 +132,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.remove_budget(text, text, boolean) IS 'Removes the purses of a budget that is no longer there, or of all its days: a day that is over bounds nothing then, so that a cancelled order''s coupon lives again';
+COMMENT ON FUNCTION coupon_internal.remove_budget(text, text, boolean) IS 'Removes the buckets of a budget that is no longer there, or of all its days: a day that is over bounds nothing then, so that a cancelled order''s coupon lives again';
 
 CREATE FUNCTION coupon_internal.fund_campaign() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -170,7 +170,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.fund_campaign() IS 'Trigger: fills the purses of a new campaign, and refuses a change of its budgets that cannot be';
+COMMENT ON FUNCTION coupon_internal.fund_campaign() IS 'Trigger: fills the buckets of a new campaign, and refuses a change of its budgets that cannot be';
 
 CREATE FUNCTION coupon_internal.settle_budget() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -204,4 +204,4 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION coupon_internal.settle_budget() IS 'Trigger, when a transaction commits: a campaign''s purses follow its budgets';
+COMMENT ON FUNCTION coupon_internal.settle_budget() IS 'Trigger, when a transaction commits: a campaign''s buckets follow its budgets';

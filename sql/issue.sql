@@ -151,4 +151,4 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION coupon.maintain(int) IS 'Housekeeping, at most batch rows of each: closes expired coupons, rebuilds sessions that missed a click, frees the state of sessions a day old, and removes what outlived coupon_ext.session_retention and coupon_ext.coupon_retention: sessions; coupons and decisions, into coupon.archived_total; attempts, faults, marks, presenters and purses of past days (notes)';
+COMMENT ON FUNCTION coupon.maintain(int) IS 'Housekeeping, at most batch rows of each: closes expired coupons, rebuilds sessions that missed a click, frees the state of sessions a day old, and removes what outlived coupon_ext.session_retention and coupon_ext.coupon_retention: sessions; coupons and decisions, into coupon.archived_total; attempts, errors, marks, redemption limits and buckets of past days (notes)';

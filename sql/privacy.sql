@@ -238,7 +238,7 @@ END
 $$;
 COMMENT ON FUNCTION coupon_internal.delete_expired_rows(int) IS 'Deletes at most batch rows of each kind that outlived coupon_ext.session_retention and coupon_ext.coupon_retention; nothing while another transaction is at it';
 
--- A procedure, so that a sweep of millions holds nothing for long and loses nothing when it is cancelled.
+-- A procedure, so that the removal of millions holds nothing for long and loses nothing when it is cancelled.
 CREATE PROCEDURE coupon.maintain_all(batch int DEFAULT 10000)
 LANGUAGE plpgsql AS $$
 DECLARE

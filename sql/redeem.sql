@@ -66,7 +66,7 @@ BEGIN
             ('refused', 'not valid', NULL)::coupon.redemption);
     END IF;
     SELECT * INTO c FROM coupon.coupon x WHERE x.session = c.session AND x.id = c.id;
-    -- In one order for all: the order, the coupon, the purses. What is redeemed needs no lock to be refused.
+    -- In one order for all: the order, the coupon, the buckets. What is redeemed needs no lock to be refused.
     IF c.state <> 'redeemed' THEN
         IF order_id IS NOT NULL THEN
             ours := coupon_internal.lock_order(order_id, deadline);

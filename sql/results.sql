@@ -37,7 +37,7 @@ BEGIN
 
     CREATE VIEW coupon.preprocessing AS
     SELECT m.version, r.n::int AS step, r.rule ->> 'rule' AS rule,
-        CASE WHEN r.n <= 3 THEN 'every view' ELSE 'at the cut' END AS population,
+        CASE WHEN r.n <= 3 THEN 'every view' ELSE 'truncated' END AS population,
         (r.rule ->> 'sessions_removed')::bigint AS sessions_removed, (r.rule ->> 'views_removed')::bigint AS views_removed,
         (r.rule ->> 'sessions_left')::bigint AS sessions_left, (r.rule ->> 'views_left')::bigint AS views_left
     FROM coupon.model m
@@ -50,7 +50,7 @@ BEGIN
     COMMENT ON COLUMN coupon.preprocessing.views_removed IS 'Page views the rule took out, those of removed sessions included';
     COMMENT ON COLUMN coupon.preprocessing.sessions_left IS 'Sessions after this rule';
     COMMENT ON COLUMN coupon.preprocessing.views_left IS 'Page views after this rule';
-    COMMENT ON COLUMN coupon.preprocessing.population IS 'The first rules hold for every model; the last two make the population the papers judge at the cut';
+    COMMENT ON COLUMN coupon.preprocessing.population IS 'The first rules hold for every model; the last two make the truncated population, which the papers evaluate';
 
     CREATE VIEW coupon.model_metrics AS
     SELECT m.version, r.row ->> 'population' AS population, r.row ->> 'model' AS model,
@@ -63,12 +63,12 @@ BEGIN
         (r.row ->> 'accuracy')::float8 AS accuracy, (r.row ->> 'majority')::float8 AS majority
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'test') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.model_metrics IS 'How well each version predicted on its judge window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
+    COMMENT ON VIEW coupon.model_metrics IS 'How well each version predicted on its test window before it was refitted on all windows: what serves has seen those sessions since; AUPRC is of purchase';
     COMMENT ON COLUMN coupon.model_metrics.version IS 'The trained version';
-    COMMENT ON COLUMN coupon.model_metrics.population IS 'cut: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
+    COMMENT ON COLUMN coupon.model_metrics.population IS 'truncated: the last three views of a session hidden; live: every view of complete sessions; view_2, view_5, view_10: after that view, of the sessions that reach it';
     COMMENT ON COLUMN coupon.model_metrics.model IS 'final: each session by the network that serves it; pooled: one model for everybody; own: each segment by its own network where one was trained, whether it serves or not';
     COMMENT ON COLUMN coupon.model_metrics.segment IS 'Only the sessions of this segment (0 = anonymous); NULL: all';
-    COMMENT ON COLUMN coupon.model_metrics.sessions IS 'Sessions of the judge window in this population';
+    COMMENT ON COLUMN coupon.model_metrics.sessions IS 'Sessions of the test window in this population';
     COMMENT ON COLUMN coupon.model_metrics.predictions IS 'Scored views: one a session, but live one a view';
     COMMENT ON COLUMN coupon.model_metrics.buyers IS 'Of the predictions, those in sessions with a purchase';
     COMMENT ON COLUMN coupon.model_metrics.base_rate IS 'Share of the predictions, by weight, that are in sessions with a purchase';
@@ -89,7 +89,7 @@ BEGIN
         (r.row ->> 'upper')::float8 AS upper
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'reliability') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of model final of coupon.model_metrics, on the judge window: observed against predicted churn in ten bins of equal mass';
+    COMMENT ON VIEW coupon.reliability IS 'Reliability curve of model final of coupon.model_metrics, on the test window: observed against predicted churn in ten bins of equal mass';
     COMMENT ON COLUMN coupon.reliability.version IS 'The trained version';
     COMMENT ON COLUMN coupon.reliability.population IS 'As in coupon.model_metrics';
     COMMENT ON COLUMN coupon.reliability.bin IS 'From 1, the lowest probabilities of churn, to 10';
@@ -105,7 +105,7 @@ BEGIN
         (r.row ->> 'true_positive_rate')::float8 AS true_positive_rate
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'roc') r(row)
     WHERE m.stage = 'churn' AND m.segment = 0;
-    COMMENT ON VIEW coupon.roc IS 'ROC curve of model final of coupon.model_metrics, on the judge window: at most 100 points a population, from (0, 0) to (1, 1)';
+    COMMENT ON VIEW coupon.roc IS 'ROC curve of model final of coupon.model_metrics, on the test window: at most 100 points a population, from (0, 0) to (1, 1)';
     COMMENT ON COLUMN coupon.roc.version IS 'The trained version';
     COMMENT ON COLUMN coupon.roc.population IS 'As in coupon.model_metrics';
     COMMENT ON COLUMN coupon.roc.threshold IS 'A session is called a leaver where its probability of churn is at least this; at 1 none is';
@@ -144,13 +144,13 @@ BEGIN
     WHERE m.stage = 'churn' AND m.segment = 0;
     COMMENT ON VIEW coupon.training_history IS 'How each network was trained, epoch by epoch';
     COMMENT ON COLUMN coupon.training_history.version IS 'The trained version';
-    COMMENT ON COLUMN coupon.training_history.refit IS 'false: the training that was judged; true: the one after it, on all windows, that serves';
+    COMMENT ON COLUMN coupon.training_history.refit IS 'false: the training that was evaluated; true: the one after it, on all windows, that serves';
     COMMENT ON COLUMN coupon.training_history.segment IS 'Whose network; 0 = the pooled one';
     COMMENT ON COLUMN coupon.training_history.epoch IS 'From 1';
     COMMENT ON COLUMN coupon.training_history.train_log_loss IS 'Mean log loss of the sessions learned from while they were trained on, in nats';
-    COMMENT ON COLUMN coupon.training_history.validation_log_loss IS 'Mean log loss of tune after the epoch, before calibration; NULL where tune has nothing of the segment';
-    COMMENT ON COLUMN coupon.training_history.validation_auroc IS 'Area under the ROC curve on tune';
-    COMMENT ON COLUMN coupon.training_history.validation_auprc IS 'Average precision of purchase on tune';
+    COMMENT ON COLUMN coupon.training_history.validation_log_loss IS 'Mean log loss of the validation window after the epoch, before calibration; NULL where that has nothing of the segment';
+    COMMENT ON COLUMN coupon.training_history.validation_auroc IS 'Area under the ROC curve on the validation window';
+    COMMENT ON COLUMN coupon.training_history.validation_auprc IS 'Average precision of purchase on the validation window';
     COMMENT ON COLUMN coupon.training_history.best IS 'Whether the log loss on tune was the lowest so far; the weights of the last such epoch are kept';
 
     CREATE VIEW coupon.segments AS
@@ -162,7 +162,7 @@ BEGIN
     FROM coupon.model m CROSS JOIN LATERAL jsonb_array_elements(m.card -> 'groups') g(row)
     LEFT JOIN coupon.segment_name n ON n.version = m.version AND n.segment = (g.row ->> 'group')::int
     WHERE m.stage = 'segment';
-    COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rates, as-of assignment: fit made them, judge says whether they hold';
+    COMMENT ON VIEW coupon.segments IS 'The segments of each version with their sessions and churn rates, as-of assignment: made on the training window, checked on the test window';
     COMMENT ON COLUMN coupon.segments.version IS 'The trained version';
     COMMENT ON COLUMN coupon.segments.segment IS 'Segment number, from 1; 1 is the most likely to leave';
     COMMENT ON COLUMN coupon.segments.name IS 'Made from mean spending and visits beside all customers, or given by coupon.name_segment()';
@@ -171,7 +171,7 @@ BEGIN
     COMMENT ON COLUMN coupon.segments.sessions IS 'Sessions of the fit window whose customer was in the segment at the start of their day';
     COMMENT ON COLUMN coupon.segments.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.churn_rate IS 'Share of these sessions that ended without a purchase';
-    COMMENT ON COLUMN coupon.segments.test_sessions IS 'Sessions of the judge window, which nothing was chosen on';
+    COMMENT ON COLUMN coupon.segments.test_sessions IS 'Sessions of the test window, which nothing was chosen on';
     COMMENT ON COLUMN coupon.segments.test_buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segments.test_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
 
@@ -199,7 +199,7 @@ BEGIN
     COMMENT ON COLUMN coupon.segment_cells.sessions IS 'Sessions of the fit window whose customer was in the cell at the start of their day';
     COMMENT ON COLUMN coupon.segment_cells.buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segment_cells.churn_rate IS 'Share of these sessions that ended without a purchase; NULL where there is none';
-    COMMENT ON COLUMN coupon.segment_cells.test_sessions IS 'Sessions of the judge window';
+    COMMENT ON COLUMN coupon.segment_cells.test_sessions IS 'Sessions of the test window';
     COMMENT ON COLUMN coupon.segment_cells.test_buyers IS 'Of these, sessions with a purchase';
     COMMENT ON COLUMN coupon.segment_cells.test_churn_rate IS 'Share of these that ended without a purchase; NULL where there is none';
 
@@ -340,7 +340,7 @@ BEGIN
     LEFT JOIN LATERAL (SELECT sum(u.issued) AS issued, sum(u.spent) AS spent FROM coupon.archived_total u
         WHERE u.campaign = c.campaign AND (s.day IS NULL OR u.day = s.day)) t ON true
     WHERE s.granted IS NOT NULL;
-    COMMENT ON VIEW coupon.budget IS 'What every budget of a campaign stands at: granted = available + held + spent, at every instant';
+    COMMENT ON VIEW coupon.budget IS 'The state of every budget of a campaign: granted = available + reserved_amount + spent, at every instant';
     COMMENT ON COLUMN coupon.budget.campaign IS 'The campaign';
     COMMENT ON COLUMN coupon.budget.unit IS 'money, or the number of coupons';
     COMMENT ON COLUMN coupon.budget.day IS 'Today in the campaign''s time zone; NULL: the whole campaign';
@@ -363,8 +363,8 @@ BEGIN
     COMMENT ON COLUMN coupon.best_trial.at IS 'When its last trial ended';
     COMMENT ON COLUMN coupon.best_trial.trial IS 'The best trial''s number';
     COMMENT ON COLUMN coupon.best_trial.spec IS 'Its specification, as coupon.train takes it';
-    COMMENT ON COLUMN coupon.best_trial.loss IS 'Its log loss on the tune window, which chose it: coupon.model_metrics judges what is trained with it';
-    COMMENT ON COLUMN coupon.best_trial.auroc IS 'Its area under the ROC curve on the tune window';
+    COMMENT ON COLUMN coupon.best_trial.loss IS 'Its log loss on the validation window, which chose it: coupon.model_metrics evaluates what is trained with it';
+    COMMENT ON COLUMN coupon.best_trial.auroc IS 'Its area under the ROC curve on the validation window';
     COMMENT ON COLUMN coupon.best_trial.since IS 'Start of the log it was tried on';
     COMMENT ON COLUMN coupon.best_trial.until IS 'End of the log it was tried on';
     COMMENT ON COLUMN coupon.best_trial.seed IS 'Its seed';

@@ -153,7 +153,7 @@ BEGIN
         rule := CASE WHEN category IS NULL THEN 'minimum_stock' END;
     END IF;
     IF rule IS NULL THEN
-        -- Of the purses the first that is large enough, by the order of their index: EXISTS would read the table.
+        -- Of the buckets the first that is large enough, by the order of their index: EXISTS would read the table.
         SELECT s.decided_campaigns, s.here, EXISTS (SELECT FROM coupon.coupon x
                 WHERE x.session = check_rules.session AND x.closed_at IS NULL
                     AND (x.expires_at > at OR x.state = 'reserved' AND x.reserved_until > at)),
@@ -177,7 +177,7 @@ BEGIN
             WHEN has_one THEN 'one live coupon'
             WHEN decisions >= c.per_customer THEN 'per_customer'
             WHEN last_at + c.cool_down > at THEN 'cool_down'
-            -- Added up only where no single purse is large enough.
+            -- Added up only where no single bucket is large enough.
             WHEN c.budget IS NOT NULL AND money IS NULL
                 AND coupon_internal.lacks_budget(name, 'money', '-infinity', c.budget, c.need) THEN 'budget'
             WHEN c.budget_day IS NOT NULL AND money_today IS NULL

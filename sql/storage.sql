@@ -165,7 +165,7 @@ BEGIN
     COMMENT ON TABLE coupon.tuning IS 'Specifications of the churn model that were tried; a study goes on after its rows, and anew without them';
     COMMENT ON COLUMN coupon.tuning.study IS 'Digest of what training reads of the log, the specification, the search space and the seed';
     COMMENT ON COLUMN coupon.tuning.spec IS 'What coupon.train takes to train with these values';
-    COMMENT ON COLUMN coupon.tuning.loss IS 'Log loss of the pooled network on the tune window, calibrated; NULL where the trial failed';
+    COMMENT ON COLUMN coupon.tuning.loss IS 'Log loss of the pooled network on the validation window, calibrated; NULL where the trial failed';
 
     CREATE TABLE coupon.customer (
         customer text PRIMARY KEY, as_of timestamptz NOT NULL, spending_last_month float8 NOT NULL,

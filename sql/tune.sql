@@ -1,7 +1,7 @@
 -- Tuning: the churn specification's numbers, searched by Bayesian optimisation.
 CREATE TYPE coupon.trial AS (
     study text, trial int, spec jsonb, loss float8, auroc float8, epochs int, seconds float8, best boolean, note text);
-COMMENT ON TYPE coupon.trial IS 'One specification tried: what it gave on the tune window, and whether it was the best of its study so far';
+COMMENT ON TYPE coupon.trial IS 'One specification tried: what it gave on the validation window, and whether it was the best of its study so far';
 
 CREATE FUNCTION coupon_internal.run_tuning(trials int, since timestamptz, until timestamptz, spec jsonb, seed bigint)
     RETURNS SETOF coupon.trial

@@ -199,7 +199,7 @@ fn skip(client: &mut SpiClient, session: &str, customer: Option<&str>, skipped: 
         code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         message: "another transaction holds the session".into(),
         detail: None,
-        hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.sweep.".into()),
+        hint: Some("The click was kept; the session is rebuilt by issue_coupon or coupon.maintain.".into()),
     };
     marks::mark(client, session, customer, &caught.message);
     skipped.add(SkippedClick { session: Some(session.to_string()), customer: customer.map(str::to_string), caught });

@@ -44,7 +44,7 @@ fn evaluate_churn(
         let version = &active.version;
         let end = if until == i64::MAX { read.log.events.last().map_or(0, |e| e.at) + 1 } else { until };
         let work = |stop: &AtomicBool, _: Sender<()>| {
-            training::judge(&read.log, since, end, &spec, version, &mut || threads::go_on(stop))
+            training::evaluate(&read.log, since, end, &spec, version, &mut || threads::go_on(stop))
         };
         ok(threads::run(1, work, |()| {}))
     });

@@ -276,7 +276,7 @@ fn compare(ground: &Ground, new: &churn::Report, before: Option<&Model>, observe
 }
 
 /// A model on sessions that it has not seen, with weights of 1.
-pub(super) fn judge(
+pub(super) fn evaluate(
     log: &Log,
     all: &Sessions,
     segments: &[u32],

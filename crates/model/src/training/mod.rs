@@ -279,7 +279,7 @@ fn sessions_stage(ground: &Ground) -> Stage {
 
 /// How good a version is on the closed sessions of [since, until), as rows of the view `coupon.accuracy`. Sessions are
 /// scored under the segment their customer had at the start of their day.
-pub fn judge(
+pub fn evaluate(
     log: &Log,
     since: Micros,
     until: Micros,
@@ -295,7 +295,7 @@ pub fn judge(
     check()?;
     let as_of = Loyalty::new(log, version.segment.definition())?.as_of(&sessions, check)?;
     let segments = assign(&version.segment, &as_of);
-    churn_stage::judge(log, &sessions, &segments, model, check)
+    churn_stage::evaluate(log, &sessions, &segments, model, check)
 }
 
 /// One row of `coupon.customer`: what is known of a customer as of a day.

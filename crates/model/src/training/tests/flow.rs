@@ -53,7 +53,7 @@ fn what_is_stored_scores_as_what_was_trained() {
 }
 
 fn judge_all(world: &World, since: Micros, version: &Version) -> Vec<churn::Row> {
-    judge(&world.log, since, world.until, &world.spec.sessions, version, &mut || Ok(())).unwrap()
+    evaluate(&world.log, since, world.until, &world.spec.sessions, version, &mut || Ok(())).unwrap()
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn blind(world: &World) -> Version {
     let random = version.plan.segments.thresholds(Policy::Random, 0.1).unwrap();
     assert!(random.random_share > 0.0 && random.random_share <= 1.0);
     assert!(version.plan.segments.thresholds(Policy::AtRisk, 0.1).is_err());
-    assert!(judge(&world.log, 0, world.until, &world.spec.sessions, &version, &mut || Ok(())).is_err());
+    assert!(evaluate(&world.log, 0, world.until, &world.spec.sessions, &version, &mut || Ok(())).is_err());
     version
 }
 
