@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/schema.sql", bootstrap);
-extension_sql_file!("../sql/storage.sql");
+extension_sql_file!("../sql/operations/storage.sql");
 extension_sql_file!("../sql/events.sql", requires = ["storage"]);
 extension_sql_file!("../sql/watch.sql", requires = ["events"]);
 extension_sql_file!("../sql/ddl.sql", requires = ["watch"]);
@@ -32,13 +32,13 @@ extension_sql_file!("../sql/issue.sql", requires = ["rules"]);
 extension_sql_file!("../sql/attempt.sql", requires = ["issue"]);
 extension_sql_file!("../sql/redeem.sql", requires = ["attempt"]);
 extension_sql_file!("../sql/results.sql", requires = ["redeem"]);
-extension_sql_file!("../sql/access.sql", requires = ["results"]);
-extension_sql_file!("../sql/privacy.sql", requires = ["access"]);
+extension_sql_file!("../sql/operations/access.sql", requires = ["results"]);
+extension_sql_file!("../sql/operations/privacy.sql", requires = ["access"]);
 extension_sql_file!("../sql/train.sql", requires = ["privacy"]);
-extension_sql_file!("../sql/versions.sql", requires = ["train"]);
+extension_sql_file!("../sql/operations/versions.sql", requires = ["train"]);
 extension_sql_file!("../sql/tune.sql", requires = ["versions"]);
 extension_sql_file!("../sql/simulate.sql", requires = ["tune"]);
-extension_sql_file!("../sql/grants.sql", finalize);
+extension_sql_file!("../sql/operations/grants.sql", finalize);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

@@ -62,7 +62,11 @@ pub fn run<T: Send, M: Send>(
             }
         }
         let thread = worker.thread.take().expect("nobody else takes it");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Training lets glibc keep freed memory; the backend, which may live for days, does not.
+        // SAFETY: no preconditions.
+        unsafe { libc::malloc_trim(0) };
+        result
     })
 }
 

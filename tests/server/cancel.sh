@@ -33,7 +33,7 @@ connect
 begin "SET client_min_messages = debug1"
 # In so small a shop some parts take milliseconds, and all may be done before the signal comes: then it is tried again.
 # In the end each of the nine has been stopped.
-for part in reading sessions segment churn judge replay rank customers saving; do
+for part in reading sessions segment churn evaluation replay rank customers saving; do
     case $part in reading) heard="reading the log" ;; *) heard="begins $part" ;; esac
     for ((try = 1; ; try++)); do
         begin "$train"

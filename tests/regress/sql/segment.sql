@@ -93,7 +93,7 @@ FROM (SELECT c.session, min(c.at) AS first, (array_agg(c.customer ORDER BY c.at,
     bool_or(c.kind = 'purchase') AS purchased, count(*) FILTER (WHERE kind NOT IN ('checkout', 'purchase')) AS views
       FROM coupon.click c GROUP BY c.session) s
 WHERE views <= 100 AND extract(epoch FROM first - '2000-01-01 00:00:00+00')
-    * 1000000 <= (SELECT (card -> 'fit' ->> 'to')::numeric FROM coupon.model WHERE version = 2 AND stage = 'sessions')
+    * 1000000 <= (SELECT (card -> 'train' ->> 'to')::numeric FROM coupon.model WHERE version = 2 AND stage = 'sessions')
     AND EXISTS (SELECT FROM coupon.click o WHERE o.customer = s.customer AND o.at < date_trunc('day', s.first));
 
 -- Statistics a segment: a percentile is what lies at its place in the sorted values, interpolated.

@@ -83,11 +83,11 @@ FROM coupon.model WHERE version = (SELECT max(version) FROM coupon.version) AND 
 ROLLBACK;
 
 -- Three windows in time order by first view, 80/10/10, none overlapping, none leaving a session out.
-SELECT (card -> 'fit' ->> 'sessions')::int + (card -> 'tune' ->> 'sessions')::int
+SELECT (card -> 'train' ->> 'sessions')::int + (card -> 'validation' ->> 'sessions')::int
     + (card -> 'test' ->> 'sessions')::int = (card ->> 'sessions')::int AS complete,
-    (card -> 'fit' ->> 'to')::bigint <= (card -> 'tune' ->> 'from')::bigint
-        AND (card -> 'tune' ->> 'to')::bigint <= (card -> 'test' ->> 'from')::bigint AS in_time_order,
-    abs((card -> 'fit' ->> 'sessions')::float8 / (card ->> 'sessions')::float8 - 0.8) < 0.001 AS fit_80,
+    (card -> 'train' ->> 'to')::bigint <= (card -> 'validation' ->> 'from')::bigint
+        AND (card -> 'validation' ->> 'to')::bigint <= (card -> 'test' ->> 'from')::bigint AS in_time_order,
+    abs((card -> 'train' ->> 'sessions')::float8 / (card ->> 'sessions')::float8 - 0.8) < 0.001 AS fit_80,
         abs((card -> 'test' ->> 'sessions')::float8 / (card ->> 'sessions')::float8 - 0.1) < 0.001 AS judge_10,
     (card ->> 'sessions')::bigint = (SELECT sessions_left FROM coupon.preprocessing p WHERE p.version = 1
         AND step = 3) AS those_left_by_the_rules_for_everybody
