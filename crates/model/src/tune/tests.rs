@@ -239,7 +239,10 @@ fn refusals_name_the_key() {
         (json!({"space": {"max_pages": {"low": 1, "high": 2}}}), "unknown field `max_pages`"),
         (json!({"space": {"hidden_size": {"low": 1, "high": 2, "step": 1}}}), "unknown field `step`"),
         (json!({"space": {"batch_size": {"low": 1}}}), "missing field `high`"),
-        (json!({"space": {"hidden_size": {"low": 64, "high": 32}}}), "space.hidden_size.high must be finite and above low"),
+        (
+            json!({"space": {"hidden_size": {"low": 64, "high": 32}}}),
+            "space.hidden_size.high must be finite and above low",
+        ),
         (json!({"space": {"hidden_size": {"low": 1.5}}}), "space.hidden_size.low must be a whole number"),
         (json!({"space": {"learning_rate": {"low": 0}}}), "space.learning_rate.low must be finite, above 0 with log"),
         (json!({"space": {"pool_size": {"high": 9}}}), "at its high end: pool_size must be from 1 to 8"),
