@@ -13,8 +13,8 @@ use crate::pg::subtransaction::{self, CaughtError, LockWaitBudget};
 use crate::shop::mapping::SkippedClick;
 use coupon_base::memory;
 use coupon_events::events::Kind;
-use coupon_model::churn::BESIDE;
-use coupon_model::live::{Click, Visit};
+use coupon_model::churn::LANES;
+use coupon_model::live::{Click, LiveSession};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use std::cmp::Reverse;
@@ -237,7 +237,7 @@ fn apply_clicks(batches: &mut [SessionBatch], context: &StatementContext) {
     let mut order: Vec<&mut SessionBatch> = batches.iter_mut().collect();
     let version = |batch: &SessionBatch| batch.live.version.as_ref().map(|v| v.number);
     order.sort_by_key(|batch| (version(batch), batch.live.visit.scoring(), Reverse(batch.clicks.len())));
-    let (groups, rest) = order.as_chunks_mut::<BESIDE>();
+    let (groups, rest) = order.as_chunks_mut::<LANES>();
     for group in groups {
         let of_one = group.iter().all(|batch| version(batch) == version(group[0]));
         let shortest = group.iter().map(|batch| batch.clicks.len()).min().unwrap_or(0);
@@ -245,7 +245,7 @@ fn apply_clicks(batches: &mut [SessionBatch], context: &StatementContext) {
         let decoded = group[0].live.version.clone();
         for n in 0..in_lanes {
             let clicks = group.each_mut().map(|batch| (&mut batch.live.visit, &batch.clicks[n]));
-            Visit::click_beside(decoded.as_ref().map(|v| &v.version), clicks);
+            LiveSession::apply_lanes(decoded.as_ref().map(|v| &v.version), clicks);
             group.iter_mut().for_each(|batch| {
                 batch.live.record(&batch.clicks[n]);
                 batch.match_campaigns(n, context);

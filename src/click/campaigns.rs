@@ -4,8 +4,8 @@ use crate::models::active;
 use crate::models::cache::Decoded;
 use crate::pg::statement::{Fields, Statement};
 use coupon_base::Error;
-use coupon_model::churn::BESIDE;
-use coupon_model::live::Visit;
+use coupon_model::churn::LANES;
+use coupon_model::live::LiveSession;
 use coupon_policy::{Assignment, Moment, Policy, SALT_VIEW, Thresholds, Verdict, assign, draw, verdict};
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -58,7 +58,7 @@ struct Drawn {
 fn drawn<'a>(kept: &'a mut VecDeque<Drawn>, session: &str) -> &'a mut Drawn {
     let found = kept.iter().position(|drawn| drawn.session == session);
     let at = found.unwrap_or_else(|| {
-        kept.truncate(BESIDE - 1);
+        kept.truncate(LANES - 1);
         kept.push_front(Drawn { session: session.to_string(), ..Drawn::default() });
         0
     });
@@ -133,7 +133,7 @@ impl Campaign {
     }
 
     /// A session after its last view, as the policy of one of the arms looks at it.
-    pub fn moment(&self, session: &str, visit: &Visit, policy: Policy) -> Moment {
+    pub fn moment(&self, session: &str, visit: &LiveSession, policy: Policy) -> Moment {
         Moment {
             view: visit.views,
             max_purchase: visit.interest.unwrap_or(0.0),

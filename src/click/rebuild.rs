@@ -6,7 +6,7 @@ use crate::click::session_store::{self, Stored};
 use crate::pg::error::{report, spi, throw};
 use crate::pg::statement::{Fields, Statement, with_snapshot};
 use crate::shop::{event_log, misfits};
-use coupon_model::live::{Click, Visit};
+use coupon_model::live::{Click, LiveSession};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
@@ -40,7 +40,7 @@ pub fn rebuild(
     let mut live = if let Stored::Known(stored) = stored {
         kept = (stored.visit.frozen, stored.visit.purchased);
         let model_segment = stored.model_segment(&context.serving.campaigns);
-        let again = Visit::begin(stored.version.as_ref().map(|v| &v.version), model_segment);
+        let again = LiveSession::begin(stored.version.as_ref().map(|v| &v.version), model_segment);
         SessionRow { visit: again, ..*stored }
     } else {
         let (_, mut found) = session_store::lock(&[session], &[customer]);

@@ -6,7 +6,7 @@ use crate::models::cache::Decoded;
 use crate::pg::error::ok;
 use crate::pg::settings;
 use crate::pg::statement::Fields;
-use coupon_model::live::{Click, Visit};
+use coupon_model::live::{Click, LiveSession};
 use pgrx::prelude::*;
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ pub struct SessionRow {
     pub segment: u32,
     pub version: Option<Rc<Decoded>>,
     pub decided: Vec<String>,
-    pub visit: Visit,
+    pub visit: LiveSession,
     /// It is stored already.
     pub known: bool,
     /// Its state was purged a day after its last click: it is rebuilt before it goes on.
@@ -45,11 +45,11 @@ impl SessionRow {
         let time = |n: usize| row.field::<TimestampWithTimeZone>(first + n).map_or(0, i64::from);
         let flag = |n: usize| row.field::<bool>(first + n).unwrap_or(false);
         let views = row.field::<i32>(first + 3).unwrap_or(0) as u32;
-        let mut visit = Visit::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
+        let mut visit = LiveSession::stored(views, flag(6), flag(7), row.field(first + 8), row.field(first + 9));
         let version = row.field::<i64>(first + 5).and_then(|number| serving.versions.version(number));
         let state = row.field::<&[u8]>(first + 11);
         if let (Some(version), Some(state)) = (&version, state) {
-            ok(visit.remember(&version.version, state));
+            ok(visit.restore(&version.version, state));
         }
         SessionRow {
             session: session.to_string(),
@@ -74,7 +74,7 @@ impl SessionRow {
             started_at: at,
             last_at: at,
             segment,
-            visit: Visit::begin(context.active.as_ref().map(|v| &v.version), model_segment),
+            visit: LiveSession::begin(context.active.as_ref().map(|v| &v.version), model_segment),
             version: context.active.clone(),
             decided: Vec::new(),
             known: false,

@@ -4,13 +4,13 @@ use crate::models::active;
 use crate::pg::error::{no_model, report, throw};
 use crate::pg::settings;
 use coupon_events::events::{Kind, MAX_ATTRIBUTES};
-use coupon_model::churn::{AT_ONCE, Room};
+use coupon_model::churn::{BATCH_SESSIONS, Buffers};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
 thread_local! {
     /// Kept from call to call: fresh memory would cost more than the scoring.
-    static ROOM: RefCell<Room> = RefCell::default();
+    static ROOM: RefCell<Buffers> = RefCell::default();
 }
 
 #[pg_extern(sql = false)]
@@ -30,7 +30,7 @@ fn churn_of_views(
         let Some(active) = active::active(client) else { throw(no_model()) };
         let model = active.version.churn.as_ref()?;
         // All at once where that is little; otherwise step by step, which takes no memory and can be cancelled.
-        let at_once = page_views.len() <= AT_ONCE;
+        let at_once = page_views.len() <= BATCH_SESSIONS;
         let mut views = Vec::with_capacity(if at_once { page_views.len() } else { 0 });
         let (mut state, mut churn) = (model.begin(), None);
         for (i, view) in page_views.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::models::{active, cache, customers};
 use crate::pg::error::{no_model, report, spi, throw};
-use coupon_model::live::Visit;
+use coupon_model::live::LiveSession;
 use coupon_rank::SessionCategories;
 use pgrx::name;
 use pgrx::prelude::*;
@@ -54,9 +54,9 @@ fn seen(client: &SpiClient, active: &cache::Decoded, session: &str) -> SessionCa
     let sql = "SELECT state FROM coupon.session WHERE session = $1 AND version = $2";
     let rows = spi(client.select(sql, Some(1), &[session.into(), active.number.into()]));
     let state: Option<Vec<u8>> = if rows.is_empty() { None } else { spi(rows.first().get_one()) };
-    let mut visit = Visit::default();
+    let mut visit = LiveSession::default();
     if let Some(state) = state {
-        crate::pg::error::ok(visit.remember(&active.version, &state));
+        crate::pg::error::ok(visit.restore(&active.version, &state));
     }
     visit.categories()
 }

@@ -10,7 +10,7 @@ use crate::pg::threads::{self, Pipeline};
 use coupon_base::Error;
 use coupon_base::Result;
 use coupon_events::events::{Kind, MAX_ATTRIBUTES};
-use coupon_model::churn::{Model, Queue, Room, Scored, Stream};
+use coupon_model::churn::{Buffers, Model, Queue, Scored, Stream};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -70,7 +70,7 @@ fn score(window: Range<i64>, out: &mut Output) {
         let mut facts = Facts::default();
         let budget = settings::training_memory();
         // A worker takes the room that another has left.
-        let rooms: Mutex<Vec<Room>> = Mutex::default();
+        let rooms: Mutex<Vec<Buffers>> = Mutex::default();
         let work = |batch: Queue, stop: &AtomicBool| {
             let mut room = rooms.lock().ok().and_then(|mut rooms| rooms.pop()).unwrap_or_default();
             let scored = batch.score(model, &mut room, &mut || threads::go_on(stop));

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use coupon_events::events::{Kind, SECOND};
-use coupon_model::churn::{Example, Model, Room, Spec, Step, Trainer, View, Vocabulary};
+use coupon_model::churn::{Buffers, Example, Model, Spec, Step, Trainer, View, Vocabulary};
 
 /// Views of one session; the longest that is no bot's.
 const VIEWS: usize = 100;
@@ -51,7 +51,7 @@ fn measure(model: &Model, views: &[View], which: &str) -> coupon_base::Result<()
     });
     let mut running = model.resume(&stored)?;
     let step = median(CALLS, || model.step(0, &mut running, black_box(&view)));
-    let mut room = Room::default();
+    let mut room = Buffers::default();
     let array = median(1, || model.score_last(0, black_box(views), &mut room));
     assert!(
         (model.score_last(0, views, &mut room).unwrap_or(0.0) - model.score(0, views)[views.len() - 1]).abs() < 1e-6

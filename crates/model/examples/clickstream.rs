@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
 use coupon_events::events::{Kind, MAX_ATTRIBUTES, SECOND};
-use coupon_model::churn::inputs::{Layout, Tracker};
+use coupon_model::churn::inputs::{FeatureState, Layout};
 use coupon_model::churn::{Example, Level, LossOn, Spec, Step, Trainer, View, Vocabulary, Words, report, simd_level};
 use coupon_statistics::metrics::Metrics;
 
@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn multiply_adds(examples: &[Example], vocabulary: &Vocabulary, spec: &Spec) -> f64 {
     let attributes: Vec<usize> = vocabulary.attributes.iter().map(Vec::len).collect();
     let layout = Layout::new(spec.features, vocabulary.pages.len(), vocabulary.categories.len(), &attributes);
-    let (mut tracker, mut inputs, mut total) = (Tracker::new(&layout), Vec::new(), 0);
+    let (mut tracker, mut inputs, mut total) = (FeatureState::new(&layout), Vec::new(), 0);
     for e in examples {
         let (views, counted) = match spec.loss_on {
             LossOn::EveryView => (e.views, e.views.len()),

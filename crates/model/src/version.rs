@@ -2,7 +2,7 @@
 
 use crate::churn;
 use coupon_base::error::{Error, Result};
-use coupon_policy::Replay;
+use coupon_policy::ReplayTable;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -48,9 +48,9 @@ pub fn digest(stages: &[Stage]) -> String {
 /// Thresholds, for sessions scored by their segment's model and by the pooled one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
-    pub segments: Replay,
-    pub pooled: Replay,
+pub struct ThresholdPlan {
+    pub segments: ReplayTable,
+    pub pooled: ReplayTable,
 }
 
 /// A version as it serves.
@@ -60,7 +60,7 @@ pub struct Version {
     /// `None` where the log was too small for one.
     pub churn: Option<churn::Model>,
     pub rank: coupon_rank::Model,
-    pub plan: Plan,
+    pub plan: ThresholdPlan,
 }
 
 impl Version {
@@ -71,7 +71,7 @@ impl Version {
     pub fn decode(stages: &[Stage]) -> Result<Version> {
         let parts: Vec<_> = stages.iter().map(|s| (&*s.stage, s.segment, &*s.weights)).collect();
         let card = stages.iter().find(|s| s.stage == "issue").map_or(&Value::Null, |s| &s.card);
-        Version::of(&parts, || Plan::deserialize(card))
+        Version::of(&parts, || ThresholdPlan::deserialize(card))
     }
 
     /// As [`Version::decode`], from stage, segment and weights of each, and the JSON of the card of stage issue: as a
@@ -80,7 +80,7 @@ impl Version {
         Version::of(parts, || serde_json::from_str(card))
     }
 
-    fn of(parts: &[(&str, u32, &[u8])], plan: impl FnOnce() -> serde_json::Result<Plan>) -> Result<Version> {
+    fn of(parts: &[(&str, u32, &[u8])], plan: impl FnOnce() -> serde_json::Result<ThresholdPlan>) -> Result<Version> {
         let one = |name: &str| {
             let found = parts.iter().find(|part| part.0 == name).map(|part| part.2);
             found.ok_or_else(|| Error::Corrupt(format!("stage {name} is missing")))

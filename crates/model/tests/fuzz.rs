@@ -8,7 +8,7 @@ use coupon_base::Error;
 use coupon_events::events::Kind;
 use coupon_model::artefact::Artefact;
 use coupon_model::churn::Model;
-use coupon_model::live::{Click, Visit};
+use coupon_model::live::{Click, LiveSession};
 use coupon_model::version::Version;
 use coupon_policy::{Moment, Policy, eligible};
 use coupon_rank::SessionCategories;
@@ -258,15 +258,15 @@ fn click(n: i64) -> Click {
 }
 
 /// A session goes on from here as probabilities should.
-fn go_on(version: &Version, visit: &mut Visit) {
+fn go_on(version: &Version, visit: &mut LiveSession) {
     for n in 0..6 {
         visit.click(Some(version), &click(n));
         if version.churn.is_some() && !visit.frozen {
             assert!(visit.churn.is_some_and(|p| p > 0.0 && p < 1.0), "P(churn) is {:?}", visit.churn);
             assert!(visit.interest.is_some_and(|p| p > 0.0 && p < 1.0), "interest is {:?}", visit.interest);
         }
-        let mut again = Visit::stored(visit.views, false, false, visit.churn, visit.interest);
-        again.remember(version, &visit.to_bytes().unwrap()).expect("what serves stores what it can read");
+        let mut again = LiveSession::stored(visit.views, false, false, visit.churn, visit.interest);
+        again.restore(version, &visit.to_bytes().unwrap()).expect("what serves stores what it can read");
     }
 }
 
@@ -277,7 +277,7 @@ fn serve(version: &Version) {
         assert!((1..=groups).contains(&version.segment.assign(&row)));
     }
     for segment in [0, 1, groups, groups + 1] {
-        let mut visit = Visit::begin(Some(version), segment);
+        let mut visit = LiveSession::begin(Some(version), segment);
         go_on(version, &mut visit);
         for (profile, session) in [(&[][..], SessionCategories::default()), (&[(0, 2.0), (3, 1.0)], visit.categories())]
         {
@@ -360,7 +360,7 @@ proptest! {
                 let mut version = VERSION.clone();
                 version.churn = Some(model);
                 for segment in [0, 1, 2] {
-                    go_on(&version, &mut Visit::begin(Some(&version), segment));
+                    go_on(&version, &mut LiveSession::begin(Some(&version), segment));
                 }
             }
         }
@@ -371,12 +371,12 @@ proptest! {
     fn changed_sessions(edits in edits(), clicks in 0i64..20, segment in 0u32..4) {
         let _alone = alone();
         let version = &*VERSION;
-        let mut visit = Visit::begin(Some(version), segment);
+        let mut visit = LiveSession::begin(Some(version), segment);
         (0..clicks).for_each(|n| visit.click(Some(version), &click(n)));
         let mut bytes = visit.to_bytes().unwrap();
         edits.into_iter().for_each(|edit| edit_bytes(&mut bytes, edit));
-        let mut changed = Visit::stored(visit.views, false, false, visit.churn, visit.interest);
-        match within(MULTIPLE, bytes.len(), || changed.remember(version, &bytes)) {
+        let mut changed = LiveSession::stored(visit.views, false, false, visit.churn, visit.interest);
+        match within(MULTIPLE, bytes.len(), || changed.restore(version, &bytes)) {
             Err(Error::Corrupt(_)) => {}
             Err(other) => prop_assert!(false, "another error: {other:?}"),
             Ok(()) => go_on(version, &mut changed),

@@ -17,7 +17,7 @@ mod thresholds;
 pub use conditions::{Assignment, Condition, Outcome, Verdict, assign, conditions, eligible, verdict};
 pub use draw::{SALT_ARM, SALT_ISSUE, SALT_VIEW, arm, draw};
 pub use replay::replay;
-pub use thresholds::{Moment, Policy, Replay, Row, Thresholds};
+pub use thresholds::{Moment, Policy, ReplayTable, Row, Thresholds};
 
 use coupon_base::Result;
 use coupon_base::spec::{self, require};

@@ -1,6 +1,6 @@
 //! Thresholds by replay: complete sessions, walked view by view as the trigger would.
 
-use super::{Moment, Policy, Replay, Row, Spec, Thresholds, eligible};
+use super::{Moment, Policy, ReplayTable, Row, Spec, Thresholds, eligible};
 use coupon_base::Result;
 
 /// Sets the thresholds of every policy for every target of the specification.
@@ -17,9 +17,9 @@ use coupon_base::Result;
 /// Of the shares that the scores allow (ties are met together) the nearest to the target is taken, the lower if two
 /// are; with distinct scores and enough interested sessions that is within half a session. Cost: O(views) a target and
 /// a sort of the sessions.
-pub fn replay(paths: &[Vec<f64>], spec: &Spec) -> Result<Replay> {
+pub fn replay(paths: &[Vec<f64>], spec: &Spec) -> Result<ReplayTable> {
     spec.validate()?;
-    let mut replay = Replay::fallback(&paths.iter().map(Vec::len).collect::<Vec<_>>(), spec)?;
+    let mut replay = ReplayTable::fallback(&paths.iter().map(Vec::len).collect::<Vec<_>>(), spec)?;
     replay.rows = spec.target_shares.iter().map(|&target| row(paths, spec, &replay, target)).collect();
     Ok(replay)
 }
@@ -38,7 +38,7 @@ pub(super) fn reaching(view_counts: impl Iterator<Item = usize>, spec: &Spec) ->
     last
 }
 
-fn row(paths: &[Vec<f64>], spec: &Spec, replay: &Replay, target: f64) -> Row {
+fn row(paths: &[Vec<f64>], spec: &Spec, replay: &ReplayTable, target: f64) -> Row {
     let share = |ratio: f64| (ratio * target * paths.len() as f64).min(paths.len() as f64);
     let highest = |eta: f64, value: fn(&Moment) -> f64| -> Vec<f64> {
         let highest = |path: &Vec<f64>| {

@@ -159,7 +159,7 @@ fn between_targets_thresholds_are_interpolated() {
 fn json_changes_no_decision() {
     let paths = shop(5000, 5);
     let before = replay(&paths, &Spec::default()).unwrap();
-    let after: Replay = serde_json::from_str(&serde_json::to_string(&before).unwrap()).unwrap();
+    let after: ReplayTable = serde_json::from_str(&serde_json::to_string(&before).unwrap()).unwrap();
     for (before, after) in before.rows.iter().zip(&after.rows) {
         for (before, after) in [(&before.at_risk, &after.at_risk), (&before.risk, &after.risk)] {
             for path in &paths {
@@ -175,7 +175,7 @@ fn without_a_churn_model() {
     let spec = Spec::default();
     // 1,000 sessions, 400 of at least four views: a target of 2 % draws 5 % of all.
     let counts: Vec<usize> = (0..1000).map(|i| if i % 5 < 2 { 4 + i % 7 } else { i % 4 }).collect();
-    let replay = Replay::fallback(&counts, &spec).unwrap();
+    let replay = ReplayTable::fallback(&counts, &spec).unwrap();
     let thresholds = replay.thresholds(Policy::Random, 0.02).unwrap();
     assert_eq!(thresholds.views, [(4, 1.0)]);
     assert!((thresholds.random_share - 0.05).abs() < 1e-12 && (thresholds.realised - 0.02).abs() < 1e-12);
@@ -183,7 +183,7 @@ fn without_a_churn_model() {
     let most = replay.thresholds(Policy::Random, 0.5).unwrap();
     assert_eq!((most.random_share, most.realised), (1.0, 0.4));
     assert!(replay.thresholds(Policy::AtRisk, 0.02).unwrap_err().to_string().contains("churn model"));
-    assert_eq!(Replay::fallback(&[], &spec).unwrap().thresholds(Policy::Random, 0.02).unwrap().random_share, 0.02);
+    assert_eq!(ReplayTable::fallback(&[], &spec).unwrap().thresholds(Policy::Random, 0.02).unwrap().random_share, 0.02);
 }
 
 /// What a policy draws is never above its target where the training saw nobody, or hardly anybody, go on to a view at
@@ -193,7 +193,7 @@ fn few_long_sessions_are_no_reason_to_draw_everybody() {
     let spec = Spec::default();
     for long in [0, 1, 29] {
         let counts: Vec<usize> = (0..300).map(|i| if i < long { 6 } else { 1 }).collect();
-        let replay = Replay::fallback(&counts, &spec).unwrap();
+        let replay = ReplayTable::fallback(&counts, &spec).unwrap();
         let thresholds = replay.thresholds(Policy::Random, 0.0134).unwrap();
         assert_eq!(thresholds.random_share, 0.0134, "{long} of 300");
         assert!((thresholds.realised - 0.0134 * long as f64 / 300.0).abs() < 1e-12);

@@ -113,7 +113,7 @@ pub struct Row {
 /// What a replay found: a row a target, for the card and for campaigns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Replay {
+pub struct ReplayTable {
     /// Sessions replayed, short ones included.
     pub sessions: u64,
     /// How many of them had a view `min_views`, `min_views` + 1, … `max_views`; ends where it is 0.
@@ -123,12 +123,12 @@ pub struct Replay {
     pub rows: Vec<Row>,
 }
 
-impl Replay {
+impl ReplayTable {
     /// For a log without a churn model: only policy `random`, at the first eligible view. `view_counts` are the page
     /// views of each complete session.
-    pub fn fallback(view_counts: &[usize], spec: &Spec) -> Result<Replay> {
+    pub fn fallback(view_counts: &[usize], spec: &Spec) -> Result<ReplayTable> {
         spec.validate()?;
-        Ok(Replay {
+        Ok(ReplayTable {
             sessions: view_counts.len() as u64,
             reaching: super::replay::reaching(view_counts.iter().copied(), spec),
             min_views: spec.min_views,

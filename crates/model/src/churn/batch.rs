@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::inputs::{Layout, Tracker};
+use super::inputs::{FeatureState, Layout};
 use super::{Example, LossOn, Spec, View};
 
 /// Sessions of like length, the longest first. Step t holds the rows `starts[t]..starts[t + 1]`, one a session that has
@@ -17,7 +17,7 @@ pub struct Batch {
     pub counted: Vec<Counted>,
     order: Vec<(usize, usize)>,
     buffer: Vec<(u32, f32)>,
-    tracker: Option<Tracker>,
+    tracker: Option<FeatureState>,
 }
 
 /// A view whose logit counts in the loss.
@@ -60,7 +60,7 @@ impl Batch {
         self.counted.extend(last.map(|step| Counted { step, session: 0, target: 1.0, weight: 1.0 }));
     }
 
-    /// Through the same [`Tracker`] that serves live. `counts` gives target and weight of a session's view, if it counts.
+    /// Through the same [`FeatureState`] that serves live. `counts` gives target and weight of a session's view, if it counts.
     fn pack(&mut self, sessions: &[&[View]], layout: &Layout, counts: impl Fn(usize, usize) -> Option<(f32, f32)>) {
         self.order.clear();
         self.order.extend(sessions.iter().map(|views| views.len()).zip(0..));
@@ -79,7 +79,7 @@ impl Batch {
         self.rows.resize(row, 0..0);
         self.entries.clear();
         self.counted.clear();
-        let tracker = self.tracker.get_or_insert_with(|| Tracker::new(layout));
+        let tracker = self.tracker.get_or_insert_with(|| FeatureState::new(layout));
         for (place, &(_, session)) in self.order.iter().enumerate() {
             tracker.reset();
             for (t, view) in sessions[session].iter().enumerate() {

@@ -30,7 +30,7 @@ const POOL: usize = 32;
 /// Sessions of a batch that are worth a thread: with fewer rows a step the matrix product is slow.
 const SHARE: usize = 8;
 /// Sessions of tune that a thread scores at a time.
-const BESIDE: usize = 32;
+const LANES: usize = 32;
 /// The cycle ends at this share of its peak rate, where training then stays.
 const FLOOR: f64 = 0.01;
 
@@ -335,7 +335,7 @@ pub(super) fn score(data: &Data, net: &Net, examples: &[Example], numbers: &[u32
         }
         sessions
     };
-    let groups: Vec<Vec<Vec<Scored>>> = numbers.par_chunks(BESIDE).map_init(Scorer::default, some).collect();
+    let groups: Vec<Vec<Vec<Scored>>> = numbers.par_chunks(LANES).map_init(Scorer::default, some).collect();
     for session in groups.into_iter().flatten() {
         scores.views.extend(session);
         scores.ends.push(scores.views.len());

@@ -11,7 +11,7 @@ use coupon_events::events::{Kind, MAX_ATTRIBUTES, Micros, SECOND};
 /// Upper edges of the gap's buckets, in seconds; one bucket more lies above them.
 pub(super) const GAPS: [f32; 9] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Recency falls by e in three views, e^(-1/3) a view, and is dropped 15 views later.
-pub(super) const FADE: f32 = 0.716_531_3;
+pub(super) const RECENCY_DECAY: f32 = 0.716_531_3;
 const FORGOTTEN: f32 = 0.0067;
 
 /// Slots at most: kinds, pages and the unknown page.
@@ -128,7 +128,7 @@ impl Map {
 
 /// A session as far as its inputs need it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tracker {
+pub struct FeatureState {
     views: u32,
     first: Micros,
     /// The latest time seen, so that a clock running backwards counts as standing still.
@@ -138,13 +138,13 @@ pub struct Tracker {
     counters: Vec<f32>,
 }
 
-impl Tracker {
+impl FeatureState {
     /// Bytes before the counters.
     pub const HEADER: usize = 4 + 8 + 8 + 2 + 2;
 
     /// A session before its first view.
-    pub fn new(layout: &Layout) -> Tracker {
-        Tracker { views: 0, first: 0, last: 0, kind: 0, page: 0, counters: vec![0.0; layout.counters()] }
+    pub fn new(layout: &Layout) -> FeatureState {
+        FeatureState { views: 0, first: 0, last: 0, kind: 0, page: 0, counters: vec![0.0; layout.counters()] }
     }
 
     /// Before the first view again, of another session.
@@ -206,7 +206,7 @@ impl Tracker {
             }
         }
         for r in recency.iter_mut() {
-            *r = if *r * FADE < FORGOTTEN { 0.0 } else { *r * FADE };
+            *r = if *r * RECENCY_DECAY < FORGOTTEN { 0.0 } else { *r * RECENCY_DECAY };
         }
         for slot in [Some(kind), page.map(|p| Kind::PAGE + p)].into_iter().flatten() {
             counts[slot] += 1.0;
@@ -239,10 +239,10 @@ impl Tracker {
     }
 
     /// Reads the header; `counters` come from the caller, who has checked their number. `None` for a kind there is not.
-    pub(super) fn read(header: &[u8; Self::HEADER], counters: Vec<f32>) -> Option<Tracker> {
+    pub(super) fn read(header: &[u8; Self::HEADER], counters: Vec<f32>) -> Option<FeatureState> {
         let part = |from: usize, n: usize| &header[from..from + n];
         let kind = u16::from_le_bytes(part(20, 2).try_into().ok()?);
-        ((kind as usize) < Kind::PAGE).then_some(Tracker {
+        ((kind as usize) < Kind::PAGE).then_some(FeatureState {
             views: u32::from_le_bytes(part(0, 4).try_into().ok()?),
             first: Micros::from_le_bytes(part(4, 8).try_into().ok()?),
             last: Micros::from_le_bytes(part(12, 8).try_into().ok()?),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::inputs::{Layout, Tracker};
+use super::inputs::{FeatureState, Layout};
 use super::net::{Net, Scratch, Shape};
-use super::queue::{AT_ONCE, Room};
+use super::queue::{BATCH_SESSIONS, Buffers};
 use super::scorer::Scorer;
-use super::simd::BESIDE;
+use super::simd::LANES;
 use super::{Calibrator, Spec, View, Vocabulary};
 use coupon_base::Error;
 use coupon_base::Result;
@@ -33,7 +33,7 @@ pub struct Model {
 /// A live session between two views.
 #[derive(Debug, Clone)]
 pub struct State {
-    tracker: Tracker,
+    tracker: FeatureState,
     memory: Vec<f32>,
     /// Buffers of the step; not part of what is saved.
     scratch: Scratch,
@@ -47,7 +47,8 @@ impl State {
 
     /// What is stored between two clicks: little-endian, a fixed length for one model, read back by [`Model::resume`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(Tracker::HEADER + 4 * (self.tracker.counters().len() + self.memory.len()));
+        let mut out =
+            Vec::with_capacity(FeatureState::HEADER + 4 * (self.tracker.counters().len() + self.memory.len()));
         self.tracker.write(&mut out);
         put(&mut out, &self.memory);
         out
@@ -102,7 +103,7 @@ impl Model {
     /// A session before its first view.
     pub fn begin(&self) -> State {
         State {
-            tracker: Tracker::new(&self.layout),
+            tracker: FeatureState::new(&self.layout),
             memory: vec![0.0; Shape::new(&self.spec, self.layout.inputs()).memory()],
             scratch: Scratch::new(&self.spec, self.layout.entries()),
         }
@@ -119,10 +120,10 @@ impl Model {
     }
 
     /// [`Model::step`] of several sessions of one segment, each by a view of its own, to the bit.
-    pub fn step_beside(&self, segment: u32, sessions: [(&mut State, &View); BESIDE]) -> [f64; BESIDE] {
+    pub fn step_lanes(&self, segment: u32, sessions: [(&mut State, &View); LANES]) -> [f64; LANES] {
         let (net, calibrator) = self.of(segment);
         let views = sessions.each_ref().map(|(state, _)| state.views().saturating_add(1));
-        let logits = net.step_beside(sessions.map(|(state, view)| {
+        let logits = net.step_lanes(sessions.map(|(state, view)| {
             let before = state.views();
             state.tracker.advance(&self.layout, view, &mut state.scratch.entries);
             (&mut *state.memory, before, &mut state.scratch)
@@ -138,8 +139,8 @@ impl Model {
 
     /// P(churn) after the last view: the last of [`Model::score`], to rounding, in less time.
     /// `None` for no view.
-    pub fn score_last(&self, segment: u32, views: &[View], room: &mut Room) -> Option<f64> {
-        if views.len() > AT_ONCE {
+    pub fn score_last(&self, segment: u32, views: &[View], room: &mut Buffers) -> Option<f64> {
+        if views.len() > BATCH_SESSIONS {
             // All at once it would take kilobytes a view.
             return self.score(segment, views).pop();
         }
@@ -180,7 +181,7 @@ impl Model {
             return Err(Error::Corrupt(format!("a state of {} bytes, the model's have {expected}", bytes.len())));
         }
         let corrupt = || Error::Corrupt("a state that no session can be in".into());
-        let (header, floats) = bytes.split_first_chunk::<{ Tracker::HEADER }>().ok_or_else(corrupt)?;
+        let (header, floats) = bytes.split_first_chunk::<{ FeatureState::HEADER }>().ok_or_else(corrupt)?;
         let (counters, memory) = floats.as_chunks().0.split_at(self.layout.counters());
         let numbers = |bytes: &[[u8; 4]]| -> Vec<f32> { bytes.iter().map(|x| f32::from_le_bytes(*x)).collect() };
         let (counters, memory) = (numbers(counters), numbers(memory));
@@ -191,7 +192,7 @@ impl Model {
         if !sane {
             return Err(corrupt());
         }
-        let tracker = Tracker::read(header, counters).ok_or_else(corrupt)?;
+        let tracker = FeatureState::read(header, counters).ok_or_else(corrupt)?;
         Ok(State { tracker, memory, scratch: Scratch::new(&self.spec, self.layout.entries()) })
     }
 }

@@ -9,7 +9,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::Spec;
 use super::aligned::Aligned;
-use super::simd::{BESIDE, add_rows, add_rows_beside, add_sparse, gru, lstm_step};
+use super::simd::{LANES, add_rows, add_rows_lanes, add_sparse, gru, lstm_step};
 use super::spec::{Pooling, RnnType};
 
 /// The sizes of a network, which say where each tensor lies among its numbers.
@@ -298,13 +298,13 @@ impl Net {
     }
 
     /// [`Net::step`] of several sessions, to the bit.
-    pub(super) fn step_beside(&self, sessions: [(&mut [f32], u32, &mut Scratch); BESIDE]) -> [f32; BESIDE] {
+    pub(super) fn step_lanes(&self, sessions: [(&mut [f32], u32, &mut Scratch); LANES]) -> [f32; LANES] {
         let shape = &self.shape;
         let mut walks = sessions.map(|(memory, before, scratch)| scratch.walk(shape, memory, before));
         for (l, layer) in self.places.layers.iter().enumerate() {
             walks.iter_mut().for_each(|walk| self.enter(walk, l));
             let [a, b, c, d] = walks.each_mut().map(|walk| walk.recurrent(shape, l));
-            add_rows_beside([a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1], &self.values[layer.u.clone()]);
+            add_rows_lanes([a.0, b.0, c.0, d.0], [a.1, b.1, c.1, d.1], &self.values[layer.u.clone()]);
             walks.iter_mut().for_each(|walk| self.cell(walk, l));
         }
         walks.each_mut().map(|walk| self.leave(walk))

@@ -10,10 +10,10 @@ use coupon_events::events::{Kind, Micros};
 
 /// What scoring side by side needs room for: some megabytes, which are worth keeping from queue to queue.
 #[derive(Debug, Default)]
-pub struct Room(pub(super) Scorer);
+pub struct Buffers(pub(super) Scorer);
 
 /// Views that are scored side by side: some milliseconds, some megabytes.
-pub const AT_ONCE: usize = 4096;
+pub const BATCH_SESSIONS: usize = 4096;
 
 /// A session whose views are complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,12 @@ impl Queue {
 
     /// Scores every session, those of a segment side by side: what serves live, to rounding. `check` is called every few
     /// thousand views and may end the work with its error.
-    pub fn score(&self, model: &Model, room: &mut Room, check: &mut dyn FnMut() -> Result<()>) -> Result<Vec<Scored>> {
+    pub fn score(
+        &self,
+        model: &Model,
+        room: &mut Buffers,
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Scored>> {
         let mut scored = vec![Scored { views: 0, churn: f64::NAN, interest: 0.0 }; self.sessions.len()];
         let mut segments: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (i, queued) in self.sessions.iter().enumerate() {
@@ -65,7 +70,7 @@ impl Queue {
             while let Some(&longest) = rest.last() {
                 check()?;
                 let length = self.sessions[longest].views.len();
-                let some = (AT_ONCE / length).clamp(1, rest.len());
+                let some = (BATCH_SESSIONS / length).clamp(1, rest.len());
                 let (before, group) = rest.split_at(rest.len() - some);
                 rest = before;
                 let views: Vec<&[View]> = group.iter().map(|&i| &self.views[self.sessions[i].views.clone()]).collect();
@@ -73,11 +78,11 @@ impl Queue {
                     let to = &mut scored[group[i]];
                     *to = Scored { views: to.views + 1, churn, interest: to.interest.max(1.0 - churn) };
                 };
-                if length > AT_ONCE {
+                if length > BATCH_SESSIONS {
                     // Side by side it would take kilobytes a view.
                     let mut state = model.begin();
                     for (t, view) in views[0].iter().enumerate() {
-                        if t % AT_ONCE == 0 {
+                        if t % BATCH_SESSIONS == 0 {
                             check()?;
                         }
                         note(0, model.step(segment, &mut state, view));

@@ -96,14 +96,14 @@ const POPULATIONS: [Population; 5] = [
 /// # Errors
 /// What `check` returns.
 pub fn report(model: &Model, examples: &[Example], check: &mut dyn FnMut() -> Result<()>) -> Result<Report> {
-    report_beside(model, None, examples, check)
+    report_compared(model, None, examples, check)
 }
 
 /// [`report`], with [`super::Trainer::contender`] as the model `own`; without it, the model's own networks that serve.
 ///
 /// # Errors
 /// What `check` returns.
-pub fn report_beside(
+pub fn report_compared(
     model: &Model,
     contender: Option<&Model>,
     examples: &[Example],

@@ -5,19 +5,19 @@ mod running;
 use super::View;
 use super::aligned::Aligned;
 use super::batch::Batch;
-use super::inputs::{FADE, Layout};
+use super::inputs::{Layout, RECENCY_DECAY};
 use super::net::{Net, pool};
 use super::ops::{SparseProduct, repeat};
 use super::recurrent::Layer;
-use super::simd::{STRIP, add_sparse, lstm_alone, product, running_product};
+use super::simd::{TILE, add_sparse, lstm_alone, product, running_product};
 use super::spec::RnnType;
-use running::Running;
+use running::IncrementalFeatures;
 
-/// Room for all that scoring needs; kept from batch to batch.
+/// Buffers for all that scoring needs; kept from batch to batch.
 #[derive(Debug, Default)]
 pub struct Scorer {
     pub batch: Batch,
-    running: Running,
+    running: IncrementalFeatures,
     /// A stretch of columns of the inputs' weights.
     packed: Aligned,
     /// Each view's contributions to the convolution: rows × taps·channels.
@@ -58,8 +58,8 @@ impl Scorer {
         let (layer, changes) = (&net.places.layers[0], self.running.changes());
         let (b, w) = (&net.values[layer.b.clone()], &net.values[layer.w.clone()]);
         let gates = self.gates.sized(views.len() * net.shape.gates());
-        let packed = self.packed.sized(changes.rows() * STRIP);
-        running_product(gates, b, &changes, w, packed, FADE);
+        let packed = self.packed.sized(changes.rows() * TILE);
+        running_product(gates, b, &changes, w, packed, RECENCY_DECAY);
         self.recur(net).first().copied()
     }
 

@@ -26,7 +26,7 @@ proptest! {
     ) {
         let model = random_model(small(), seed);
         let mut stream = Stream::new(i64::MIN..i64::MAX);
-        let (mut batches, mut room) = (Vec::new(), Room::default());
+        let (mut batches, mut room) = (Vec::new(), Buffers::default());
         for (i, views) in sessions.iter().enumerate() {
             for view in views {
                 let at = view.at.min(i64::MAX - 1);
@@ -67,12 +67,12 @@ proptest! {
     ) {
         let spec = Spec { rnn_type: cell, num_layers: layers, hidden_size: hidden, conv_channels: convolution, conv_kernel: 3, pool_size: kernel, pool_stride: stride, ..small() };
         let model = random_model(spec, seed);
-        let mut beside = [(); BESIDE].map(|()| model.begin());
+        let mut beside = [(); LANES].map(|()| model.begin());
         let mut alone = beside.clone();
         for t in 0..5 {
             let [a, b, c, d] = &mut beside;
             let [w, x, y, z] = sessions.each_ref().map(|views| &views[t]);
-            let together = model.step_beside(2, [(a, w), (b, x), (c, y), (d, z)]);
+            let together = model.step_lanes(2, [(a, w), (b, x), (c, y), (d, z)]);
             for ((alone, views), churn) in alone.iter_mut().zip(&sessions).zip(together) {
                 prop_assert_eq!(model.step(2, alone, &views[t]), churn);
             }
@@ -160,7 +160,7 @@ fn a_cancel_ends_the_work() {
     assert!(stream.row("s", None, 0, Kind::View));
     stream.view(views[0]);
     stream.close();
-    assert_eq!(stream.take().score(&model, &mut Room::default(), cancelled), Err(Error::Cancelled));
+    assert_eq!(stream.take().score(&model, &mut Buffers::default(), cancelled), Err(Error::Cancelled));
 }
 
 /// Who looks at the basket buys, and nothing else matters: that view explains the session, and speaks for staying.

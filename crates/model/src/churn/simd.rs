@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::alone::*;
 use super::kernels::*;
 use super::sums::*;
-pub use super::sums::{BESIDE, Changes, FRESH, PACKED, STRIP};
+pub use super::sums::{Changes, FRESH, LANES, PACKED, TILE};
 
 /// What the CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -72,7 +72,7 @@ versions! {
     /// out (N) += Σ a_j · rows_j, rows of N.
     pub fn add_rows(out: &mut [f32], a: &[f32], rows: &[f32]) = add_rows_body;
     /// [`add_rows`] of several, to the bit.
-    pub fn add_rows_beside(out: [&mut [f32]; BESIDE], a: [&[f32]; BESIDE], rows: &[f32]) = add_rows_beside_body;
+    pub fn add_rows_lanes(out: [&mut [f32]; LANES], a: [&[f32]; LANES], rows: &[f32]) = add_rows_beside_body;
     /// out (N) += Σ x · rows_i over the entries (i, x), rows of N.
     pub fn add_sparse(out: &mut [f32], entries: &[(u32, f32)], rows: &[f32]) = add_sparse_body;
     /// Row r of out = bias + Σ x · w_i over the entries (i, x) of its range; `packed` (rows of w × [`PACKED`]) is room for
@@ -85,7 +85,7 @@ versions! {
         packed: &mut [f32],
     ) = sparse_product_body;
     /// Row t of out is the bias, a sum that stays, one that falls by `fade` a row, and what is of row t alone, of the rows
-    /// of w that the changes name. `packed` is room for [`Changes::rows`] × [`STRIP`].
+    /// of w that the changes name. `packed` is room for [`Changes::rows`] × [`TILE`].
     pub fn running_product(out: &mut [f32], bias: &[f32], changes: &Changes, w: &[f32], packed: &mut [f32], fade: f32) = running_product_body;
     /// rows_i += x · gradient over the entries (i, x): the transpose of [`add_sparse`].
     pub fn scatter(rows: &mut [f32], entries: &[(u32, f32)], gradient: &[f32]) = scatter_body;
@@ -188,10 +188,10 @@ pub mod tests {
                     let mut row = c[..n].to_vec();
                     add_rows(&mut row, &a[..k], &b);
                     close(&row, &wanted[..n]);
-                    let mut beside: [Vec<f32>; BESIDE] = std::array::from_fn(|_| c[..n].to_vec());
+                    let mut beside: [Vec<f32>; LANES] = std::array::from_fn(|_| c[..n].to_vec());
                     let [first, second, third, fourth] = &mut beside;
                     let other: Vec<f32> = a[..k].iter().map(|x| x * 0.5).collect();
-                    add_rows_beside([first, second, third, fourth], [&a[..k], &other, &a[..k], &other], &b);
+                    add_rows_lanes([first, second, third, fourth], [&a[..k], &other, &a[..k], &other], &b);
                     let mut halved = c[..n].to_vec();
                     add_rows(&mut halved, &other, &b);
                     assert_eq!(beside, [row.clone(), halved.clone(), row.clone(), halved]);

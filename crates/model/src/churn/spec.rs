@@ -179,7 +179,7 @@ impl Spec {
 
     /// Bytes of a saved state.
     pub(super) fn state_bytes(&self, layout: &Layout) -> usize {
-        super::inputs::Tracker::HEADER + 4 * (layout.counters() + Shape::new(self, layout.inputs()).memory())
+        super::inputs::FeatureState::HEADER + 4 * (layout.counters() + Shape::new(self, layout.inputs()).memory())
     }
 }
 

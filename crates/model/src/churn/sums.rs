@@ -121,13 +121,13 @@ pub fn add_rows_body<const FMA: bool, const MR: usize, const NR: usize>(out: &mu
 }
 
 /// Sessions that are advanced side by side: what a row of weights costs is to fetch it.
-pub const BESIDE: usize = 4;
+pub const LANES: usize = 4;
 
 /// To the bit what [`add_rows_body`] gives for each.
 #[inline(always)]
 pub fn add_rows_beside_body<const FMA: bool, const MR: usize, const NR: usize>(
-    out: [&mut [f32]; BESIDE],
-    a: [&[f32]; BESIDE],
+    out: [&mut [f32]; LANES],
+    a: [&[f32]; LANES],
     rows: &[f32],
 ) {
     let width = out[0].len();
@@ -157,8 +157,8 @@ pub fn add_rows_beside_body<const FMA: bool, const MR: usize, const NR: usize>(
 /// N columns of each, in registers.
 #[inline(always)]
 fn strip_beside<const FMA: bool, const N: usize>(
-    out: &mut [&mut [f32]; BESIDE],
-    [a, b, c, d]: [&[f32]; BESIDE],
+    out: &mut [&mut [f32]; LANES],
+    [a, b, c, d]: [&[f32]; LANES],
     rows: &[f32],
     width: usize,
     from: usize,
@@ -224,7 +224,7 @@ pub fn sparse_product_body<const FMA: bool, const MR: usize, const NR: usize>(
 pub const FRESH: usize = 32;
 
 /// The widest strip of [`running_product_body`].
-pub const STRIP: usize = 64;
+pub const TILE: usize = 64;
 
 /// The inputs of consecutive rows as changes from row to row.
 ///

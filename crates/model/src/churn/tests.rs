@@ -92,7 +92,7 @@ proptest! {
     #[test]
     fn live_and_array_agree(spec in spec(), seed in any::<u64>(), views in prop::collection::vec(view(), 1..40)) {
         let model = random_model(spec, seed);
-        let mut room = Room::default();
+        let mut room = Buffers::default();
         prop_assert_eq!(model.score_last(0, &[], &mut room), None);
         for segment in [0, 2, 5, 99] {
             let array = model.score(segment, &views);
@@ -165,7 +165,7 @@ proptest! {
     #[test]
     fn inputs_fit_their_layout(spec in spec(), views in prop::collection::vec(view(), 1..60)) {
         let layout = layout(&spec, &vocabulary());
-        let mut tracker = inputs::Tracker::new(&layout);
+        let mut tracker = inputs::FeatureState::new(&layout);
         let mut out = Vec::with_capacity(layout.entries());
         let capacity = out.capacity();
         for view in &views {

@@ -1,6 +1,6 @@
 //! A running session: what one click changes. The same routine serves the trigger and the rebuilding of a session.
 
-use crate::churn::{self, BESIDE};
+use crate::churn::{self, LANES};
 use crate::version::Version;
 use coupon_base::error::{Error, Result};
 use coupon_events::events::{Kind, MAX_ATTRIBUTES, Micros};
@@ -74,7 +74,7 @@ fn null_last<T>(a: &Option<T>, b: &Option<T>, order: impl Fn(&T, &T) -> Ordering
 
 /// What is known of a running session; everything but `memory` has a column of its own.
 #[derive(Debug, Clone, Default)]
-pub struct Visit {
+pub struct LiveSession {
     /// Page views so far.
     pub views: u32,
     /// A checkout or purchase happened.
@@ -95,20 +95,20 @@ struct Memory {
     categories: SessionCategories,
 }
 
-impl Visit {
+impl LiveSession {
     /// A session before its first click. Without a version it is only counted.
-    pub fn begin(version: Option<&Version>, scoring: u32) -> Visit {
+    pub fn begin(version: Option<&Version>, scoring: u32) -> LiveSession {
         let memory = version.map(|v| Memory {
             scoring,
             churn: v.churn.as_ref().map(|m| m.begin()),
             categories: SessionCategories::default(),
         });
-        Visit { memory, ..Visit::default() }
+        LiveSession { memory, ..LiveSession::default() }
     }
 
-    /// A session as its columns hold it; [`Visit::remember`] puts its memory back.
-    pub fn stored(views: u32, frozen: bool, purchased: bool, churn: Option<f64>, interest: Option<f64>) -> Visit {
-        Visit { views, frozen, purchased, churn, interest, memory: None }
+    /// A session as its columns hold it; [`LiveSession::restore`] puts its memory back.
+    pub fn stored(views: u32, frozen: bool, purchased: bool, churn: Option<f64>, interest: Option<f64>) -> LiveSession {
+        LiveSession { views, frozen, purchased, churn, interest, memory: None }
     }
 
     /// Advances by one click. After a checkout or purchase nothing but a purchase is noted.
@@ -118,9 +118,9 @@ impl Visit {
         }
     }
 
-    /// [`Visit::click`] of several sessions of one version, each by a click of its own: to the bit the same, in less time
+    /// [`LiveSession::click`] of several sessions of one version, each by a click of its own: to the bit the same, in less time
     /// where one segment's model scores them all.
-    pub fn click_beside<T: AsRef<str>>(version: Option<&Version>, clicks: [(&mut Visit, &Click<T>); BESIDE]) {
+    pub fn apply_lanes<T: AsRef<str>>(version: Option<&Version>, clicks: [(&mut LiveSession, &Click<T>); LANES]) {
         let mut seen = clicks.map(|(visit, click)| {
             let seen = visit.see(version, click);
             (visit, seen)
@@ -132,7 +132,7 @@ impl Visit {
             Some((*model, memory.churn.as_mut()?, view))
         });
         if let [Some(a), Some(b), Some(c), Some(d)] = states {
-            let all = a.0.step_beside(scoring, [(a.1, a.2), (b.1, b.2), (c.1, c.2), (d.1, d.2)]);
+            let all = a.0.step_lanes(scoring, [(a.1, a.2), (b.1, b.2), (c.1, c.2), (d.1, d.2)]);
             seen.iter_mut().zip(all).for_each(|((visit, _), churn)| visit.note(churn));
         } else {
             for (visit, seen) in seen {
@@ -198,11 +198,11 @@ impl Visit {
         Some(out)
     }
 
-    /// Puts back what [`Visit::to_bytes`] gave.
+    /// Puts back what [`LiveSession::to_bytes`] gave.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for bytes that this version's model cannot have written.
-    pub fn remember(&mut self, version: &Version, bytes: &[u8]) -> Result<()> {
+    pub fn restore(&mut self, version: &Version, bytes: &[u8]) -> Result<()> {
         let corrupt = || Error::Corrupt("a session's state".into());
         let (scoring, rest) = bytes.split_first_chunk::<4>().ok_or_else(corrupt)?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(corrupt)?;

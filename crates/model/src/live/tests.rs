@@ -52,14 +52,14 @@ const PAGES: &[Kind] = &[Kind::View, Kind::Search, Kind::Cart, Kind::Uncart];
 type Bits = (u32, [bool; 2], [Option<u64>; 2], Option<Vec<u8>>);
 
 /// All of a visit to the bit.
-fn bits(visit: &Visit) -> Bits {
+fn bits(visit: &LiveSession) -> Bits {
     let scores = [visit.churn, visit.interest].map(|x| x.map(f64::to_bits));
     (visit.views, [visit.frozen, visit.purchased], scores, visit.to_bytes())
 }
 
-fn stored(visit: &Visit, version: &Version) -> Visit {
-    let mut stored = Visit::stored(visit.views, visit.frozen, visit.purchased, visit.churn, visit.interest);
-    stored.remember(version, &visit.to_bytes().unwrap()).unwrap();
+fn stored(visit: &LiveSession, version: &Version) -> LiveSession {
+    let mut stored = LiveSession::stored(visit.views, visit.frozen, visit.purchased, visit.churn, visit.interest);
+    stored.restore(version, &visit.to_bytes().unwrap()).unwrap();
     stored
 }
 
@@ -76,7 +76,7 @@ proptest! {
         if !churn {
             version.churn = None;
         }
-        let mut kept = Visit::begin(Some(&version), scoring);
+        let mut kept = LiveSession::begin(Some(&version), scoring);
         let mut passed = kept.clone();
         let mut views = 0;
         for click in &clicks {
@@ -103,7 +103,7 @@ proptest! {
             model.vocabulary().view(c.at, c.kind, c.page.as_deref(), c.category.as_deref(), c.price, &attributes)
         };
         let all = model.score(scoring, &clicks.iter().map(view).collect::<Vec<_>>());
-        let mut visit = Visit::begin(Some(version), scoring);
+        let mut visit = LiveSession::begin(Some(version), scoring);
         for (click, churn) in clicks.iter().zip(&all) {
             visit.click(Some(version), click);
             prop_assert_eq!(visit.churn, Some(*churn));
@@ -124,12 +124,12 @@ proptest! {
             version.churn = None;
         }
         let version = Some(&version);
-        let mut alone = scoring.map(|segment| Visit::begin(version, segment));
+        let mut alone = scoring.map(|segment| LiveSession::begin(version, segment));
         let mut beside = alone.clone();
         for t in 0..clicks.iter().map(Vec::len).min().unwrap() {
             let [a, b, c, d] = &mut beside;
             let [w, x, y, z] = clicks.each_ref().map(|clicks| &clicks[t]);
-            Visit::click_beside(version, [(a, w), (b, x), (c, y), (d, z)]);
+            LiveSession::apply_lanes(version, [(a, w), (b, x), (c, y), (d, z)]);
             alone.iter_mut().zip(&clicks).for_each(|(visit, clicks)| visit.click(version, &clicks[t]));
             prop_assert_eq!(alone.each_ref().map(bits), beside.each_ref().map(bits));
         }
@@ -142,7 +142,7 @@ proptest! {
         after in prop::collection::vec(any_click(&Kind::ALL), 0..10),
     ) {
         let version = Some(&shop().version);
-        let mut visit = Visit::begin(version, 1);
+        let mut visit = LiveSession::begin(version, 1);
         before.iter().for_each(|c| visit.click(version, c));
         let open = bits(&visit);
         visit.click(version, &end);
@@ -155,7 +155,7 @@ proptest! {
 
     #[test]
     fn any_bytes_at_all_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
-        prop_assert!(matches!(Visit::default().remember(&shop().version, &bytes), Err(Error::Corrupt(_))));
+        prop_assert!(matches!(LiveSession::default().restore(&shop().version, &bytes), Err(Error::Corrupt(_))));
     }
 
     /// A state with some bits wrong is refused, or still gives probabilities.
@@ -166,7 +166,7 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let version = &shop().version;
-        let mut visit = Visit::begin(Some(version), 0);
+        let mut visit = LiveSession::begin(Some(version), 0);
         visit.click(Some(version), &clicks[0]);
         let mut bytes = visit.to_bytes().unwrap();
         for (at, bit) in flips {
@@ -176,7 +176,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        match visit.remember(version, &bytes) {
+        match visit.restore(version, &bytes) {
             Ok(()) => for click in &clicks {
                 visit.click(Some(version), click);
                 prop_assert!(visit.churn.is_some_and(|p| p > 0.0 && p < 1.0));

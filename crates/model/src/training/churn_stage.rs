@@ -1,13 +1,13 @@
 //! The churn stage: the models, how good they are on the judge window, and the thresholds that window sets.
 
-use super::{Ground, Job, Observer, Report};
+use super::{Job, Observer, PreparedData, Report};
 use crate::churn::{self, Example, Gate, Model, Step, Trainer, View, Vocabulary, Words};
-use crate::version::{Plan, Stage};
+use crate::version::{Stage, ThresholdPlan};
 use coupon_base::error::{Error, Result};
 use coupon_base::memory;
 use coupon_events::events::{Event, Log};
 use coupon_events::sessions::{Sessions, pause};
-use coupon_policy::{self, Replay};
+use coupon_policy::{self, ReplayTable};
 use serde_json::json;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub(super) struct Trained {
     pub gate: Gate,
 }
 
-pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Trained> {
+pub(super) fn train(ground: &PreparedData, segments: &[u32], observer: &mut dyn Observer) -> Result<Trained> {
     let (job, spec) = (ground.job, &ground.job.spec.churn);
     let all = &ground.sessions.sessions;
     if let Err(reason) = spec.enough(all.len(), ground.sessions.buyers()) {
@@ -39,7 +39,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
     observer.enter("evaluation");
     let views = encode(job.log, &ground.sessions, model.vocabulary(), judge.clone(), &mut || observer.check())?;
     let judged = examples(&ground.sessions, &views, &ground.weights, segments, judge)?;
-    let report = churn::report_beside(&model, learned.contender.as_ref(), &judged, &mut || observer.check())?;
+    let report = churn::report_compared(&model, learned.contender.as_ref(), &judged, &mut || observer.check())?;
     let gate = compare(ground, &report, before.as_deref(), observer)?;
     // The view coupon.accuracy has them all; here what is asked first.
     let asked = |row: &&churn::Row| row.segment.is_none() && ["truncated", "live"].contains(&&*row.population);
@@ -55,7 +55,7 @@ pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observ
         });
     }
     observer.enter("replay");
-    let plan = Plan {
+    let plan = ThresholdPlan {
         segments: replay(ground, &model, &judged, true, observer)?,
         pooled: replay(ground, &model, &judged, false, observer)?,
     };
@@ -97,7 +97,7 @@ struct Learned {
 
 /// Trains on the sessions of two windows that lie together, starting from `warm` where the specification says so.
 fn learn(
-    ground: &Ground,
+    ground: &PreparedData,
     segments: &[u32],
     [fit, tune]: [Range<usize>; 2],
     warm: Option<&Model>,
@@ -162,7 +162,7 @@ fn learn(
 
 /// What serves, once the card is written: the same training over the whole log, of which the newest sessions, as many as
 /// tune has, are tune. The card stays that of the training before: nothing is left that could judge this one.
-fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Learned> {
+fn refit(ground: &PreparedData, segments: &[u32], observer: &mut dyn Observer) -> Result<Learned> {
     observer.enter("refit");
     let said = "the same training a window later: it serves, and the card is of the one before";
     observer.report(Report { stage: "refit", note: Some(said.into()), ..Report::default() });
@@ -177,12 +177,12 @@ fn refit(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Resu
 }
 
 /// The stage where there is too little to learn from: only arms of policy `random` can issue under such a version.
-fn without(ground: &Ground, reason: &str, observer: &mut dyn Observer) -> Result<Trained> {
+fn without(ground: &PreparedData, reason: &str, observer: &mut dyn Observer) -> Result<Trained> {
     let note = format!("no churn model: {reason}; only arms of policy random can issue");
     observer.report(Report { stage: "churn", note: Some(note), ..Report::default() });
     let counts: Vec<usize> = ground.sessions.sessions.iter().map(|s| s.len()).collect();
-    let replay = Replay::fallback(&counts, &ground.job.spec.issue)?;
-    let stage = issue_stage(ground, Plan { segments: replay.clone(), pooled: replay });
+    let replay = ReplayTable::fallback(&counts, &ground.job.spec.issue)?;
+    let stage = issue_stage(ground, ThresholdPlan { segments: replay.clone(), pooled: replay });
     Ok(Trained { stages: vec![stage], gate: churn::gate(&[], None, usize::MAX) })
 }
 
@@ -202,7 +202,11 @@ fn words<'a>(log: &'a Log, e: &Event) -> Words<'a> {
 }
 
 /// The words of the sessions in the range.
-pub(super) fn vocabulary(ground: &Ground, range: Range<usize>, observer: &mut dyn Observer) -> Result<Vocabulary> {
+pub(super) fn vocabulary(
+    ground: &PreparedData,
+    range: Range<usize>,
+    observer: &mut dyn Observer,
+) -> Result<Vocabulary> {
     let (job, sessions) = (ground.job, &ground.sessions.sessions[range]);
     let mut stopped = Ok(());
     let views = sessions.iter().flat_map(|s| ground.sessions.views(job.log, s)).enumerate();
@@ -260,7 +264,12 @@ fn judged_before<'a>(job: &Job<'a>) -> Result<Option<Cow<'a, Model>>> {
 }
 
 /// The gate: new and active version on the same judge sessions.
-fn compare(ground: &Ground, new: &churn::Report, before: Option<&Model>, observer: &mut dyn Observer) -> Result<Gate> {
+fn compare(
+    ground: &PreparedData,
+    new: &churn::Report,
+    before: Option<&Model>,
+    observer: &mut dyn Observer,
+) -> Result<Gate> {
     let judge = ground.windows[2].clone();
     let old = match (ground.job.base, before) {
         (Some((version, _)), Some(model)) => {
@@ -290,7 +299,13 @@ pub(super) fn evaluate(
 }
 
 /// Thresholds from the judge window, replayed as the trigger would score it.
-fn replay(ground: &Ground, model: &Model, judge: &[Example], own: bool, observer: &mut dyn Observer) -> Result<Replay> {
+fn replay(
+    ground: &PreparedData,
+    model: &Model,
+    judge: &[Example],
+    own: bool,
+    observer: &mut dyn Observer,
+) -> Result<ReplayTable> {
     let mut paths = Vec::with_capacity(judge.len());
     for e in judge {
         observer.check()?;
@@ -299,7 +314,7 @@ fn replay(ground: &Ground, model: &Model, judge: &[Example], own: bool, observer
     coupon_policy::replay(&paths, &ground.job.spec.issue)
 }
 
-fn issue_stage(ground: &Ground, plan: Plan) -> Stage {
+fn issue_stage(ground: &PreparedData, plan: ThresholdPlan) -> Stage {
     Stage {
         stage: "issue".into(),
         segment: 0,

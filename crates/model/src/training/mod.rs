@@ -125,7 +125,7 @@ pub struct Outcome {
 }
 
 /// What the stages share: sessions with their segments and weights, cut into the three windows.
-struct Ground<'a> {
+struct PreparedData<'a> {
     job: &'a Job<'a>,
     sessions: Sessions,
     /// Weight of each session; 1, or 1 / P(not issued) for one that was held out.
@@ -140,7 +140,7 @@ struct Ground<'a> {
     estimate: Estimate,
 }
 
-impl Ground<'_> {
+impl PreparedData<'_> {
     /// The start of tune: what is fitted to the past must not see beyond it.
     fn cut(&self) -> Micros {
         self.sessions.sessions.get(self.windows[1].start).map_or(self.job.until, |s| s.first)
@@ -208,7 +208,7 @@ pub fn train(job: &Job, observer: &mut dyn Observer) -> Result<Outcome> {
     Ok(Outcome { stages, segment, gate })
 }
 
-fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'a>> {
+fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<PreparedData<'a>> {
     observer.check()?;
     let estimate = Estimate::of(job.log, job.spec, &mut || observer.check())?;
     observer.estimate(&estimate);
@@ -246,10 +246,10 @@ fn prepare<'a>(job: &'a Job<'a>, observer: &mut dyn Observer) -> Result<Ground<'
     let loyalty = Loyalty::new(job.log, &definition)?;
     let as_of = loyalty.as_of(&sessions, &mut || observer.check())?;
     let windows = sessions.windows(&job.spec.sessions);
-    Ok(Ground { job, sessions, weights, definition, loyalty, as_of, windows, issued, estimate })
+    Ok(PreparedData { job, sessions, weights, definition, loyalty, as_of, windows, issued, estimate })
 }
 
-fn sessions_stage(ground: &Ground) -> Stage {
+fn sessions_stage(ground: &PreparedData) -> Stage {
     let [fit, tune, judge] = &ground.windows;
     let window = |r: &std::ops::Range<usize>| {
         let all = &ground.sessions.sessions[r.clone()];

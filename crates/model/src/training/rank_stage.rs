@@ -1,6 +1,6 @@
 //! The rank stage: what customers bought before and after the start of tune, and what sessions of tune went on to want.
 
-use super::{Ground, Observer, Report};
+use super::{Observer, PreparedData, Report};
 use crate::version::Stage;
 use coupon_base::error::Result;
 use coupon_events::events::{DAY, Kind, Micros, NONE, Text};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 const AFTER: Micros = 30 * DAY;
 
-pub(super) fn train(ground: &Ground, segments: &[u32], observer: &mut dyn Observer) -> Result<Stage> {
+pub(super) fn train(ground: &PreparedData, segments: &[u32], observer: &mut dyn Observer) -> Result<Stage> {
     let (job, log, cut) = (ground.job, ground.job.log, ground.cut());
     observer.enter("rank");
     let purchases = Purchases::new(log);

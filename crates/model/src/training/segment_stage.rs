@@ -1,6 +1,6 @@
 //! The segment stage: clusters of customers, regrouped by the churn rates of their sessions.
 
-use super::{Ground, Observer, Report};
+use super::{Observer, PreparedData, Report};
 use crate::version::Stage;
 use coupon_base::error::Result;
 use coupon_events::sessions::Rows;
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// The cells on one snapshot at the start of tune (geometry only); churn rates from the fit window's sessions, each with
 /// the variables its customer had at the start of its own day. The judge window's rates are told beside them.
-pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
+pub(super) fn train(ground: &PreparedData, observer: &mut dyn Observer) -> Result<(Model, Stage)> {
     let (job, loyalty, day) = (ground.job, &ground.loyalty, day_of(ground.cut()));
     observer.enter("segment");
     let mut snapshot = Rows::new(ground.definition.names().count());
@@ -49,7 +49,7 @@ pub(super) fn train(ground: &Ground, observer: &mut dyn Observer) -> Result<(Mod
     Ok((model, stage))
 }
 
-fn counts(ground: &Ground, model: &Model, window: Range<usize>) -> Vec<CellCount> {
+fn counts(ground: &PreparedData, model: &Model, window: Range<usize>) -> Vec<CellCount> {
     let mut counts = vec![CellCount::default(); model.cells()];
     for i in window {
         if let Some(row) = ground.as_of.get(i) {

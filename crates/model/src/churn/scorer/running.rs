@@ -1,5 +1,5 @@
 //! The rich inputs of a whole session as changes from view to view: private to the scorer, and held to the
-//! [`Tracker`](crate::churn::inputs::Tracker) by a property test.
+//! [`FeatureState`](crate::churn::inputs::FeatureState) by a property test.
 //!
 //! Most of a view's inputs are counters, and few of them change; recencies change all, but by one factor. So the
 //! product with the inputs' weights is a sum that stays, one that fades, and the few rows that are of this view alone:
@@ -10,7 +10,7 @@
 mod tests;
 
 use crate::churn::View;
-use crate::churn::inputs::{FADE, GAPS, Layout, one_hot, seconds};
+use crate::churn::inputs::{GAPS, Layout, RECENCY_DECAY, one_hot, seconds};
 use crate::churn::simd::{Changes, FRESH, logs};
 use coupon_events::events::{Kind, MAX_ATTRIBUTES};
 
@@ -95,7 +95,7 @@ struct Slot {
 
 /// Views that say the same words.
 #[derive(Debug, Clone, Copy)]
-struct Said {
+struct RepeatedWord {
     /// Number of the first.
     first: usize,
     views: usize,
@@ -117,7 +117,7 @@ struct Step {
 
 /// The changes of a session's views, with room to make those of the next session.
 #[derive(Debug, Default)]
-pub struct Running {
+pub struct IncrementalFeatures {
     entries: Vec<(u32, f32)>,
     ends: Vec<[u32; 3]>,
     used: Vec<u32>,
@@ -125,7 +125,7 @@ pub struct Running {
     shared: Vec<u32>,
     /// Places of the inputs among `used`; `u32::MAX`: not yet.
     places: Vec<u32>,
-    said: Vec<Said>,
+    said: Vec<RepeatedWord>,
     /// The last of `said` that had a hash.
     latest: Vec<usize>,
     slots: Vec<Slot>,
@@ -138,8 +138,8 @@ pub struct Running {
     logs: Vec<f32>,
 }
 
-impl Running {
-    /// The views' inputs are those that the [`Tracker`](crate::churn::inputs::Tracker) would write one by one, to
+impl IncrementalFeatures {
+    /// The views' inputs are those that the [`FeatureState`](crate::churn::inputs::FeatureState) would write one by one, to
     /// rounding. The layout must be a rich one.
     pub fn fill(&mut self, layout: &Layout, views: &[View]) {
         self.slots.clear();
@@ -167,7 +167,7 @@ impl Running {
             Some(said) if words(&views[said.first]) == words(&views[t]) => said.views += 1,
             _ => {
                 *latest = self.said.len();
-                self.said.push(Said { first: t, views: 1, place: 0 });
+                self.said.push(RepeatedWord { first: t, views: 1, place: 0 });
             }
         }
         *latest
@@ -232,7 +232,7 @@ impl Running {
         }
         let mut fades = [1.0; KEPT + 2];
         for age in 1..fades.len() {
-            fades[age] = fades[age - 1] * FADE;
+            fades[age] = fades[age - 1] * RECENCY_DECAY;
         }
         let mut writing = Writing {
             at: Places::new(layout),
@@ -260,7 +260,7 @@ struct Writing<'a> {
     /// A recency by its age.
     fades: [f32; KEPT + 2],
     steps: &'a [Step],
-    said: &'a [Said],
+    said: &'a [RepeatedWord],
     slots: &'a mut [Slot],
     known: &'a mut Vec<usize>,
     /// Gap, elapsed time, price and number of the view before.

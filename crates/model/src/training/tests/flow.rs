@@ -1,7 +1,7 @@
 //! Train, store, decode, take over, cancel; and logs that hold next to nothing.
 
 use super::*;
-use crate::live::Visit;
+use crate::live::LiveSession;
 use crate::version::digest;
 use coupon_policy::{Moment, Policy, SALT_VIEW, Thresholds, draw, eligible};
 
@@ -202,7 +202,7 @@ fn too_small_a_log_leaves_only_policy_random() {
 
     let version = blind(&World::new(shop_clicks(40, 6), world.spec.clone()));
     let thresholds = version.plan.segments.thresholds(Policy::Random, 0.2).unwrap();
-    let mut visit = Visit::begin(Some(&version), 0);
+    let mut visit = LiveSession::begin(Some(&version), 0);
     let issued = (1..=thresholds.min_views).any(|n| {
         visit.click(Some(&version), &click("s", None, i64::from(n), Kind::View));
         eligible(&thresholds, &Moment { view: n, max_purchase: 0.0, churn: 0.0, unit: 0.0 })
@@ -249,7 +249,7 @@ fn live_share(of: &Trained, thresholds: &Thresholds, pooled: bool) -> (f64, Vec<
         let id = world.log.text(sessions.sessions[i].id).unwrap();
         let mine = clicks.get_mut(id).unwrap();
         mine.sort_by(|a, b| a.order(b));
-        let mut visit = Visit::begin(Some(version), if pooled { 0 } else { segments[i] });
+        let mut visit = LiveSession::begin(Some(version), if pooled { 0 } else { segments[i] });
         for c in mine.iter() {
             visit.click(Some(version), c);
             let moment = Moment {

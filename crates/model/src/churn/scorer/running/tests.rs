@@ -1,10 +1,10 @@
 //! The changes of a session, against its inputs view by view.
 
 use super::*;
-use crate::churn::inputs::{FADE, Tracker};
+use crate::churn::inputs::{FeatureState, RECENCY_DECAY};
 use crate::churn::simd::tests::with_each_level;
 use crate::churn::tests::view;
-use crate::churn::{Features, simd::STRIP, simd::running_product};
+use crate::churn::{Features, simd::TILE, simd::running_product};
 use proptest::prelude::*;
 
 /// Views that differ, or that say again and again what a few say, at other times and prices.
@@ -22,7 +22,7 @@ fn session() -> impl Strategy<Value = Vec<View>> {
 fn what_is_said_again_is_summed_up_once() {
     let layout = Layout::new(Features::Rich, 3, 3, &[3]);
     let say = |page| View { at: 0, kind: Kind::View, page, category: 2, price: 1.0, attributes: [2; MAX_ATTRIBUTES] };
-    let mut running = Running::default();
+    let mut running = IncrementalFeatures::default();
     running.fill(&layout, &[2, 3, 2, 2, 4].map(say));
     // Page 2: kind, page, category and attribute; then kind and page before.
     assert_eq!(running.changes().shared, [4, 6]);
@@ -38,11 +38,11 @@ proptest! {
     fn changes_sum_up_to_the_inputs(
         views in session(),
         [pages, categories] in prop::array::uniform2(0usize..7),
-        width in prop_oneof![1usize..100, Just(STRIP), Just(4 * STRIP)],
+        width in prop_oneof![1usize..100, Just(TILE), Just(4 * TILE)],
     ) {
         let layout = Layout::new(Features::Rich, pages, categories, &[3, 0, 2]);
-        let mut running = Running::default();
-        // Room that another session has used.
+        let mut running = IncrementalFeatures::default();
+        // Buffers that another session has used.
         running.fill(&layout, &views[..views.len() / 2]);
         running.fill(&layout, &views);
         let changes = running.changes();
@@ -50,7 +50,7 @@ proptest! {
         let weights: Vec<f32> = (0..layout.inputs() * width).map(|i| ((i * 7919) % 201) as f32 * 0.01 - 1.0).collect();
         let bias: Vec<f32> = (0..width).map(|j| j as f32 * 0.01).collect();
 
-        let (mut tracker, mut inputs, mut from) = (Tracker::new(&layout), Vec::new(), 0);
+        let (mut tracker, mut inputs, mut from) = (FeatureState::new(&layout), Vec::new(), 0);
         let (mut stays, mut fades) = (vec![0.0f32; layout.inputs()], vec![0.0f32; layout.inputs()]);
         let mut wanted = Vec::new();
         for (t, (view, &ends)) in views.iter().zip(changes.ends).enumerate() {
@@ -58,7 +58,7 @@ proptest! {
                 stays.fill(0.0);
                 fades.fill(0.0);
             }
-            fades.iter_mut().for_each(|x| *x *= FADE);
+            fades.iter_mut().for_each(|x| *x *= RECENCY_DECAY);
             let mut alone = vec![0.0f32; layout.inputs()];
             for (to, end) in [&mut stays, &mut fades, &mut alone].into_iter().zip(ends) {
                 for &(i, x) in &changes.entries[from..end as usize] {
@@ -80,8 +80,8 @@ proptest! {
         }
         with_each_level(|level| {
             let mut out = vec![f32::NAN; views.len() * width];
-            let mut packed = vec![f32::NAN; changes.rows() * STRIP];
-            running_product(&mut out, &bias, &changes, &weights, &mut packed, FADE);
+            let mut packed = vec![f32::NAN; changes.rows() * TILE];
+            running_product(&mut out, &bias, &changes, &weights, &mut packed, RECENCY_DECAY);
             for (ours, wanted) in out.iter().zip(&wanted) {
                 assert!((f64::from(*ours) - wanted).abs() < 2e-5, "{ours} against {wanted} with {level:?}");
             }
