@@ -21,6 +21,7 @@ summary=$TARGET/results/summary
 rm -f "$summary"
 step "formatting" cargo fmt --all --check || true
 step "clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings || true
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --document-private-items || true
 # The examples are not built: they hold no test, and clippy has checked them.
 step "crates" cargo test --quiet --workspace --exclude coupon_ext --exclude coupon_stress --lib --tests || true
 if step "extension" scripts/install.sh; then

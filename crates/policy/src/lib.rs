@@ -1,7 +1,7 @@
 //! issue: who gets a coupon, by which draw, under which code.
 //!
 //! * [`replay`](fn@replay) sets the thresholds of every policy by walking complete sessions as the trigger would;
-//! * [`eligible`] is the one rule that the replay and live serving share, [`conditions`] its reasons;
+//! * [`eligible`] is the one rule that the replay and live serving share, [`conditions`](fn@conditions) its reasons;
 //! * [`draw`](fn@draw) and [`arm`] are the randomisation, reproducible by anybody with SHA-256; [`assign`] and [`verdict`]
 //!   are what is drawn by it;
 //! * [`code`] writes and reads coupon codes.

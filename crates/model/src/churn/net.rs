@@ -284,7 +284,7 @@ impl Net {
 
     /// Advances a session by one view whose inputs are `scratch.entries`, and returns the logit of churn.
     ///
-    /// `memory` is [`Shape::memory`] numbers, zeros before the first view; `before` is the number of views it has seen.
+    /// `memory` is `Shape::memory` numbers, zeros before the first view; `before` is the number of views it has seen.
     /// Costs (entries + H·layers) · gates·H multiply-adds; allocates nothing.
     pub fn step(&self, memory: &mut [f32], before: u32, scratch: &mut Scratch) -> f32 {
         let mut walk = scratch.walk(&self.shape, memory, before);
