@@ -59,8 +59,9 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
         format!(
             // Who the customer is, is nobody's business here.
-            "{} views, segment {}, customer {}",
+            "{} view{}, segment {}, customer {}",
             l.visit.views,
+            if l.visit.views == 1 { "" } else { "s" },
             l.segment,
             if l.customer.is_some() { "known" } else { "unknown" }
         )
@@ -74,14 +75,12 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         return lines;
     };
     say(None, "no checkout or purchase yet", !live.visit.frozen, "after one there is nothing to win".into());
-    let age = (clock - live.last_at) as f64 / 1e6;
-    let limit = settings::max_click_age() as f64 / 1e6;
-    say(
-        None,
-        "its last click is recent",
-        decide::fresh(live.last_at, clock),
-        format!("{age:.0} s old, at most {limit:.0} s"),
-    );
+    let (age, limit) = ((clock - live.last_at) as f64 / 1e6, settings::max_click_age() as f64 / 1e6);
+    let detail = match age {
+        0.0.. => format!("{age:.0} s old, at most {limit:.0} s"),
+        _ => format!("{:.0} s ahead of the clock", -age),
+    };
+    say(None, "its last click is recent", decide::fresh(live.last_at, clock), detail);
     if campaigns.is_empty() {
         say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
     }
@@ -116,7 +115,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         } else {
             "in shadow: it decides and logs and issues nothing".into()
         };
-        say(name, "it issues", campaign.live, detail);
+        say(name, "the campaign is live", campaign.live, detail);
     }
     lines
 }
