@@ -1,10 +1,11 @@
 //! Live sessions: a statement's clicks grouped by session, each session read once, advanced and written once. Two
 //! prepared statements for one session: lock and read, then write.
 
-use crate::click::decide::{self, EligibleSession};
+use crate::click::decide;
+use crate::click::eligible::{self, EligibleSession};
 use crate::click::grouped::Group;
 use crate::click::session::{SessionRow, StatementContext};
-use crate::click::session_store::{self, Found, Stored};
+use crate::click::session_store::{self, LockOutcome, Lookup};
 use crate::click::{marks, rebuild};
 use crate::pg::error::ok;
 use crate::pg::settings;
@@ -102,21 +103,21 @@ fn advance_once<'a>(client: &mut SpiClient, left: &[Clicks<'a>], careful: bool) 
     let mut batches = Vec::with_capacity(left.len());
     for (&(session, clicks), found) in left.iter().zip(found) {
         let live = match found.row {
-            Stored::Held => {
+            LockOutcome::Held => {
                 missed.push(((session, clicks), Conflict::Held));
                 continue;
             }
-            _ if found.gap => {
+            _ if found.marked => {
                 marks::mark(client, session, clicks[0].customer, "missed an earlier click");
                 continue;
             }
             // No fault: it has come back after a day, and is rebuilt when somebody asks for it.
-            Stored::Known(live) if live.state_purged => {
+            LockOutcome::Known(live) if live.state_purged => {
                 marks::mark(client, session, clicks[0].customer, "state purged");
                 continue;
             }
-            Stored::Known(live) => *live,
-            Stored::New(segment) => SessionRow::begin(session, clicks[0].at, segment, &context),
+            LockOutcome::Known(live) => *live,
+            LockOutcome::New(segment) => SessionRow::begin(session, clicks[0].at, segment, &context),
         };
         batches.push(SessionBatch { live, session, clicks, eligible: None });
     }
@@ -171,9 +172,9 @@ fn close_session(
 ) {
     let Some(session) = session_store::latest_of(purchase) else { return };
     match locked(&session, wait_budget).1.row {
-        Stored::Held => skip(client, &session, purchase.customer, skipped),
-        Stored::New(_) => {}
-        Stored::Known(mut live) => {
+        LockOutcome::Held => skip(client, &session, purchase.customer, skipped),
+        LockOutcome::New(_) => {}
+        LockOutcome::Known(mut live) => {
             live.visit.frozen = true;
             live.visit.purchased |= purchase.kind == Kind::Purchase;
             session_store::update(&[*live]);
@@ -182,11 +183,11 @@ fn close_session(
 }
 
 /// One session locked, waiting for its holder within the budget.
-fn locked(session: &str, wait_budget: &LockWaitBudget) -> (StatementContext, Found) {
+fn locked(session: &str, wait_budget: &LockWaitBudget) -> (StatementContext, Lookup) {
     for attempt in 0.. {
         let (context, mut found) = session_store::lock(&[session], &[None]);
         let found = found.pop().expect("a row a session");
-        if !matches!(found.row, Stored::Held) || !wait_budget.wait(attempt) {
+        if !matches!(found.row, LockOutcome::Held) || !wait_budget.wait(attempt) {
             return (context, found);
         }
     }
@@ -225,8 +226,8 @@ impl SessionBatch<'_> {
             pgrx::check_for_interrupts!();
         }
         let click = &self.clicks[n];
-        if self.eligible.is_none() && decide::fresh(click.at, context.clock) {
-            self.eligible = decide::match_campaigns(&context.serving.campaigns, &self.live, click.at, click.zone);
+        if self.eligible.is_none() && eligible::fresh(click.at, context.clock) {
+            self.eligible = eligible::match_campaigns(&context.serving.campaigns, &self.live, click.at, click.zone);
         }
     }
 }
@@ -271,20 +272,20 @@ pub fn evaluate(session: &str) -> bool {
             });
         }
         let live = match found.row {
-            Stored::Held => return false,
-            Stored::Known(live) if !found.gap && !live.state_purged => *live,
-            Stored::New(_) if !found.gap => return false,
+            LockOutcome::Held => return false,
+            LockOutcome::Known(live) if !found.marked && !live.state_purged => *live,
+            LockOutcome::New(_) if !found.marked => return false,
             stored => match rebuild::rebuild(client, session, &context, stored) {
                 Some(live) => live,
                 None => return false,
             },
         };
         let last_at = live.last_at;
-        if !decide::fresh(last_at, context.clock) {
+        if !eligible::fresh(last_at, context.clock) {
             return false;
         }
         let zone = with_snapshot(|| decide::last_zone(client, session, &context.serving.campaigns));
-        if let Some(eligible) = decide::match_campaigns(&context.serving.campaigns, &live, last_at, zone.as_deref()) {
+        if let Some(eligible) = eligible::match_campaigns(&context.serving.campaigns, &live, last_at, zone.as_deref()) {
             decide::decide(client, &eligible, context.clock);
         }
         true
@@ -295,11 +296,11 @@ pub fn evaluate(session: &str) -> bool {
 /// without a lock. Most who ask write nothing then, and need no transaction id.
 pub fn has_nothing_due(session: &str) -> bool {
     let (context, live, seen) = Spi::connect(|_| session_store::peek(session));
-    if context.active.is_none() || seen.gap || seen.coupon {
+    if context.active.is_none() || seen.marked || seen.coupon {
         return false;
     }
     live.is_none_or(|live| {
-        let eligible = || decide::match_campaigns(&context.serving.campaigns, &live, live.last_at, None);
-        !live.state_purged && (!decide::fresh(live.last_at, context.clock) || eligible().is_none())
+        let eligible = || eligible::match_campaigns(&context.serving.campaigns, &live, live.last_at, None);
+        !live.state_purged && (!eligible::fresh(live.last_at, context.clock) || eligible().is_none())
     })
 }

@@ -78,7 +78,7 @@ thread_local! {
         c"SELECT campaign, arm, policy, segments, ranking, share FROM coupon.arm ORDER BY arm COLLATE \"C\"", &[]) };
 }
 
-/// The running campaigns as they are now; [`serving_state`](crate::click::serving_state) keeps them until one changes.
+/// The running campaigns as they are now; the serving state keeps them until one changes.
 pub fn read() -> Campaigns {
     let mut arms: HashMap<String, Vec<(Arm, f64)>> = HashMap::new();
     for row in ARMS.with(|arms| arms.read([])).iter() {

@@ -1,51 +1,21 @@
-//! Deciding: which campaigns find a session eligible, what their rules say, and whether a coupon is issued or held out.
+//! Deciding about an eligible session: what the rules of its campaigns say, and whether a coupon is issued or held out.
 
 use crate::click::campaigns::{Campaign, Campaigns};
 use crate::click::decision_log::{self, Entry};
+use crate::click::eligible::{CampaignMatch, EligibleSession};
 use crate::click::prepaid_budget::PrepaidBudget;
-use crate::click::session::SessionRow;
 use crate::models::cache::Decoded;
 use crate::models::customers::profile;
 use crate::pg::error::spi;
-use crate::pg::settings;
 use crate::pg::statement::{planned_by_keys, statement};
 use crate::shop::event_log;
-use coupon_policy::{Assignment, Outcome, Thresholds, eligible};
+use coupon_policy::Outcome;
 use coupon_rank::SessionCategories;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
-use std::rc::Rc;
 
 /// How many categories of the ranking a decision keeps.
 const KEPT: usize = 5;
-
-/// Whether a click is recent enough on the clock to decide by: neither old nor of the future.
-pub fn fresh(at: i64, clock: i64) -> bool {
-    at <= clock && clock.saturating_sub(at) <= settings::max_click_age()
-}
-
-/// A session that the policy of some campaign finds eligible, as it is at that click.
-pub struct EligibleSession {
-    pub session: String,
-    /// In the order in which their rules are asked.
-    pub matches: Vec<CampaignMatch>,
-    pub version: Rc<Decoded>,
-    pub customer: Option<String>,
-    pub clicked_at: i64,
-    pub view: u32,
-    pub segment: u32,
-    pub churn: Option<f64>,
-    pub interest: Option<f64>,
-    pub zone: Option<String>,
-    categories: SessionCategories,
-}
-
-/// A campaign whose policy finds a session eligible.
-pub struct CampaignMatch {
-    pub campaign: Rc<Campaign>,
-    pub assignment: Assignment,
-    pub thresholds: Rc<Thresholds>,
-}
 
 /// What the rules of a campaign say to a session.
 pub struct RuleOutcome {
@@ -53,44 +23,6 @@ pub struct RuleOutcome {
     pub stopped: Option<(String, String)>,
     category: Option<String>,
     pacing: f64,
-}
-
-/// The campaigns whose policies find a session eligible after a click; `None` where there is none.
-pub fn match_campaigns(
-    campaigns: &Campaigns,
-    row: &SessionRow,
-    clicked_at: i64,
-    zone: Option<&str>,
-) -> Option<EligibleSession> {
-    let version = row.version.clone()?;
-    if row.visit.views < version.version.plan.segments.min_views || row.visit.frozen {
-        return None;
-    }
-    let mut matches = Vec::new();
-    for campaign in campaigns {
-        if row.decided.len() >= campaign.per_session || row.decided.contains(&campaign.name) {
-            continue;
-        }
-        // An arm without thresholds finds nobody eligible.
-        let Ok(thresholds) = campaign.thresholds(campaign.arm(&row.session), &version) else { continue };
-        if eligible(&thresholds, &campaign.moment(&row.session, &row.visit, thresholds.policy)) {
-            let assignment = campaign.assignment(&row.session);
-            matches.push(CampaignMatch { campaign: campaign.clone(), assignment, thresholds });
-        }
-    }
-    (!matches.is_empty()).then(|| EligibleSession {
-        session: row.session.clone(),
-        matches,
-        customer: row.customer.clone(),
-        clicked_at,
-        view: row.visit.views,
-        segment: row.segment,
-        churn: row.visit.churn,
-        interest: row.visit.interest,
-        zone: zone.map(Into::into),
-        categories: row.visit.categories(),
-        version,
-    })
 }
 
 /// Asks the rules of each campaign in turn; the first campaign that no rule stops decides about the session. The draw,

@@ -2,7 +2,7 @@
 
 use crate::click::campaigns::Campaign;
 use crate::click::code;
-use crate::click::decide::{CampaignMatch, EligibleSession};
+use crate::click::eligible::{CampaignMatch, EligibleSession};
 use crate::pg::error::spi;
 use crate::pg::settings::{self, micros};
 use crate::pg::statement::statement;

@@ -50,7 +50,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
     let Some(mut clicks) = event_log::clicks(client, session) else { return Vec::new() };
     let end = clicks.iter().position(|c| c.kind.ends()).unwrap_or(clicks.len());
     // A purchase that knew only its customer froze the session, and is not among its own events.
-    let counted = if live.visit.frozen && !seen.gap { live.visit.views as usize } else { end };
+    let counted = if live.visit.frozen && !seen.marked { live.visit.views as usize } else { end };
     clicks.truncate(end.min(counted));
     let views: Vec<View> = clicks.iter().map(|c| c.view(model.vocabulary())).collect();
     let segment = live.model_segment(&context.serving.campaigns);

@@ -1,6 +1,6 @@
 //! coupon.explain_decision: the conditions of a decision, one by one, with no side effect.
 
-use crate::click::{decide, marks, session_store};
+use crate::click::{decide, eligible, marks, session_store};
 use crate::models::{active, customers};
 use crate::pg::settings;
 use crate::pg::statement::planned_by_keys;
@@ -47,13 +47,13 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         return lines;
     }
     let (context, live, seen) = session_store::peek(session);
-    let gap = seen.gap || live.as_ref().is_some_and(|l| l.state_purged);
+    let marked = seen.marked || live.as_ref().is_some_and(|l| l.state_purged);
     let (campaigns, clock) = (&context.serving.campaigns, context.clock);
     let missed = marks::hopeless(session)
         .map_or("issue_coupon and coupon.maintain rebuild a session that missed one".into(), |why| {
             format!("{why}, so it cannot be rebuilt and is never scored again")
         });
-    if !say(None, "no click was missed", !gap, missed) {
+    if !say(None, "no click was missed", !marked, missed) {
         return lines;
     }
     let seen = live.as_ref().map_or("no click of it was noticed".into(), |l| {
@@ -80,7 +80,7 @@ fn explain_lines(client: &SpiClient, session: &str) -> Vec<Line> {
         0.0.. => format!("{age:.0} s old, at most {limit:.0} s"),
         _ => format!("{:.0} s ahead of the clock", -age),
     };
-    say(None, "its last click is recent", decide::fresh(live.last_at, clock), detail);
+    say(None, "its last click is recent", eligible::fresh(live.last_at, clock), detail);
     if campaigns.is_empty() {
         say(None, "a campaign runs", false, "SELECT coupon.go_live('default') starts one".into());
     }

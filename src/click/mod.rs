@@ -7,6 +7,7 @@ pub mod campaigns;
 pub mod code;
 pub mod decide;
 pub mod decision_log;
+pub mod eligible;
 pub mod error_log;
 pub mod explain_churn;
 pub mod explain_decision;

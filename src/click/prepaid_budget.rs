@@ -1,6 +1,6 @@
 //! The budget of many coupons, claimed at once: a statement that may issue thousands locks a bucket once instead of for each.
 
-use crate::click::decide::EligibleSession;
+use crate::click::eligible::EligibleSession;
 use crate::pg::error::spi;
 use crate::pg::statement::statement;
 use pgrx::prelude::*;

@@ -2,7 +2,7 @@
 
 use crate::click::marks::{self, in_one_snapshot, unmark};
 use crate::click::session::{SessionRow, StatementContext};
-use crate::click::session_store::{self, Stored};
+use crate::click::session_store::{self, LockOutcome};
 use crate::pg::error::{report, spi, throw};
 use crate::pg::statement::{Fields, Statement, with_snapshot};
 use crate::shop::{event_log, misfits};
@@ -20,7 +20,7 @@ pub fn rebuild(
     client: &mut SpiClient,
     session: &str,
     context: &StatementContext,
-    stored: Stored,
+    stored: LockOutcome,
 ) -> Option<SessionRow> {
     // Of an older snapshot the log would lack clicks that the marks stand for.
     if in_one_snapshot() {
@@ -37,14 +37,14 @@ pub fn rebuild(
     let customer = clicks[0].customer.as_deref();
     // Kept, because a purchase that knew only its customer is not among the session's own events.
     let mut kept = (false, false);
-    let mut live = if let Stored::Known(stored) = stored {
+    let mut live = if let LockOutcome::Known(stored) = stored {
         kept = (stored.visit.frozen, stored.visit.purchased);
         let model_segment = stored.model_segment(&context.serving.campaigns);
         let again = LiveSession::begin(stored.version.as_ref().map(|v| &v.version), model_segment);
         SessionRow { visit: again, ..*stored }
     } else {
         let (_, mut found) = session_store::lock(&[session], &[customer]);
-        let Some(Stored::New(segment)) = found.pop().map(|f| f.row) else { return None };
+        let Some(LockOutcome::New(segment)) = found.pop().map(|f| f.row) else { return None };
         SessionRow::begin(session, clicks[0].at, segment, context)
     };
     for click in &clicks {
@@ -66,9 +66,9 @@ pub fn rebuild(
 
 /// Why a session cannot be what its clicks made of it: the shop has removed some of them, a partition that was detached
 /// above all.
-fn lost(stored: &Stored, clicks: &[Click]) -> Option<&'static str> {
+fn lost(stored: &LockOutcome, clicks: &[Click]) -> Option<&'static str> {
     let Some(first) = clicks.first() else { return Some("the log holds none of its clicks") };
-    let Stored::Known(stored) = stored else { return None };
+    let LockOutcome::Known(stored) = stored else { return None };
     let views = clicks.iter().filter(|click| !click.kind.ends()).count();
     if first.at > stored.started_at {
         Some("the log no longer holds its beginning")
@@ -81,11 +81,11 @@ fn lost(stored: &Stored, clicks: &[Click]) -> Option<&'static str> {
 
 /// A session that the log no longer holds stays as it is, and marked; of one that is not stored either, nothing is left to
 /// mark. A table that cannot be read for now says nothing about what it holds.
-fn give_up(client: &mut SpiClient, session: &str, stored: &Stored, marks: Vec<i64>, why: &str) {
+fn give_up(client: &mut SpiClient, session: &str, stored: &LockOutcome, marks: Vec<i64>, why: &str) {
     if UNREAD.with(|unread| unread.run([])).first().and_then(|row| row.field::<i64>(1)) != Some(0) {
         return;
     }
-    if !matches!(stored, Stored::Known(_)) {
+    if !matches!(stored, LockOutcome::Known(_)) {
         return unmark(client, marks);
     }
     let sql = if marks.is_empty() {

@@ -13,12 +13,12 @@ use pgrx::prelude::*;
 use std::collections::HashSet;
 
 /// A session of a statement, and whether it missed a click earlier: then it is left as it is until it was rebuilt.
-pub struct Found {
-    pub row: Stored,
-    pub gap: bool,
+pub struct Lookup {
+    pub row: LockOutcome,
+    pub marked: bool,
 }
 
-pub enum Stored {
+pub enum LockOutcome {
     Known(Box<SessionRow>),
     /// Not stored yet, with the segment its customer has.
     New(u32),
@@ -171,50 +171,50 @@ thread_local! {
 }
 
 /// Reads and locks sessions in the order given, each with the customer of its first click; waits for none.
-pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Found>) {
+pub fn lock(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Lookup>) {
     let ([session], [customer]) = (sessions, customers) else { return lock_many(sessions, customers) };
     let rows = LOCK.with(|lock| lock.run([session.into_datum()]));
     if let Some(row) = rows.first() {
         let context = context_of(&row);
-        let row_found = Stored::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving)));
-        let found = Found { row: row_found, gap: row.field(2) == Some(true) };
+        let row_found = LockOutcome::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving)));
+        let found = Lookup { row: row_found, marked: row.field(2) == Some(true) };
         return (context, vec![found]);
     }
     let rows = LOOK.with(|look| look.run([session.into_datum(), customer.into_datum()]));
     let Some(row) = rows.first() else { no_storage() };
     let context = context_of(&row);
-    let stored = if row.field(3) == Some(true) { Stored::Held } else { new(&row, VARIABLES, &context, *customer) };
-    let found = Found { row: stored, gap: row.field(2) == Some(true) };
+    let stored = if row.field(3) == Some(true) { LockOutcome::Held } else { new(&row, VARIABLES, &context, *customer) };
+    let found = Lookup { row: stored, marked: row.field(2) == Some(true) };
     (context, vec![found])
 }
 
-fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Found>) {
+fn lock_many(sessions: &[&str], customers: &[Option<&str>]) -> (StatementContext, Vec<Lookup>) {
     let statement = if customers.iter().any(Option::is_some) { &LOCK_KNOWN } else { &LOCK_MANY };
     let rows = statement.with(|lock| lock.run([sessions.to_vec().into_datum(), customers.to_vec().into_datum()]));
     let context = context_of(&rows.row(0));
     let found = rows.iter().zip(sessions).zip(customers).map(|((row, session), customer)| {
         let (row_found, locked) = (row.field(OF_MANY) == Some(true), row.field(OF_MANY + 1) == Some(true));
         let stored = match (row_found, locked) {
-            (true, _) => Stored::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving))),
-            (_, true) => Stored::Held,
+            (true, _) => LockOutcome::Known(Box::new(SessionRow::stored(&row, FOUND, session, &context.serving))),
+            (_, true) => LockOutcome::Held,
             _ => new(&row, OF_MANY + 2, &context, *customer),
         };
-        Found { row: stored, gap: row.field(2) == Some(true) }
+        Lookup { row: stored, marked: row.field(2) == Some(true) }
     });
     let found = found.collect();
     (context, found)
 }
 
 /// A session that is not stored, with the segment of its customer, whose variables begin in column `first`.
-fn new(row: &Row, first: usize, context: &StatementContext, customer: Option<&str>) -> Stored {
+fn new(row: &Row, first: usize, context: &StatementContext, customer: Option<&str>) -> LockOutcome {
     let model = context.active.as_ref().filter(|_| customer.is_some());
-    Stored::New(model.map_or(0, |active| segment_of(row, first, &active.version.segment)))
+    LockOutcome::New(model.map_or(0, |active| segment_of(row, first, &active.version.segment)))
 }
 
 /// Facts about a session that its row does not hold.
 pub struct Seen {
     /// It missed a click.
-    pub gap: bool,
+    pub marked: bool,
     /// It has a coupon that is not closed, though it may have expired.
     pub coupon: bool,
 }
@@ -224,7 +224,7 @@ pub fn peek(session: &str) -> (StatementContext, Option<SessionRow>, Seen) {
     let row = PEEK.with(|peek| peek.read([session.into_datum()])).row(0);
     let context = StatementContext::new(serving_state::at(row.field(1).unwrap_or_else(|| no_storage())));
     let live = (row.field(OF_MANY) == Some(true)).then(|| SessionRow::stored(&row, FOUND, session, &context.serving));
-    let seen = Seen { gap: row.field(2) == Some(true), coupon: row.field(OF_MANY + 1) == Some(true) };
+    let seen = Seen { marked: row.field(2) == Some(true), coupon: row.field(OF_MANY + 1) == Some(true) };
     (context, live, seen)
 }
 

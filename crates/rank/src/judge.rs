@@ -1,8 +1,52 @@
 //! How high the next category is ranked: w by NDCG@3, and the lines of the card.
 
-use super::train::{Line, Moment, Quality, WeightRow, pause};
-use super::{Model, Parts};
+use super::{Model, Parts, SessionCategories};
 use coupon_base::Result;
+use serde::{Deserialize, Serialize};
+
+/// A session at one of its moments, in the candidates' numbers.
+pub(super) struct Moment {
+    pub segment: u32,
+    pub profile: Vec<(u32, f64)>,
+    pub session: SessionCategories,
+    /// Category of the next cart or purchase; `u32::MAX` for one that is no candidate.
+    pub next: u32,
+}
+
+/// How often the next category is ranked high.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Quality {
+    pub moments: usize,
+    pub hit1: f64,
+    pub hit3: f64,
+    pub ndcg3: f64,
+}
+
+/// One way to rank, and how good it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// `alpha`, `hybrid` (α per segment), `popularity`, `zero` or `last_viewed`.
+    pub name: String,
+    pub alpha: Option<f64>,
+    /// Of predicting the shares of the 30 days after T; null where the line predicts none, or there is no customer.
+    pub rmse: Option<f64>,
+    /// Over all moments; null where there is none.
+    pub all: Option<Quality>,
+    /// Over the moments whose next category is not the one viewed last.
+    pub moved: Option<Quality>,
+}
+
+/// One point of the grid of w.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightRow {
+    pub weight: f64,
+    pub ndcg3: f64,
+}
+
+/// Asks for an interrupt now and then: a customer takes microseconds.
+pub(super) fn pause(i: usize, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    if i.is_multiple_of(256) { check() } else { Ok(()) }
+}
 
 /// NDCG@3 of w = 0 … 1 in `grid` steps, each customer with the α of the segment. Empty without moments.
 pub(super) fn session_weights(

@@ -25,8 +25,9 @@ mod session;
 mod tests;
 mod train;
 
+pub use judge::{Line, Quality, WeightRow};
 pub use session::SessionCategories;
-pub use train::{AlphaRow, Card, Customer, Line, Quality, Session, Training, WeightRow, train};
+pub use train::{AlphaRow, Card, Customer, Session, Training, train};
 
 use coupon_base::Error;
 use coupon_base::Result;

@@ -1,7 +1,7 @@
 //! Training: candidates, similarity, popularity, α by least squares, w by NDCG, and the card that says how good it is.
 
 use super::fit::{Fit, Sums, squares};
-use super::judge::{lines, session_weights};
+use super::judge::{Line, Moment, WeightRow, lines, pause, session_weights};
 use super::{Model, SessionCategories, Spec, shares};
 use coupon_base::Result;
 use coupon_statistics::math::sample;
@@ -31,15 +31,6 @@ pub struct Session {
     pub moments: Vec<(usize, u32)>,
 }
 
-/// A session at one of its moments, in the candidates' numbers.
-pub(super) struct Moment {
-    pub segment: u32,
-    pub profile: Vec<(u32, f64)>,
-    pub session: SessionCategories,
-    /// Category of the next cart or purchase; `u32::MAX` for one that is no candidate.
-    pub next: u32,
-}
-
 /// What the ranking is trained on.
 #[derive(Debug, Clone, Copy)]
 pub struct Training<'a> {
@@ -51,42 +42,12 @@ pub struct Training<'a> {
     pub sessions: &'a [Session],
 }
 
-/// How often the next category is ranked high.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Quality {
-    pub moments: usize,
-    pub hit1: f64,
-    pub hit3: f64,
-    pub ndcg3: f64,
-}
-
-/// One way to rank, and how good it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
-    /// `alpha`, `hybrid` (α per segment), `popularity`, `zero` or `last_viewed`.
-    pub name: String,
-    pub alpha: Option<f64>,
-    /// Of predicting the shares of the 30 days after T; null where the line predicts none, or there is no customer.
-    pub rmse: Option<f64>,
-    /// Over all moments; null where there is none.
-    pub all: Option<Quality>,
-    /// Over the moments whose next category is not the one viewed last.
-    pub moved: Option<Quality>,
-}
-
 /// α of one segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AlphaRow {
     pub segment: u32,
     pub customers: usize,
     pub alpha: f64,
-}
-
-/// One point of the grid of w.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WeightRow {
-    pub weight: f64,
-    pub ndcg3: f64,
 }
 
 /// What was found, for people.
@@ -213,11 +174,6 @@ pub(super) fn moments(
         }
     }
     Ok(moments)
-}
-
-/// Asks for an interrupt now and then: a customer takes microseconds.
-pub(super) fn pause(i: usize, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    if i.is_multiple_of(256) { check() } else { Ok(()) }
 }
 
 /// The ranked categories, and the way from the caller's numbers to theirs.
