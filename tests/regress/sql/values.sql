@@ -129,3 +129,21 @@ DROP DOMAIN shorter, short;
 DROP TYPE feeling;
 TRUNCATE coupon.error_log, coupon.missed_click;
 DELETE FROM coupon.session WHERE started_at < '2026-01-01';
+
+-- Anybody may call the mapper: arguments that do not fit the mapping are refused, whatever they are.
+CREATE ROLE regress_values_stranger;
+SET ROLE regress_values_stranger;
+\set mapping '{"columns": {"session": "s", "at": "t", "quantity": "q"}}'
+SELECT coupon_internal.map_event(:'mapping', '2026-01-01'::timestamptz, 's1'::text, 2::int);
+SELECT coupon_internal.map_event(:'mapping', '2026-01-01'::timestamptz, 's1'::text);
+SELECT coupon_internal.map_event(:'mapping', '2026-01-01'::timestamptz, 's1', 2);
+SELECT coupon_internal.map_event(:'mapping', 's1'::text, '2026-01-01'::timestamptz, 2);
+SELECT coupon_internal.map_event(:'mapping', '2026-01-01'::timestamptz, ROW(1, 2), 2);
+SELECT coupon_internal.map_event(:'mapping', VARIADIC ARRAY['2026-01-01'::timestamptz]);
+SELECT coupon_internal.map_event(NULL, '2026-01-01'::timestamptz);
+SELECT coupon_internal.map_event('no json', '2026-01-01'::timestamptz);
+SELECT coupon_internal.map_event('{"columns": {"at": "t", "session": "s", "attributes": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}}',
+    '2026-01-01'::timestamptz, 's1'::text, 1, 2, 3, 4, 5, 6, 7, 8, 9);
+SELECT coupon_internal.map_event(:'mapping', 'infinity'::timestamptz, 's1'::text, 'NaN'::float8) IS NULL AS no_event;
+RESET ROLE;
+DROP ROLE regress_values_stranger;
