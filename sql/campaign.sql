@@ -16,7 +16,6 @@ BEGIN
         per_session int NOT NULL DEFAULT 1 CHECK (per_session > 0),
         categories text[] CHECK (array_position(categories, NULL) IS NULL AND categories <> '{}'),
         zones text[] CHECK (array_position(zones, NULL) IS NULL AND zones <> '{}'),
-        -- Up to here in this order: a click reads them by their place.
         discount numeric NOT NULL DEFAULT 10 CHECK (discount > 0 AND discount < 'Infinity'),
         unit text NOT NULL DEFAULT 'percent' CHECK (unit IN ('percent', 'money')),
         currency text NOT NULL DEFAULT 'EUR' CHECK (currency ~ '^[A-Z]{3}$'),

@@ -1,4 +1,4 @@
-//! judge_churn: how good the active version is on any window of the log.
+//! evaluate_churn: how good the active version is on any window of the log.
 
 use crate::models::{active, registry};
 use crate::pg::error::{no_model, ok, throw};

@@ -31,7 +31,7 @@ type Row = (
     Option<String>,
 );
 
-/// Behind coupon.train, train_segments, train_churn and train_ranking, which differ in `stages` only.
+/// Behind coupon.train, train_churn and train_ranking, which differ in `stages` only.
 #[pg_extern(sql = false)]
 fn run_training(
     stages: &str,

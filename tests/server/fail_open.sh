@@ -52,7 +52,7 @@ expect "a category of 100 kB is kept" 8 "$(clicks long-)"
 expect "and counted" 8 "$(views long-)"
 expect "issue_coupon takes nonsense" "|" "$(q "SELECT issue_coupon(repeat('s', 1000000)), issue_coupon(NULL::text)")"
 
-note "the session's row is held for longer than max_wait"
+note "the session's row is held for longer than lock_wait"
 play held- 1 3
 before=$(faults)
 psql -XAtq -c "BEGIN" -c "SELECT FROM coupon.session WHERE session = 'held-1' FOR UPDATE" -c "SELECT pg_sleep(2)" -c "COMMIT" >/dev/null &

@@ -287,7 +287,7 @@ fn judge(admin: &mut Client, shared: &Shared) -> Outcome {
              WHERE d.arm IS NULL OR c.id IS NULL",
         )?,
     )?;
-    // A session that was held by another for longer than max_wait; nothing else may fail.
+    // A session that was held by another for longer than lock_wait; nothing else may fail.
     expect("no other fault", 0, number(admin, "SELECT count(*) FROM coupon.error_log WHERE sqlstate <> '55P03'")?)
 }
 

@@ -41,7 +41,7 @@ pub(super) fn train(ground: &PreparedData, segments: &[u32], observer: &mut dyn 
     let judged = examples(&ground.sessions, &views, &ground.weights, segments, judge)?;
     let report = churn::report_compared(&model, learned.contender.as_ref(), &judged, &mut || observer.check())?;
     let gate = compare(ground, &report, before.as_deref(), observer)?;
-    // The view coupon.accuracy has them all; here what is asked first.
+    // The view coupon.model_metrics has them all; here what is asked first.
     let asked = |row: &&churn::Row| row.segment.is_none() && ["truncated", "live"].contains(&&*row.population);
     for row in report.card.rows.iter().filter(asked) {
         observer.report(Report {

@@ -277,7 +277,7 @@ fn sessions_stage(ground: &PreparedData) -> Stage {
     }
 }
 
-/// How good a version is on the closed sessions of [since, until), as rows of the view `coupon.accuracy`. Sessions are
+/// How good a version is on the closed sessions of [since, until), as rows of the view `coupon.model_metrics`. Sessions are
 /// scored under the segment their customer had at the start of their day.
 pub fn evaluate(
     log: &Log,
